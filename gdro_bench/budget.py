@@ -1,0 +1,113 @@
+"""What a run may spend and has spent, counted by wrappers around the model and the reward, not by a method's word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from gdro_bench.policy import Cond, Policy
+from gdro_bench.score import Images, Score, Scorer
+from gdro_bench.task import Prompt
+
+GRADIENT_COST = 3  # a forward pass with its backward pass, in forward passes
+
+
+@dataclass(slots=True)
+class Spent:
+    """Amounts of one kind of work; `evaluations` are velocity evaluations of one image."""
+
+    evaluations: int = 0
+    images: int = 0
+    reward_calls: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+
+    def copy(self) -> Spent:
+        return replace(self)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """`collection` (pool or rollouts) is kept apart from `optimisation`; `limit` is in velocity evaluations.
+
+    An evaluation through `Policy.velocity` without gradient is collection; one with gradient, or of the reference,
+    is optimisation. A method cannot choose.
+    """
+
+    limit: int
+    collection: Spent = field(default_factory=Spent)
+    optimisation: Spent = field(default_factory=Spent)
+
+    @property
+    def total(self) -> Spent:
+        return self.collection + self.optimisation
+
+    @property
+    def full(self) -> bool:
+        return self.total.evaluations >= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class MeteredPolicy:
+    """A policy that charges its ledger."""
+
+    policy: Policy
+    ledger: Ledger
+
+    @property
+    def name(self) -> str:
+        return self.policy.name
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return self.policy.latent_shape
+
+    def encode(self, prompts: Sequence[Prompt]) -> Cond:
+        return self.policy.encode(prompts)
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        if torch.is_grad_enabled():
+            self.ledger.optimisation.evaluations += GRADIENT_COST * len(x)
+        else:
+            self.ledger.collection.evaluations += len(x)
+        return self.policy.velocity(x, t, cond)
+
+    def reference_velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        self.ledger.optimisation.evaluations += len(x)
+        return self.policy.reference_velocity(x, t, cond)
+
+    def decode(self, x: Tensor) -> Images:
+        self.ledger.collection.images += len(x)
+        return self.policy.decode(x)
+
+    def parameters(self) -> Iterator[Parameter]:
+        return self.policy.parameters()
+
+    def save(self, folder: Path) -> None:
+        self.policy.save(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class MeteredScorer:
+    """A reward that charges its ledger."""
+
+    scorer: Scorer
+    ledger: Ledger
+
+    @property
+    def name(self) -> str:
+        return self.scorer.name
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        self.ledger.collection.reward_calls += len(images)
+        return self.scorer(images, prompts)

@@ -1,0 +1,120 @@
+"""The command line: parses, calls, prints. Anything heavy is imported inside a command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from gdro_bench import __version__
+from gdro_bench.errors import BenchError
+
+
+class Group(click.Group):
+    """Shows a `BenchError` as its two sentences, and Ctrl-C as one."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BenchError as error:
+            click.echo(f"Error: {error.problem}\n{error.remedy}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Stopped. Type the same command again to go on from here.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="gdro-bench")
+def main() -> None:
+    """Reward post-training of rectified-flow models, compared at matched cost."""
+
+
+@main.command()
+@click.argument("task")
+@click.option("--method", default="gdro", show_default=True, help="How to train.")
+@click.option("--profile", default="pocket", show_default=True, help="Which model, instruments and budget.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--out", default=Path("runs"), show_default=True, type=click.Path(path_type=Path), help="Where runs go.")
+@click.option("--set", "settings", multiple=True, metavar="GROUP.KEY=VALUE", help="Change one number; repeatable.")
+@click.option("--budget", type=int, help="Velocity evaluations, instead of the profile's.")
+@click.option("--prompts", type=click.Path(path_type=Path), help="Your own prompts to evaluate on, one a line.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+def run(
+    task: str,
+    method: str,
+    profile: str,
+    seed: int,
+    out: Path,
+    settings: tuple[str, ...],
+    budget: int | None,
+    prompts: Path | None,
+    device: str,
+) -> None:
+    """Train a method on TASK within the profile's budget; killed, the same command goes on."""
+    from gdro_bench import plan, progress, runner, summary
+
+    console = Console()
+    chosen = plan.make(task, method, profile, seed, out, settings, budget, prompts)
+    with progress.RunBars(console) as bars:
+        finished = runner.execute(chosen, device, bars)
+    summary.print_run(console, finished, chosen.folder)
+
+
+@main.command("list")
+def list_() -> None:
+    """Show tasks, profiles and the methods that each profile has numbers for."""
+    from rich.table import Table
+
+    from gdro_bench import content
+
+    table = Table("task", "profile", "methods")
+    for task in content.names("task"):
+        for profile in content.names("profile"):
+            files = content.find("profile", profile).glob("*.toml")
+            methods = sorted(f.stem for f in files if f.stem not in ("profile", "pretrain"))
+            table.add_row(task, profile, ", ".join(methods))
+    Console().print(table)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--out", default=Path("runs/pretrain-pocket"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--images", type=click.IntRange(min=64), help="Transformer images, instead of pretrain.toml's.")
+def pretrain(model: str, out: Path, seed: int, device: str, images: int | None) -> None:
+    """Make the base MODEL (pocket) anew: weights and model card under --out; killed, the same command goes on."""
+    from gdro_bench.errors import unknown
+    from gdro_bench.models.pocket import making
+
+    if model != "pocket":
+        raise unknown("model to pretrain called", model, ["pocket"])
+    making.pretrain(out, seed, device, images, Console())
+
+
+@main.command()
+@click.argument("task")
+@click.option("--split", default="train", show_default=True, type=click.Choice(["train", "held-out"]))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("-n", "count", default=2000, show_default=True, type=click.IntRange(min=1))
+def prompts(task: str, split: str, seed: int, count: int) -> None:
+    """Write the pocket prompts of TASK to standard output; the files in tasks/ were made so."""
+    from gdro_bench import content
+    from gdro_bench.models.pocket import making
+
+    content.find("task", task)
+    for line in making.ocr_prompts(split, seed, count):
+        click.echo(line)
+
+
+@main.command()
+def doctor() -> None:
+    """Check this machine: versions, weights, and that the reader reads."""
+    from gdro_bench import checkup
+
+    if not checkup.print_checks(Console()):
+        sys.exit(1)

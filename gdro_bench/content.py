@@ -1,0 +1,130 @@
+"""Finds `tasks/` and `baselines/`, and reads their TOML strictly into frozen dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gdro_bench.errors import BenchError, unknown
+
+T = TypeVar("T")
+FOLDERS = {"task": "tasks", "profile": "baselines"}
+
+
+def root() -> Path:
+    """The checkout, when the package lies in one; else the copy inside the wheel."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent
+    return checkout if (checkout / "pyproject.toml").exists() and (checkout / "tasks").exists() else package / "content"
+
+
+def names(kind: str) -> list[str]:
+    """The tasks or profiles that exist: folders with a `task.toml` or `profile.toml`."""
+    return sorted(path.parent.name for path in (root() / FOLDERS[kind]).glob(f"*/{kind}.toml"))
+
+
+def find(kind: str, name: str) -> Path:
+    """The folder of a task or profile; a name with anything but letters, digits, `.`, `_`, `-` is never a path."""
+    if name not in names(kind):
+        raise unknown(kind, name, names(kind))
+    return root() / FOLDERS[kind] / name
+
+
+def read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise BenchError(f"{path} cannot be read: {error}.", "Mend the file or restore it from the package.") from error
+
+
+def load(path: Path, cls: type[T]) -> T:
+    return build(cls, read(path), path.name)
+
+
+def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    """A dataclass from a table: every field given, none unknown, every value of its type.
+
+    Raises:
+        BenchError: naming the key, what was found and what is expected.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in table:
+        if key not in fields:
+            raise unknown(f"setting in {where} called", key, fields)
+    for key in fields:
+        if key not in table:
+            raise BenchError(f"{where} lacks the setting {key!r}.", f"Add it: its type is {_type_name(hints[key])}.", 2)
+    return cls(**{key: _convert(hints[key], table[key], f"{where}: {key}") for key in fields})
+
+
+def _type_name(hint: Any) -> str:
+    return str(getattr(hint, "__name__", hint))
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+        return build(hint, value, where)
+    if origin is dict and isinstance(value, dict):
+        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(arguments[0], item, where) for item in value)
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise unknown(f"choice for {where} called", str(value), [str(a) for a in arguments])
+    if origin is types.UnionType:
+        return None if value is None else _convert(arguments[0], value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise BenchError(f"{where} is {value!r}.", f"It must be of type {_type_name(hint)}.", 2)
+
+
+def digest(*parts: Any) -> str:
+    """A short name for values (dataclasses, tables, numbers, strings) by their content."""
+    plain = [dataclasses.asdict(p) if dataclasses.is_dataclass(p) and not isinstance(p, type) else p for p in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def seed(*key: str | int) -> int:
+    """A 63-bit seed that is a function of the key alone, on any machine and in any process."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big") >> 1
+
+
+def override(tables: Mapping[str, dict[str, Any]], settings: Sequence[str]) -> None:
+    """Applies `--set group.key=value` to the tables in place; values are TOML, or plain text.
+
+    Raises:
+        BenchError: a setting is not of that form, or names nothing that exists.
+    """
+    for setting in settings:
+        matched = re.fullmatch(r"([a-z_]+(?:\.[a-z_0-9]+)+)=(.+)", setting)
+        if not matched:
+            raise BenchError(f"--set {setting!r} is not of the form group.key=value.", "Try method.tau=0.025.", 2)
+        *path, key = matched[1].split(".")
+        table: Any = tables
+        for name in path:
+            if name not in table or not isinstance(table[name], dict):
+                raise unknown("group of settings called", name, [k for k, v in table.items() if isinstance(v, dict)])
+            table = table[name]
+        if key not in table:
+            raise unknown(f"setting in {'.'.join(path)} called", key, table)
+        table[key] = _toml_value(matched[2])
+
+
+def _toml_value(written: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {written}")["value"]
+    except tomllib.TOMLDecodeError:
+        return written

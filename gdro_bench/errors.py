@@ -1,0 +1,22 @@
+"""The one error that a user is meant to see: a sentence that says what is wrong, and one that says what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BenchError(Exception):
+    """A mistake that the user can mend, shown without a traceback."""
+
+    def __init__(self, problem: str, remedy: str, exit_code: int = 1) -> None:
+        super().__init__(f"{problem} {remedy}")
+        self.problem, self.remedy, self.exit_code = problem, remedy, exit_code
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> BenchError:
+    """The error for a name that is not among the known ones, with the nearest of them as a suggestion."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    remedy = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
+    return BenchError(f"There is no {kind} {name!r}.", remedy, exit_code=2)

@@ -1,0 +1,53 @@
+"""Training methods, one module each. Another package adds its own through the entry-point group
+`gdro_bench.methods`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from gdro_bench.policy import Policy
+from gdro_bench.pool import Pool
+from gdro_bench.sampling import Sampler
+from gdro_bench.score import Scorer
+from gdro_bench.task import Prompt
+
+METHODS = {"gdro": "gdro_bench.methods.gdro:GDRO"}
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """What a method works with. It knows neither the budget nor the marks, the output folder or the judge."""
+
+    policy: Policy
+    scorer: Scorer
+    prompts: list[Prompt]
+    sampler: Sampler
+    pool: Pool
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One unit of work done, a sampled batch or one optimiser update, and what was measured."""
+
+    kind: Literal["collect", "optimise"]
+    measured: Mapping[str, float]
+    progress: str
+
+
+class Method(Protocol):
+    """How a model is trained. No base class: what two methods share is a function."""
+
+    def step(self) -> Step: ...
+    def evaluated(self) -> AbstractContextManager[None]:
+        """Inside, the policy carries the weights that the method wants judged (its EMA, say)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the policy's parameters, optimiser, EMA and counters: all that a resumed run needs."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...

@@ -1,0 +1,18 @@
+"""Models that can be trained: each a `Policy`, opened from its profile."""
+
+from __future__ import annotations
+
+from gdro_bench.errors import unknown
+from gdro_bench.models.lora import Lora
+from gdro_bench.policy import Policy
+
+MODELS = ("pocket",)
+
+
+def open_policy(model: str, lora: Lora, device: str, seed: int) -> Policy:
+    """The policy of a profile's `model`, its adapters drawn from `seed`."""
+    if model not in MODELS:
+        raise unknown("model", model, MODELS)
+    from gdro_bench.models.pocket.policy import PocketPolicy
+
+    return PocketPolicy.open(device, lora, seed)

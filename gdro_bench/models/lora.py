@@ -1,0 +1,55 @@
+"""Low-rank adapters through peft, on any diffusers transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+
+ADAPTER = "policy"
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """Adapter numbers; `targets` are the ends of module names. Updates are scaled by alpha / rank."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+
+
+def add_lora(transformer: Any, lora: Lora, seed: int) -> None:
+    """Freezes the transformer and adds adapters that start as the identity, their A drawn from `seed`."""
+    from peft import LoraConfig
+
+    transformer.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), init_lora_weights="gaussian"
+        )
+        transformer.add_adapter(config, adapter_name=ADAPTER)
+
+
+def lora_parameters(transformer: Any) -> Iterator[Parameter]:
+    return (p for name, p in transformer.named_parameters() if "lora_" in name)
+
+
+@contextmanager
+def adapters_off(transformer: Any) -> Iterator[None]:
+    """Inside, the transformer is the reference model."""
+    transformer.disable_adapters()
+    try:
+        yield
+    finally:
+        transformer.enable_adapters()
+
+
+def save_lora(transformer: Any, folder: Path) -> None:
+    """Writes the adapters as safetensors that diffusers' `load_lora_adapter` reads."""
+    transformer.save_lora_adapter(folder, adapter_name=ADAPTER)

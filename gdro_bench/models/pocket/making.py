@@ -1,0 +1,130 @@
+"""How the pocket model and its prompts are made: content in, weights, prompt files and a model card out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+
+from gdro_bench import content, figures, progress, sampling, stats, task
+from gdro_bench.models.pocket import world
+from gdro_bench.models.pocket.policy import PocketPolicy
+from gdro_bench.models.pocket.pretrain import Pretrainer, Pretraining, Progress
+from gdro_bench.plan import Profile
+from gdro_bench.rewards.ocr import OcrReward
+from gdro_bench.rewards.readers import RapidReader
+from gdro_bench.score import Images, Score
+
+matplotlib.use("Agg")
+WORD_FILES = {"train": "words_train.txt", "held-out": "words_held_out.txt"}
+
+
+def words(split: str) -> list[str]:
+    """The capitalised words of a split; no held-out word is ever seen in training."""
+    path = content.find("task", "ocr") / WORD_FILES[split]
+    return path.read_text(encoding="utf-8").upper().split()
+
+
+def ocr_prompts(split: str, seed: int, count: int) -> list[str]:
+    """`count` prompts for signs, with words of the split in turn."""
+    rng = np.random.default_rng([seed, list(WORD_FILES).index(split)])
+    chosen: list[str] = []
+    while len(chosen) < count:
+        chosen += [str(word) for word in rng.permutation(words(split))]
+    return [world.phrase(world.sign_facts(rng, word), rng) for word in chosen[:count]]
+
+
+def pretrain(out: Path, seed: int, device: str, images: int | None, console: Console) -> None:
+    """Trains, exports to `out/weights` and writes the card there."""
+    from gdro_bench.runner import pick_device
+
+    config = content.load(content.find("profile", "pocket") / "pretrain.toml", Pretraining)
+    if images is not None:
+        config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, images=images))
+    trainer = Pretrainer(config, words("train"), seed, pick_device(device), out)
+    with progress.bars(console, "images") as bars:
+        shown = {stage: bars.add_task(stage, total=None) for stage in ("autoencoder", "transformer")}
+
+        def report(seen: Progress) -> None:
+            what = f"{seen.stage}, loss {seen.loss:.3f}"
+            bars.update(shown[seen.stage], completed=seen.images, total=seen.total, description=what)
+
+        trainer.run(report)
+    export(trainer, out / "weights")
+    write_card(out, seed, config, console)
+
+
+def export(trainer: Pretrainer, folder: Path) -> None:
+    """Writes autoencoder, transformer (EMA weights) and tokenizer in the layout that `PocketPolicy.open` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = trainer.config
+    widths = {"encoder_width": config.encoder_width, "decoder_width": config.decoder_width}
+    (folder / "autoencoder.json").write_text(json.dumps(widths) + "\n")
+    save_file(
+        {k: v.contiguous() for k, v in trainer.autoencoder.state_dict().items()}, folder / "autoencoder.safetensors"
+    )
+    trainer.transformer.save_pretrained(folder / "transformer")
+    trainer.tokenizer.save(folder / "tokenizer.json")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The model card
+
+
+def write_card(out: Path, seed: int, config: Pretraining, console: Console) -> None:
+    """MODEL_CARD.md, loss curve and sample sheet beside the weights, every number from this very training."""
+    weights = out / "weights"
+    profile = content.load(content.find("profile", "pocket") / "profile.toml", Profile)
+    policy = PocketPolicy.open("cpu", None, 0, weights)
+    held_out = [task.Prompt(p, str(task.quoted(p))) for p in ocr_prompts("held-out", 0, profile.held_out_prompts)]
+    console.print(f"Reading {len(held_out)} held-out images for the card")
+    images, scores = _held_out(policy, held_out, profile)
+    figures.loss_curve(weights / "loss", pd.read_json(out / "losses.jsonl", lines=True))
+    notes = {"base": [score.note for score in scores[:24]]}
+    figures.sample_sheet(weights / "samples", {"base": images[:24]}, notes, [p.text for p in held_out[:24]])
+    card = _card(policy.name, seed, config, profile, scores)
+    (weights / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    console.print(f"Weights and card: {weights}", soft_wrap=True)
+
+
+def _held_out(policy: PocketPolicy, prompts: list[task.Prompt], profile: Profile) -> tuple[Images, list[Score]]:
+    from gdro_bench.runner import sample_images
+
+    images = sample_images(policy, prompts, "ocr", profile.sampler)
+    return images, OcrReward(RapidReader(profile.reader))(images, prompts)
+
+
+def _card(name: str, seed: int, config: Pretraining, profile: Profile, scores: list[Score]) -> str:
+    values = np.array([score.value for score in scores])
+    exact = np.array([score.parts["exact"] for score in scores])
+    sampler: sampling.Sampler = profile.sampler
+    return f"""# {name}
+
+The base model of the `pocket` profile: diffusers' `FluxTransformer2DModel` (width 160, 2 double and 4 single blocks)
+on the 16x16x4 latents of a small convolutional autoencoder, for 64x64 pictures.
+
+- Made by: `gdro-bench pretrain pocket --seed {seed}` (torch {torch.__version__}); its numbers are in
+  `baselines/pocket/pretrain.toml`.
+- Data: the procedural world of `gdro_bench/models/pocket/world.py`; {config.sign_share:.0%} signs, of which
+  {config.random_share:.0%} show random letters and the others one of {len(words("train"))} training words. The
+  {len(words("held-out"))} held-out words are never drawn as training words (random letters may spell one by chance).
+- Autoencoder: {config.autoencoder.images:,} images in batches of {config.autoencoder.batch}.
+- Transformer: {config.transformer.images:,} images in batches of {config.transformer.batch}; EMA weights.
+- Held-out OCR reward, {len(values)} prompts, one image each, {sampler.steps} Euler steps, no guidance:
+  **{stats.bootstrap_mean(values)}** (95 % bootstrap over prompts); exact match {stats.bootstrap_mean(exact)};
+  {int(np.isnan(values).sum())} not scored.
+
+![loss](loss.png)
+
+![samples](samples.png)
+
+It writes words of {world.MIN_LETTERS} to {world.MAX_LETTERS} capital letters and knows {len(world.THINGS)} objects; a
+prompt outside the world's grammar is read as far as its words are known.
+"""

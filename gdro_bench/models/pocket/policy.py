@@ -1,0 +1,99 @@
+"""The pocket model as a `Policy`: weights from the package, prompts as plain strings, LoRA on the transformer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import Parameter
+
+from gdro_bench.errors import BenchError
+from gdro_bench.models.lora import Lora, adapters_off, add_lora, lora_parameters, save_lora
+from gdro_bench.models.pocket import network, text
+from gdro_bench.policy import Cond
+from gdro_bench.score import Images
+from gdro_bench.task import Prompt
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+class PocketPolicy:
+    """See `gdro_bench.policy.Policy`."""
+
+    latent_shape: tuple[int, ...] = network.LATENT_SHAPE
+
+    def __init__(
+        self, name: str, transformer: Any, autoencoder: network.Autoencoder, tokenizer: text.Tokenizer, device: str
+    ) -> None:
+        self.name = name
+        self.device = device
+        self.tokenizer = tokenizer
+        self.transformer = transformer.to(device).eval()
+        self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
+        self._encoded: dict[str, Tensor] = {}
+
+    @classmethod
+    def open(cls, device: str, lora: Lora | None, seed: int, folder: Path = WEIGHTS) -> PocketPolicy:
+        """Loads the model of `folder`, with fresh adapters if `lora` is given.
+
+        Raises:
+            BenchError: the weights are missing or damaged.
+        """
+        from diffusers import FluxTransformer2DModel
+
+        try:
+            widths = json.loads((folder / "autoencoder.json").read_text())
+            autoencoder = network.Autoencoder(**widths)
+            autoencoder.load_state_dict(load_file(folder / "autoencoder.safetensors"))
+            transformer = FluxTransformer2DModel.from_pretrained(folder / "transformer")
+            tokenizer = text.Tokenizer.load(folder / "tokenizer.json")
+        except Exception as error:
+            raise BenchError(
+                f"The pocket model in {folder} cannot be loaded: {error}.",
+                "Install gdro-bench again, or make the model anew with `gdro-bench pretrain pocket`.",
+            ) from error
+        if lora is not None:
+            add_lora(transformer, lora, seed)
+        return cls(f"pocket-{weights_digest(folder)}", transformer, autoencoder, tokenizer, device)
+
+    def encode(self, prompts: Sequence[Prompt]) -> Cond:
+        new = [p.text for p in prompts if p.text not in self._encoded]
+        if new:
+            self._encoded.update(zip(new, self.tokenizer(new), strict=True))
+        return Cond((torch.stack([self._encoded[p.text] for p in prompts]).to(self.device),))
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return network.velocity(self.transformer, x.to(self.device), t.to(self.device), cond.tensors[0])
+
+    @torch.no_grad()
+    def reference_velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        with adapters_off(self.transformer):
+            return self.velocity(x, t, cond)
+
+    @torch.no_grad()
+    def decode(self, x: Tensor) -> Images:
+        pixels = self.autoencoder.decode(network.unpack(x.to(self.device)))
+        scaled = ((pixels + 1) * 127.5).round().clamp(0, 255)
+        images: Images = scaled.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
+        return np.ascontiguousarray(images)
+
+    def parameters(self) -> Iterator[Parameter]:
+        return lora_parameters(self.transformer)
+
+    def save(self, folder: Path) -> None:
+        save_lora(self.transformer, folder)
+
+
+def weights_digest(folder: Path) -> str:
+    """Names the weights by content."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,235 @@
+"""Pretraining of the pocket base model: first the autoencoder, then the transformer on its latents.
+
+Batch n is drawn from (seed, stage, n) alone and the learning rate is a function of images seen, so that a
+training killed at any moment goes on from its last checkpoint to the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gdro_bench.models.pocket import network, text, world
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One of the two trainings: images in all and a batch, peak rate, and the share of images over which it decays."""
+
+    images: int
+    batch: int
+    learning_rate: float
+    warmup_images: int
+    decay_share: float
+    ema: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pretraining:
+    """Numbers of `baselines/pocket/pretrain.toml`."""
+
+    autoencoder: Stage
+    transformer: Stage
+    encoder_width: int
+    decoder_width: int
+    latent_noise: float  # added to latents while the decoder trains, in standard deviations
+    panel_weight: float  # loss weight of what shows the sign
+    sign_share: float  # share of scenes with a sign
+    random_share: float  # share of signs with random letters
+    misspelt_share: float  # share of signs whose word differs from the prompt's in one letter
+    drop_share: float  # share of prompts left out, for guidance
+    t_mean: float  # logit-normal t
+    checkpoint_batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`pixels` [B, 3, 64, 64] in -1..1, `panel` [B, 1, 64, 64] 1 where the sign is, and the prompts."""
+
+    pixels: Tensor
+    panel: Tensor
+    prompts: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a training reports after each batch."""
+
+    stage: str
+    images: int
+    total: int
+    loss: float
+
+
+Report = Callable[[Progress], None]
+
+
+def misspell(rng: np.random.Generator, word: str) -> str:
+    place = int(rng.integers(len(word)))
+    return word[:place] + world.choose(rng, world.LETTERS) + word[place + 1 :]
+
+
+def draw_batch(config: Pretraining, words: list[str], seed: tuple[int, ...], size: int) -> Batch:
+    """Renders a batch; the same seed gives the same batch on any machine."""
+    rng = np.random.default_rng(seed)
+    pixels, panels, prompts = [], torch.zeros(size, 1, world.SIZE, world.SIZE), []
+    for row in range(size):
+        if rng.random() < config.sign_share:
+            word = world.random_letters(rng) if rng.random() < config.random_share else world.choose(rng, words)
+            facts = world.sign_facts(rng, word)
+            prompts.append(world.phrase(facts, rng))
+            if rng.random() < config.misspelt_share:
+                facts = world.with_word(facts, misspell(rng, word))
+        else:
+            facts = world.thing_facts(rng)
+            prompts.append(world.phrase(facts, rng))
+        picture = world.render(facts, rng)
+        pixels.append(picture.pixels)
+        if picture.panel:
+            x0, y0, x1, y1 = picture.panel
+            panels[row, :, max(y0, 0) : y1 + 1, max(x0, 0) : x1 + 1] = 1.0
+    stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
+    return Batch(stacked / 127.5 - 1, panels, prompts)
+
+
+def rate(stage: Stage, images: int) -> float:
+    """Learning rate after `images` images: linear warm-up, constant, linear decay to zero at the end."""
+    decay = (stage.images - images) / (stage.decay_share * stage.images)
+    return stage.learning_rate * min(1.0, images / stage.warmup_images, max(decay, 0.0))
+
+
+class Ema:
+    """Exponential moving average of a network's floating-point tensors, with a warm start."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.shadow = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.shadow[name].lerp_(value, 1 - decay)
+            else:
+                self.shadow[name].copy_(value)
+
+
+def autoencoder_loss(
+    model: network.Autoencoder, batch: Batch, config: Pretraining, generator: torch.Generator
+) -> Tensor:
+    latents = model.encode(batch.pixels)
+    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    error = model.decode(latents + config.latent_noise * noise) - batch.pixels
+    weight = 1 + (config.panel_weight - 1) * batch.panel
+    return ((error.abs() + error.square()) * weight).mean()
+
+
+def transformer_loss(
+    model: nn.Module, latents: Tensor, panel: Tensor, features: Tensor, config: Pretraining, generator: torch.Generator
+) -> Tensor:
+    """Conditional flow matching on packed latents [B, 64, 16] (Lipman et al. 2023), sign tokens weighted."""
+    x0 = network.pack(latents)
+    t = torch.sigmoid(torch.randn(len(x0), generator=generator) + config.t_mean).to(x0.device)
+    eps = torch.randn(x0.shape, generator=generator).to(x0.device)
+    x_t = (1 - t)[:, None, None] * x0 + t[:, None, None] * eps
+    error = network.velocity(model, x_t, t, features) - (eps - x0)
+    on_sign = torch.nn.functional.max_pool2d(panel, world.SIZE // network.GRID).flatten(1)  # [B, 64]
+    weight = 1 + (config.panel_weight - 1) * on_sign
+    return (error.square().mean(-1) * weight).sum() / weight.sum()
+
+
+class Pretrainer:
+    """Trains one stage after the other, writing `state-<stage>.pt` and at the end `<stage>` weights under `out`."""
+
+    def __init__(self, config: Pretraining, words: list[str], seed: int, device: str, out: Path) -> None:
+        self.config, self.words, self.seed, self.device, self.out = config, words, seed, device, out
+        out.mkdir(parents=True, exist_ok=True)
+        self.tokenizer = text.Tokenizer.of_the_world()
+        torch.manual_seed(seed)
+        self.autoencoder = network.Autoencoder(config.encoder_width, config.decoder_width).to(device)
+        self.transformer = network.new_transformer(self.tokenizer).to(device)
+
+    def run(self, report: Report) -> None:
+        self._train("autoencoder", self.autoencoder, self.config.autoencoder, self._autoencoder_step, report)
+        self.autoencoder.eval().requires_grad_(False)
+        self._train("transformer", self.transformer, self.config.transformer, self._transformer_step, report)
+
+    def _autoencoder_step(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        return autoencoder_loss(self.autoencoder, batch, self.config, generator)
+
+    def _transformer_step(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        features = self.tokenizer(batch.prompts)
+        kept = torch.rand(len(features), generator=generator) >= self.config.drop_share
+        features = (features * kept[:, None, None]).to(self.device)
+        latents = self.autoencoder.encode(batch.pixels)
+        return transformer_loss(self.transformer, latents, batch.panel, features, self.config, generator)
+
+    def _train(
+        self,
+        name: str,
+        model: nn.Module,
+        stage: Stage,
+        loss_of: Callable[[Batch, torch.Generator], Tensor],
+        report: Report,
+    ) -> None:
+        optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.01)
+        ema = Ema(model, stage.ema)
+        first = self._resume(name, model, optimiser, ema)
+        losses: list[float] = []
+        batches = math.ceil(stage.images / stage.batch)
+        model.train()
+        for step in range(first, batches):
+            for group in optimiser.param_groups:
+                group["lr"] = rate(stage, (step + 1) * stage.batch)
+            batch, generator = self._batch(name, step, stage.batch)
+            loss = loss_of(batch, generator)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            ema.update(model, step)
+            losses.append(loss.item())
+            report(Progress(name, (step + 1) * stage.batch, stage.images, losses[-1]))
+            if (step + 1) % self.config.checkpoint_batches == 0 or step + 1 == batches:
+                self._checkpoint(name, model, optimiser, ema, step + 1)
+                self._log(name, (step + 1) * stage.batch, losses)
+                losses.clear()
+        model.load_state_dict(ema.shadow)
+
+    def _batch(self, name: str, step: int, size: int) -> tuple[Batch, torch.Generator]:
+        stage = ("autoencoder", "transformer").index(name)
+        batch = draw_batch(self.config, self.words, (self.seed, stage, step), size)
+        torch_seed = int(np.random.SeedSequence((self.seed, stage, step)).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(torch_seed)
+        return Batch(batch.pixels.to(self.device), batch.panel.to(self.device), batch.prompts), generator
+
+    def _checkpoint(self, name: str, model: nn.Module, optimiser: torch.optim.Optimizer, ema: Ema, step: int) -> None:
+        state = {"step": step, "model": model.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema.shadow}
+        partial = self.out / f"state-{name}.partial"
+        torch.save(state, partial)
+        os.replace(partial, self.out / f"state-{name}.pt")
+
+    def _log(self, name: str, images: int, losses: list[float]) -> None:
+        line = json.dumps({"stage": name, "images": images, "loss": sum(losses) / len(losses)})
+        with (self.out / "losses.jsonl").open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
+
+    def _resume(self, name: str, model: nn.Module, optimiser: torch.optim.Optimizer, ema: Ema) -> int:
+        path = self.out / f"state-{name}.pt"
+        if not path.exists():
+            return 0
+        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        ema.shadow = state["ema"]
+        return int(state["step"])

@@ -1,0 +1,84 @@
+"""Text for the pocket model: prompts as plain strings -> token features and rotary positions.
+
+Outside quotes a token is a word; inside, a letter. A quoted word's letters stand in slots centred on the middle of
+the picture, and their rotary positions are those of the columns where centred type puts them, so that attention can
+match a letter to its place. Words that the vocabulary does not know, and articles, carry nothing and are dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gdro_bench.models.pocket import world
+
+LETTER_SLOTS = 2 * world.MAX_LETTERS - 1  # half-letter steps, so that odd and even lengths are both centred
+WORD_SLOTS = 17
+SLOTS = LETTER_SLOTS + WORD_SLOTS
+COLUMNS_PER_LETTER = 1.25  # an ordinary letter advances about 10 px; an image token is 8 px wide
+MIDDLE = 3.5  # row and column of the picture's middle, in image tokens
+ARTICLES = frozenset({"a", "an", "the"})
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """Knows the words of the world; a token id is an index into `words`, then `letters`."""
+
+    words: tuple[str, ...]
+    letters: str
+
+    @classmethod
+    def of_the_world(cls) -> Tokenizer:
+        grammar = "that reads at of with and sign saying word wall photo left right above below two three four"
+        names = " ".join(f"{name} {world.plural(name)}" for name in world.THINGS)
+        said = f"{grammar} {names} {' '.join(world.COLOURS)} {' '.join(world.TEXTURES)} top bottom small large"
+        return cls(tuple(sorted(set(said.split()))), world.LETTERS)
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return cls(tuple(saved["words"]), saved["letters"])
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps({"words": self.words, "letters": self.letters}, indent=1) + "\n", encoding="utf-8")
+
+    @property
+    def features(self) -> int:
+        """Length of a token's feature vector: which token, and in which slot."""
+        return len(self.words) + len(self.letters) + SLOTS
+
+    def slots(self, prompt: str) -> dict[int, int]:
+        """Slot -> token id. The first double-quoted span gives the letters; what does not fit is left out."""
+        before, quote, rest = prompt.partition('"')
+        quoted, _, after = rest.partition('"') if quote else ("", "", "")
+        letters = [c for c in quoted.upper() if c in self.letters][: world.MAX_LETTERS]
+        first = LETTER_SLOTS // 2 - (len(letters) - 1)
+        filled = {first + 2 * i: len(self.words) + self.letters.index(c) for i, c in enumerate(letters)}
+        said = [w for w in re.findall(r"[a-z]+", f"{before} {after}".lower()) if w not in ARTICLES]
+        known = [self.words.index(w) for w in said if w in self.words][:WORD_SLOTS]
+        return filled | {LETTER_SLOTS + i: token for i, token in enumerate(known)}
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts -> one-hot features, float32 [B, SLOTS, features]; an empty slot is all zeros."""
+        encoded = torch.zeros(len(prompts), SLOTS, self.features)
+        for row, prompt in enumerate(prompts):
+            for slot, token in self.slots(prompt).items():
+                encoded[row, slot, token] = 1.0
+                encoded[row, slot, len(self.words) + len(self.letters) + slot] = 1.0
+        return encoded
+
+
+def text_positions() -> Tensor:
+    """Rotary positions [SLOTS, 3] (kind, row, column): letters stand at their columns, words at the origin."""
+    positions = torch.zeros(SLOTS, 3)
+    half_letters = torch.arange(LETTER_SLOTS) - LETTER_SLOTS // 2
+    positions[:LETTER_SLOTS, 0] = 1.0
+    positions[:LETTER_SLOTS, 1] = MIDDLE
+    positions[:LETTER_SLOTS, 2] = MIDDLE + half_letters / 2 * COLUMNS_PER_LETTER
+    return positions

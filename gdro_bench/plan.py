@@ -1,0 +1,126 @@
+"""What a run will do, fixed before it starts: every number, from the TOML files and the command line."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from gdro_bench import content, task
+from gdro_bench.errors import BenchError, unknown
+from gdro_bench.methods import METHODS
+from gdro_bench.models.lora import Lora
+from gdro_bench.rewards.readers import ReaderConfig
+from gdro_bench.sampling import Sampler
+from gdro_bench.task import Prompt, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """`evaluations` of velocity a run may spend, and `marks`, shares of it at which a run is evaluated."""
+
+    evaluations: int
+    marks: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """`baselines/<profile>/profile.toml`: model, instruments and budget, the same for every method."""
+
+    model: str
+    prompts: str
+    held_out_prompts: int
+    max_unscored: float
+    sampler: Sampler
+    lora: Lora
+    reader: ReaderConfig
+    budget: Budget
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run. `settings` are the tables behind `profile` and `config`, as the record keeps them."""
+
+    task: Task
+    profile_name: str
+    profile: Profile
+    method: str
+    config: Any
+    seed: int
+    train: list[Prompt]
+    held_out: list[Prompt]
+    settings: dict[str, Any]
+    folder: Path
+
+    @property
+    def digests(self) -> dict[str, str]:
+        return {
+            "task": content.digest(self.task),
+            "profile": content.digest(self.profile),
+            "method": content.digest(self.config),
+            "train": task.digest(self.train),
+            "held_out": task.digest(self.held_out),
+        }
+
+
+def method_class(name: str) -> Any:
+    """The class of a method, from our table or another package's entry point."""
+    table = METHODS | {e.name: e.value for e in entry_points(group="gdro_bench.methods")}
+    if name not in table:
+        raise unknown("method", name, table)
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def make(
+    task_name: str,
+    method: str,
+    profile_name: str,
+    seed: int,
+    out: Path,
+    settings: tuple[str, ...] = (),
+    budget: int | None = None,
+    prompts: Path | None = None,
+) -> Plan:
+    """Reads and checks everything a run depends on.
+
+    Raises:
+        BenchError: an unknown name or setting, a value of the wrong type, a bad prompt file.
+    """
+    chosen = task.load(task_name)
+    folder = content.find("profile", profile_name)
+    cls = method_class(method)
+    path = folder / f"{method}.toml"
+    if not path.exists():
+        raise BenchError(f"Profile {profile_name!r} has no numbers for {method!r}.", f"Write {path.name} beside it.", 2)
+    tables = {"profile": content.read(folder / "profile.toml"), "method": content.read(path)}
+    changed = [*settings, *([f"profile.budget.evaluations={budget}"] if budget is not None else [])]
+    content.override(tables, changed)
+    profile = content.build(Profile, tables["profile"], "profile.toml")
+    config = content.build(cls.Config, tables["method"], path.name)
+    _check(profile)
+    train, held_out = _prompts(chosen, profile, prompts)
+    name = "-".join([method, *(s.split(".", 1)[1] for s in changed), f"s{seed}"])
+    if prompts:
+        name += f"-{task.digest(held_out)[:8]}"
+    run_folder = out / task_name / profile_name / "".join(c if c.isalnum() or c in "._=-" else "_" for c in name)
+    return Plan(chosen, profile_name, profile, method, config, seed, train, held_out, tables, run_folder)
+
+
+def _check(profile: Profile) -> None:
+    marks = profile.budget.marks
+    if profile.budget.evaluations <= 0:
+        raise BenchError("The budget must be above 0 velocity evaluations.", "Try --budget 20000.", 2)
+    if not marks or list(marks) != sorted(set(marks)) or marks[0] <= 0 or marks[-1] != 1.0:
+        raise BenchError(f"The marks are {list(marks)}.", "They must rise from above 0 to 1.", 2)
+
+
+def _prompts(chosen: Task, profile: Profile, own: Path | None) -> tuple[list[Prompt], list[Prompt]]:
+    if profile.prompts not in chosen.prompts:
+        raise unknown(f"prompt set of task {chosen.name!r} called", profile.prompts, chosen.prompts)
+    files = chosen.prompts[profile.prompts]
+    folder = content.find("task", chosen.name)
+    held_out = task.read_prompts(own) if own else task.read_prompts(folder / files.held_out)[: profile.held_out_prompts]
+    return task.read_prompts(folder / files.train), held_out

@@ -1,0 +1,57 @@
+"""All that a method may ask of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+from torch.nn import Parameter
+
+from gdro_bench.score import Images
+from gdro_bench.task import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Cond:
+    """What the text encoders made of a batch of prompts: tensors with the batch first."""
+
+    tensors: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, rows: slice | Tensor) -> Cond:
+        return Cond(tuple(tensor[rows] for tensor in self.tensors))
+
+    def repeat_each(self, times: int) -> Cond:
+        """Every prompt `times` times in a row: [P, ...] -> [P * times, ...]."""
+        return Cond(tuple(tensor.repeat_interleave(times, dim=0) for tensor in self.tensors))
+
+
+class Policy(Protocol):
+    """A rectified-flow model with LoRA. Conventions: x_t = (1 - t) x0 + t eps, v = eps - x0, t = 1 is noise."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def latent_shape(self) -> tuple[int, ...]: ...
+    def encode(self, prompts: Sequence[Prompt]) -> Cond: ...
+    def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """v of the policy, [B, *latent_shape], for x [B, *latent_shape] and t [B]."""
+        ...
+
+    def reference_velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """v of the model with its adapters off; no gradient."""
+        ...
+
+    def decode(self, x: Tensor) -> Images: ...
+    def parameters(self) -> Iterator[Parameter]:
+        """The LoRA parameters, and no others."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes the adapters, in the form that diffusers loads."""
+        ...

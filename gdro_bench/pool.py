@@ -1,0 +1,158 @@
+"""The on-disk store of GDRO's groups: for each prompt, latents sampled from the reference model and their rewards.
+
+A shard is two files, written beside and moved into place, then named with their checksums in `shard-NNNNN.json`;
+without that file a shard does not exist. Pools are named by the digest of all that made them, so runs share them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gdro_bench.budget import Ledger, Spent
+from gdro_bench.errors import BenchError
+from gdro_bench.score import Score
+
+Sampled = tuple[Tensor, list[list[Score]]]  # latents [P, G, *latent_shape] and P lists of G scores
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Groups of consecutive prompts: latents [P, G, *latent_shape] float32, scores P lists of G, and what they cost."""
+
+    latents: Tensor
+    scores: list[list[Score]]
+    cost: Spent
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """A whole pool: latents [P, G, *latent_shape], rewards [P, G] with NaN where unscored, and what it cost."""
+
+    latents: Tensor
+    rewards: Tensor
+    cost: Spent
+
+
+class Pool:
+    """The store under one folder, `<folder>/<digest of recipe>`."""
+
+    def __init__(self, folder: Path, ledger: Ledger) -> None:
+        self.folder = folder
+        self.path = folder
+        self.ledger = ledger
+
+    def open(self, digest: str, recipe: dict[str, Any]) -> None:
+        """Chooses the pool of this recipe, new or from an earlier run."""
+        self.path = self.folder / digest
+        write_atomically(self.path / "recipe.json", json.dumps(recipe, indent=1, sort_keys=True).encode())
+
+    def shard(self, index: int, make: Callable[[], Sampled]) -> Shard:
+        """The shard: made now, or taken from the store and charged what it once cost."""
+        if index in self:
+            shard = self.read(index)
+            self.ledger.collection += shard.cost
+            return shard
+        before, start = self.ledger.collection.copy(), time.perf_counter()
+        latents, scores = make()
+        cost = self.ledger.collection - before
+        cost.seconds = time.perf_counter() - start
+        shard = Shard(latents, scores, cost)
+        self.write(index, shard)
+        return shard
+
+    def __contains__(self, index: int) -> bool:
+        return self._stem(index).with_suffix(".json").exists()
+
+    def _stem(self, index: int) -> Path:
+        return self.path / f"shard-{index:05d}"
+
+    def write(self, index: int, shard: Shard) -> None:
+        stem = self._stem(index)
+        rows = [
+            {"prompt": p, "image": i, "value": score.value, "note": score.note, **score.parts}
+            for p, group in enumerate(shard.scores)
+            for i, score in enumerate(group)
+        ]
+        partial = stem.with_suffix(".partial")
+        try:
+            save_file({"latents": shard.latents.contiguous()}, str(partial))
+            os.replace(partial, stem.with_suffix(".safetensors"))
+            pd.DataFrame(rows).to_parquet(partial)
+            os.replace(partial, stem.with_suffix(".parquet"))
+        except (OSError, SafetensorError) as error:
+            raise no_room(self.path, error) from error
+        entry = {"checksums": self._checksums(index), "cost": dataclasses.asdict(shard.cost)}
+        write_atomically(stem.with_suffix(".json"), json.dumps(entry, indent=1).encode())
+
+    def read(self, index: int) -> Shard:
+        """The shard, bit for bit as written.
+
+        Raises:
+            BenchError: a file is missing or differs from its checksum.
+        """
+        stem = self._stem(index)
+        try:
+            entry = json.loads(stem.with_suffix(".json").read_text())
+            if entry["checksums"] != self._checksums(index):
+                raise ValueError("its checksum differs")
+            latents = load_file(str(stem.with_suffix(".safetensors")))["latents"]
+            table = pd.read_parquet(stem.with_suffix(".parquet"))
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise BenchError(
+                f"Shard {index} of the pool is damaged ({error}).",
+                f"Delete {stem}.json and run the same command again: only this shard is made anew.",
+            ) from error
+        return Shard(latents, _scores(table, len(latents)), Spent(**entry["cost"]))
+
+    def _checksums(self, index: int) -> dict[str, str]:
+        stem = self._stem(index)
+        return {s: hashlib.sha256(stem.with_suffix(s).read_bytes()).hexdigest() for s in (".safetensors", ".parquet")}
+
+    def groups(self, shards: int) -> Groups:
+        """All shards as one."""
+        read = [self.read(index) for index in range(shards)]
+        rewards = [[score.value for score in group] for shard in read for group in shard.scores]
+        return Groups(torch.cat([s.latents for s in read]), torch.tensor(rewards), sum((s.cost for s in read), Spent()))
+
+
+def _scores(table: pd.DataFrame, prompts: int) -> list[list[Score]]:
+    parts = [name for name in table.columns if name not in ("prompt", "image", "value", "note")]
+    scores: list[list[Score]] = [[] for _ in range(prompts)]
+    for row in table.sort_values(["prompt", "image"]).to_dict("records"):
+        scores[row["prompt"]].append(Score(row["value"], {name: row[name] for name in parts}, row["note"]))
+    return scores
+
+
+def no_room(path: Path, error: Exception) -> BenchError:
+    return BenchError(
+        f"{path} cannot be written: {error}.", "Free some space or give another --out; the run goes on from here."
+    )
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        BenchError: the folder cannot be made or written to, or the disk is full.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        raise no_room(path, error) from error

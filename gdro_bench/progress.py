@@ -1,0 +1,61 @@
+"""Progress on a terminal: one bar for the budget, one for an evaluation, each with its rate and the time left."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f} {self.unit}/s" if task.speed else "", style="dim")
+
+
+def bars(console: Console, unit: str) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(unit),
+        TimeRemainingColumn(),
+        console=console,
+        speed_estimate_period=60,
+    )
+
+
+class RunBars:
+    """A `runner.Watcher` that draws bars; without a terminal it prints a line at every tenth of the budget."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = bars(console, "it")
+        self.budget = self.progress.add_task("velocity evaluations", total=None)
+        self.evaluation = self.progress.add_task("evaluating", total=None, visible=False)
+        self.tenth = -1
+
+    def __enter__(self) -> RunBars:
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def spent(self, evaluations: int, limit: int, doing: str) -> None:
+        self.progress.update(self.budget, completed=min(evaluations, limit), total=limit, description=doing)
+        tenth = 10 * evaluations // limit
+        if not self.console.is_terminal and tenth > self.tenth:
+            self.tenth = tenth
+            self.console.print(f"{min(100, 100 * evaluations // limit)} % of the budget; {doing}")
+
+    def evaluating(self, done: int, total: int) -> None:
+        self.progress.update(self.evaluation, completed=done, total=total, visible=done < total)

@@ -1,0 +1,86 @@
+"""The run record: all that reports are made from. Wall-clock times live beside it, so that records can be compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gdro_bench import content
+from gdro_bench.errors import BenchError
+from gdro_bench.pool import write_atomically
+from gdro_bench.stats import Estimate
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """An evaluation at a mark. `gain` is against the base at equal prompts and noise; `parts` are means."""
+
+    mark: float  # share of the budget
+    updates: int
+    collection_evaluations: int
+    optimisation_evaluations: int
+    images: int
+    reward_calls: int
+    reward: Estimate
+    gain: Estimate
+    unscored: int
+    parts: dict[str, float]
+
+    @property
+    def evaluations(self) -> int:
+        return self.collection_evaluations + self.optimisation_evaluations
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What was run (every number and digest) and what came out."""
+
+    schema: int
+    version: str
+    task: str
+    profile: str
+    method: str
+    seed: int
+    settings: dict[str, Any]
+    digests: dict[str, str]
+    instruments: dict[str, str]
+    limit: int
+    points: tuple[Point, ...]
+
+
+def write(run: Run, folder: Path) -> None:
+    """Writes run.json, last and atomically: a folder with it is a finished run."""
+    write_atomically(folder / "run.json", json.dumps(dataclasses.asdict(run), indent=1, sort_keys=True).encode())
+
+
+def read(folder: Path) -> Run:
+    """The record of a finished run.
+
+    Raises:
+        BenchError: there is none, or it has another schema version.
+    """
+    path = folder / "run.json"
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{folder} has no readable run record: {error}.", "Finish the run first.") from error
+    if table.get("schema") != SCHEMA:
+        raise BenchError(f"{path} has schema {table.get('schema')}, not {SCHEMA}.", "Run it again with this version.")
+    table["points"] = [point_from(point) for point in table["points"]]
+    return Run(**table | {"points": tuple(table["points"])})
+
+
+def point_from(table: dict[str, Any]) -> Point:
+    return content.build(Point, table, "a point of the record")
+
+
+def read_scores(folder: Path) -> pd.DataFrame:
+    """Scores of every held-out prompt at every mark: columns mark, prompt, text, value, note and parts."""
+    return pd.read_parquet(folder / "scores.parquet")

@@ -1,0 +1,118 @@
+"""Text readers: images in, lines of text out. One engine, named with its version in every record.
+
+Reading runs in worker processes of one thread each: ONNX Runtime gains little from a second thread on small images,
+and a crash in native code then costs an image, not the run. This module must not import torch: workers start faster.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from importlib.metadata import version
+from multiprocessing import get_context
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read in an image: lines in the engine's order, their boxes [4, 2] px, or `failure` in words."""
+
+    lines: tuple[str, ...] = ()
+    boxes: tuple[tuple[tuple[float, float], ...], ...] = ()
+    failure: str = ""
+
+
+class Reader(Protocol):
+    @property
+    def name(self) -> str: ...
+    def __call__(self, images: NDArray[np.uint8]) -> list[Reading]:
+        """RGB images [B, H, W, 3] -> one reading each; a failure is reported in its reading, never raised."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderConfig:
+    """Numbers of the reader: `limit_side` px for detection, `workers` processes (0 reads in this process)."""
+
+    limit_side: int
+    workers: int
+
+
+_engine: Any = None
+
+
+def _start_engine(limit_side: int) -> None:
+    """Loads RapidOCR once a process, with one thread and without the orientation classifier."""
+    global _engine
+    import logging
+
+    logging.getLogger("RapidOCR").setLevel(logging.ERROR)
+    from rapidocr import RapidOCR
+
+    parameters = {
+        "Global.use_cls": False,
+        "Global.log_level": "error",
+        "Det.limit_side_len": limit_side,
+        "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+        "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+    }
+    _engine = RapidOCR(params=parameters)
+
+
+def _read_here(images: NDArray[np.uint8]) -> list[Reading]:
+    return [_read_one(image) for image in images]
+
+
+def _read_one(image: NDArray[np.uint8]) -> Reading:
+    try:
+        found = _engine(np.ascontiguousarray(image[:, :, ::-1]))  # RapidOCR takes arrays as BGR
+    except Exception as error:  # an engine may raise anything; the image then has no score
+        return Reading(failure=f"{type(error).__name__}: {error}"[:200])
+    if found.txts is None:
+        return Reading()
+    boxes = tuple(tuple((float(x), float(y)) for x, y in box) for box in found.boxes)
+    return Reading(tuple(found.txts), boxes)
+
+
+class RapidReader:
+    """PP-OCRv6 small detection and recognition as shipped in the wheel of `rapidocr`."""
+
+    def __init__(self, config: ReaderConfig) -> None:
+        self.config = config
+        self.name = f"rapidocr {version('rapidocr')} PP-OCRv6 limit {config.limit_side}"
+        self._workers: ProcessPoolExecutor | None = None
+        if not config.workers:
+            _start_engine(config.limit_side)
+
+    def __call__(self, images: NDArray[np.uint8]) -> list[Reading]:
+        if not self.config.workers:
+            return _read_here(images)
+        chunks = np.array_split(images, min(len(images), 4 * self.config.workers))
+        try:
+            return [reading for part in self._pool().map(_read_here, chunks) for reading in part]
+        except BrokenProcessPool:
+            self._workers = None  # a new pool is started at the next call
+            return [Reading(failure="a reader process died")] * len(images)
+
+    def _pool(self) -> ProcessPoolExecutor:
+        if self._workers is None:
+            self._workers = ProcessPoolExecutor(
+                self.config.workers, get_context("spawn"), _start_engine, (self.config.limit_side,)
+            )
+        return self._workers
+
+
+def default_workers() -> int:
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def area(box: tuple[tuple[float, float], ...]) -> float:
+    """Area of a polygon in square px (shoelace formula)."""
+    turned = box[1:] + box[:1]
+    return abs(math.fsum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in zip(box, turned, strict=True))) / 2

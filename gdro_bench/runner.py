@@ -1,0 +1,278 @@
+"""Runs one plan: drives the method until its budget is spent, evaluates at the marks, keeps it all on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from gdro_bench import __version__, figures, plan, record, sampling, stats
+from gdro_bench.budget import Ledger, MeteredPolicy, MeteredScorer, Spent
+from gdro_bench.errors import BenchError
+from gdro_bench.methods import Method, Step, Workbench
+from gdro_bench.models import open_policy
+from gdro_bench.plan import Plan
+from gdro_bench.policy import Policy
+from gdro_bench.pool import Pool, no_room, write_atomically
+from gdro_bench.record import Point, Run
+from gdro_bench.rewards.ocr import OcrReward
+from gdro_bench.rewards.readers import RapidReader
+from gdro_bench.score import Images, Score, Scorer
+from gdro_bench.task import Prompt
+
+CHECKPOINT_UPDATES = 20
+SHEET_PROMPTS = 16
+
+
+class Watcher(Protocol):
+    """Sees a run's progress; the command line draws bars."""
+
+    def spent(self, evaluations: int, limit: int, doing: str) -> None: ...
+    def evaluating(self, done: int, total: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Book:
+    """What a run has to show so far: goes into checkpoints, and at the end into the record."""
+
+    ledger: Ledger
+    points: list[Point] = field(default_factory=list)
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    updates: int = 0
+
+    def log(self, step: Step) -> None:
+        self.updates += step.kind == "optimise"
+        total = self.ledger.total.evaluations
+        self.steps.append({"kind": step.kind, "update": self.updates, "evaluations": total, **step.measured})
+
+    def state(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def restore(cls, state: str) -> Book:
+        table = json.loads(state)
+        spent = {name: Spent(**table["ledger"][name]) for name in ("collection", "optimisation")}
+        points = [record.point_from(point) for point in table["points"]]
+        return cls(Ledger(table["ledger"]["limit"], **spent), points, table["scores"], table["steps"], table["updates"])
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedScorer:
+    """A reward that stops the run when more than `max_unscored` of a batch could not be scored."""
+
+    scorer: Scorer
+    max_unscored: float
+
+    @property
+    def name(self) -> str:
+        return self.scorer.name
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        scores = self.scorer(images, prompts)
+        failed = [score for score in scores if not score.scored]
+        if len(failed) > self.max_unscored * len(scores):
+            raise BenchError(
+                f"{len(failed)} of {len(scores)} images could not be scored ({failed[-1].note}).",
+                "Mend the reader (`gdro-bench doctor`) and run the same command again: it goes on from here.",
+            )
+        return scores
+
+
+def open_reward(chosen: Plan) -> Scorer:
+    return CheckedScorer(OcrReward(RapidReader(chosen.profile.reader)), chosen.profile.max_unscored)
+
+
+class Execution:
+    """One plan being run."""
+
+    def __init__(self, chosen: Plan, scorer: Scorer, device: str, watcher: Watcher) -> None:
+        self.plan, self.scorer, self.watcher = chosen, scorer, watcher
+        self.book = Book(Ledger(chosen.profile.budget.evaluations))
+        self.policy: Policy = open_policy(chosen.profile.model, chosen.profile.lora, device, chosen.seed)
+        self.checkpoint = chosen.folder / "checkpoint.pt"
+        self._claim_folder()
+        self.method = self._start()
+
+    def _claim_folder(self) -> None:
+        """Writes what will be run, or checks that the folder was made for the very same."""
+        digests = self.plan.digests | {"model": self.policy.name, "reward": self.scorer.name}
+        path = self.plan.folder / "plan.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+            for key, value in digests.items():
+                if found.get(key) != value:
+                    raise BenchError(
+                        f"{self.plan.folder} holds a run with another {key} ({found.get(key)}, now {value}).",
+                        "Give another --out, or delete that folder.",
+                    )
+        write_atomically(path, json.dumps(digests, indent=1).encode())
+
+    def _start(self) -> Method:
+        state: dict[str, Any] | None = None
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            self.book = Book.restore(state["book"])
+        ledger = self.book.ledger
+        bench = Workbench(
+            MeteredPolicy(self.policy, ledger),
+            MeteredScorer(self.scorer, ledger),
+            self.plan.train,
+            self.plan.profile.sampler,
+            Pool(self.plan.folder.parents[2] / "pools", ledger),
+            self.plan.seed,
+        )
+        method: Method = plan.method_class(self.plan.method)(self.plan.config, bench)
+        if state is not None:
+            method.load_state_dict(state["method"])
+        return method
+
+    def run(self) -> Run:
+        """To the end of the budget; killed at any moment, it goes on to the same numbers."""
+        marks = self.plan.profile.budget.marks
+        if not self.book.points:
+            self._evaluate(0.0)
+            self._save()
+        while len(self.book.points) <= len(marks):
+            mark = marks[len(self.book.points) - 1]
+            while self.book.ledger.total.evaluations < mark * self.book.ledger.limit:
+                self._step()
+            self._evaluate(mark)
+            self._save()
+        return self._finish()
+
+    def _step(self) -> None:
+        start = time.perf_counter()
+        step = self.method.step()
+        ledger = self.book.ledger
+        spent = ledger.optimisation if step.kind == "optimise" else ledger.collection
+        spent.seconds += time.perf_counter() - start
+        self.book.log(step)
+        self.watcher.spent(ledger.total.evaluations, ledger.limit, step.progress)
+        if step.kind == "optimise" and self.book.updates % CHECKPOINT_UPDATES == 0:
+            self._save()
+
+    def _save(self) -> None:
+        self.plan.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.checkpoint.with_suffix(".partial")
+        try:
+            torch.save({"method": self.method.state_dict(), "book": self.book.state()}, partial)
+            os.replace(partial, self.checkpoint)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            raise no_room(self.checkpoint, error) from error
+
+    # -- evaluation
+
+    def _evaluate(self, mark: float) -> None:
+        """Scores the held-out prompts, one image each, from noise that is a function of task and prompt alone."""
+        prompts, batch = self.plan.held_out, self.plan.profile.sampler.batch
+        scores: list[Score] = []
+        images: list[Images] = []
+        with self.method.evaluated():
+            for start in range(0, len(prompts), batch):
+                part = prompts[start : start + batch]
+                images.append(sample_images(self.policy, part, self.plan.task.name, self.plan.profile.sampler))
+                scores += self.scorer(images[-1], part)
+                self.watcher.evaluating(len(scores), len(prompts))
+        self._keep_samples(mark, np.concatenate(images)[:SHEET_PROMPTS])
+        for i, (prompt, score) in enumerate(zip(prompts, scores, strict=True)):
+            row = {"mark": mark, "prompt": i, "text": prompt.text, "value": score.value, "note": score.note}
+            self.book.scores.append(row | dict(score.parts))
+        self.book.points.append(self._point(mark, scores))
+
+    def _point(self, mark: float, scores: list[Score]) -> Point:
+        values = np.array([score.value for score in scores])
+        base = np.array([row["value"] for row in self.book.scores if row["mark"] == 0.0])
+        parts = {name: [score.parts[name] for score in scores if score.scored] for name in scores[0].parts}
+        ledger = self.book.ledger
+        return Point(
+            mark=mark,
+            updates=self.book.updates,
+            collection_evaluations=ledger.collection.evaluations,
+            optimisation_evaluations=ledger.optimisation.evaluations,
+            images=ledger.total.images,
+            reward_calls=ledger.total.reward_calls,
+            reward=stats.bootstrap_mean(values),
+            gain=stats.paired_gain(base, values),
+            unscored=int(np.isnan(values).sum()),
+            parts={name: float(np.mean(part)) if part else math.nan for name, part in parts.items()},
+        )
+
+    def _keep_samples(self, mark: float, images: Images) -> None:
+        folder = self.plan.folder / "samples" / f"{mark:.2f}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(folder / f"{i:04d}.png")
+
+    # -- the end
+
+    def _finish(self) -> Run:
+        folder, book = self.plan.folder, self.book
+        pd.DataFrame(book.scores).to_parquet(folder / "scores.parquet")
+        pd.DataFrame(book.steps).to_parquet(folder / "steps.parquet")
+        with self.method.evaluated():
+            self.policy.save(folder / "lora")
+        self._sheet()
+        seconds = {"collection": book.ledger.collection.seconds, "optimisation": book.ledger.optimisation.seconds}
+        write_atomically(folder / "timing.json", json.dumps(seconds, indent=1).encode())
+        run = Run(
+            schema=record.SCHEMA,
+            version=__version__,
+            task=self.plan.task.name,
+            profile=self.plan.profile_name,
+            method=self.plan.method,
+            seed=self.plan.seed,
+            settings=self.plan.settings,
+            digests=self.plan.digests | {"model": self.policy.name},
+            instruments={"reward": self.scorer.name},
+            limit=book.ledger.limit,
+            points=tuple(book.points),
+        )
+        record.write(run, folder)
+        self.checkpoint.unlink()
+        return run
+
+    def _sheet(self) -> None:
+        """The first held-out prompts before and after, from the same noise."""
+        final = self.plan.profile.budget.marks[-1]
+        columns, captions = {}, {}
+        for title, mark in (("before", 0.0), ("after", final)):
+            paths = sorted((self.plan.folder / "samples" / f"{mark:.2f}").glob("*.png"))
+            columns[title] = np.stack([np.asarray(Image.open(path)) for path in paths])
+            captions[title] = [r["note"] for r in self.book.scores if r["mark"] == mark][: len(paths)]
+        prompts = [p.text for p in self.plan.held_out[: len(columns["before"])]]
+        figures.sample_sheet(self.plan.folder / "sheet", columns, captions, prompts)
+
+
+def sample_images(policy: Policy, prompts: list[Prompt], task_name: str, sampler: sampling.Sampler) -> Images:
+    """One image a prompt, from noise named by task and prompt."""
+    noise = sampling.noise_for([(task_name, "held out", p.text) for p in prompts], policy.latent_shape)
+    return policy.decode(sampling.sample(policy, noise, policy.encode(prompts), sampler))
+
+
+def pick_device(name: str) -> str:
+    """`auto` is CUDA where there is one.
+
+    Raises:
+        BenchError: CUDA was asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BenchError("There is no CUDA device here.", "Use --device cpu, or leave the option out.", 2)
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def execute(chosen: Plan, device: str, watcher: Watcher) -> Run:
+    """Runs the plan, or goes on with it, or returns its record if it is finished."""
+    if (chosen.folder / "run.json").exists():
+        return record.read(chosen.folder)
+    return Execution(chosen, open_reward(chosen), pick_device(device), watcher).run()

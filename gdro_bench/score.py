@@ -1,0 +1,42 @@
+"""What a reward or a judge says of one image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gdro_bench.task import Prompt
+
+Images = NDArray[np.uint8]  # [B, H, W, 3], RGB
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One image, judged. `value` is NaN if it could not be judged, never 0; `note` says what was read or seen."""
+
+    value: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def scored(self) -> bool:
+        return not math.isnan(self.value)
+
+
+class Scorer(Protocol):
+    """A task's reward or a judge. `name` names the instrument and its version; axis labels and records use it."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]: ...
+
+
+def corrected(reward: float, quality: float, pivot: float, shift: float) -> float:
+    """The corrected score r * (u - pivot) + shift of arXiv 2601.02036, section 4.1 (pivot 3, shift 0.2)."""
+    return reward * (quality - pivot) + shift

@@ -1,0 +1,87 @@
+"""A task: what is measured, on which prompts."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from gdro_bench import content
+from gdro_bench.errors import BenchError
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """`text` goes to the model; `target` is what the reward looks for (for OCR, the first quoted span)."""
+
+    text: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """The corrected score's numbers and the judge's axes that it averages (arXiv 2601.02036, section 4.1)."""
+
+    axes: tuple[str, ...]
+    pivot: float
+    shift: float
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """Two files beside task.toml."""
+
+    train: str
+    held_out: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """`tasks/<name>/task.toml`."""
+
+    name: str
+    title: str
+    reward: str
+    correction: Correction
+    prompts: dict[str, PromptSet]
+
+
+def load(name: str) -> Task:
+    return content.load(content.find("task", name) / "task.toml", Task)
+
+
+def quoted(line: str) -> str | None:
+    """The first span in straight double quotes, as Flow-GRPO takes it; None if there is none or it is empty."""
+    parts = line.split('"')
+    return parts[1] if len(parts) >= 3 and parts[1].replace(" ", "") else None
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Prompts from a file, one a line; blank lines are passed over.
+
+    Raises:
+        BenchError: the file cannot be read or is empty, or a line has no text in straight double quotes.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"The prompt file {path} cannot be read: {error}.", "Give a UTF-8 text file.") from error
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        target = quoted(line)
+        if target is None:
+            raise BenchError(
+                f"{path}, line {number}, has no text in straight double quotes: {line.strip()[:80]!r}.",
+                'The OCR reward needs to know what to read: write the words to draw as "WORDS".',
+            )
+        prompts.append(Prompt(line.strip(), target))
+    if not prompts:
+        raise BenchError(f"The prompt file {path} is empty.", "Give one prompt a line.")
+    return prompts
+
+
+def digest(prompts: list[Prompt]) -> str:
+    """Names a list of prompts by its content."""
+    return hashlib.sha256("\n".join(p.text for p in prompts).encode()).hexdigest()[:16]
