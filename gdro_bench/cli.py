@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,12 @@ class Group(click.Group):
         except BenchError as error:
             click.echo(f"Error: {error.problem}\n{error.remedy}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise
+            click.echo(f"Error: {error.filename or 'A file'} cannot be written: {error.strerror}.", err=True)
+            click.echo("Free some space or give another --out; the run goes on from its last checkpoint.", err=True)
+            ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("Stopped. Type the same command again to go on from here.", err=True)
             ctx.exit(130)
@@ -118,3 +125,7 @@ def doctor() -> None:
 
     if not checkup.print_checks(Console()):
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

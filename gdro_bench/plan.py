@@ -99,14 +99,20 @@ def make(
     changed = [*settings, *([f"profile.budget.evaluations={budget}"] if budget is not None else [])]
     content.override(tables, changed)
     profile = content.build(Profile, tables["profile"], "profile.toml")
-    config = content.build(cls.Config, tables["method"], path.name)
+    config = content.build(cls.config_type, tables["method"], path.name)
     _check(profile)
     train, held_out = _prompts(chosen, profile, prompts)
-    name = "-".join([method, *(s.split(".", 1)[1] for s in changed), f"s{seed}"])
-    if prompts:
-        name += f"-{task.digest(held_out)[:8]}"
-    run_folder = out / task_name / profile_name / "".join(c if c.isalnum() or c in "._=-" else "_" for c in name)
+    own = [f"prompts={task.digest(held_out)[:8]}"] if prompts else []
+    run_folder = out / task_name / profile_name / folder_name(method, [*changed, *own], seed)
     return Plan(chosen, profile_name, profile, method, config, seed, train, held_out, tables, run_folder)
+
+
+def folder_name(method: str, changed: list[str], seed: int) -> str:
+    """A name that says what differs from the profile, in letters that are safe in a path; many changes are digested."""
+    said = "-".join(setting.split(".", 1)[-1] for setting in changed)
+    said = said if len(said) <= 60 else content.digest(said)[:12]
+    said = "".join(c if c.isalnum() or c in "._=-" else "_" for c in said)
+    return "-".join(part for part in (method, said, f"s{seed}") if part)
 
 
 def _check(profile: Profile) -> None:

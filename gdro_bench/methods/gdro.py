@@ -9,7 +9,7 @@ them and fits the implicit rewards s to the ranking that the scores define:
     L      = L_GDRO + gamma * |v - v_theta|^2 of the image with the highest reward                      section 3.3
 
 Left open by the paper, hence options (the numbers are in baselines/<profile>/gdro.toml):
-1. `reduction`: whether |.|^2 in s sums or averages over latent elements; in the stabilising term it averages.
+1. `reduction`: whether both |.|^2 sum or average over latent elements; beta and gamma are on its scale.
 2. `share_t`, `share_noise`: whether a group's images share t and eps. `t_distribution`; `draws` of (t, eps) an image.
 3. `ties`: `joint` lets images of equal reward share one remaining set (Breslow's rule), so that the loss cannot
    depend on their order; `order` ranks them as drawn. Where rewards differ both are the paper's loss. With tau = 0
@@ -131,7 +131,7 @@ def draw_members(r: Tensor, k: int, spread: bool, generator: torch.Generator) ->
 class GDRO:
     """Fills the pool, a shard a step, then trains, an optimiser update a step."""
 
-    Config = Config
+    config_type = Config
 
     def __init__(self, config: Config, bench: Workbench) -> None:
         self.config, self.bench = config, bench
@@ -184,7 +184,7 @@ class GDRO:
         each = [p for p in prompts for _ in range(c.pool_images)]
         scores = iter(bench.scorer(bench.policy.decode(latents), each))
         grouped = [[next(scores) for _ in range(c.pool_images)] for _ in prompts]
-        return latents.cpu().unflatten(0, (len(prompts), c.pool_images)), grouped
+        return latents.cpu().view(len(prompts), c.pool_images, *latents.shape[1:]), grouped
 
     def _load_groups(self) -> Groups:
         """The whole pool, and which of its groups can teach: k scored images, and not all of one reward."""
@@ -237,12 +237,11 @@ class GDRO:
         cond = self.bench.policy.encode(prompts).repeat_each(c.k)
         drawn = [self._errors(x0, cond, generator) for _ in range(c.draws)]
         error, reference_error = (torch.stack(part).mean(0).flatten(1) for part in zip(*drawn, strict=True))
-        reduced = (
-            (error.sum(1), reference_error.sum(1)) if c.reduction == "sum" else (error.mean(1), reference_error.mean(1))
-        )
-        s = implicit_reward(*reduced, c.beta).unflatten(0, (c.groups, c.k))
+        elements = error.shape[1] if c.reduction == "mean" else 1
+        reduced = error.sum(1).view(c.groups, c.k) / elements
+        s = implicit_reward(reduced, reference_error.sum(1).view(c.groups, c.k) / elements, c.beta)
         ranking = gdro_loss(s, r, c.tau, c.ties, c.drop_flat).mean()
-        stabilising = (top1_mask(r) * error.mean(1).unflatten(0, (c.groups, c.k))).sum(1).mean()
+        stabilising = (top1_mask(r) * reduced).sum(1).mean()
         return ranking + c.gamma * stabilising, self._measure(s.detach(), r, ranking.item(), stabilising.item())
 
     def _measure(self, s: Tensor, r: Tensor, ranking: float, stabilising: float) -> dict[str, float]:
@@ -294,6 +293,6 @@ class GDRO:
         self.shard, self.updates = state["shard"], state["updates"]
         for own, saved in zip(self.parameters, state["parameters"], strict=True):
             own.copy_(saved)
-        for own, saved in zip(self.ema.averages, state["averages"], strict=True):
-            own.copy_(saved)
+        for average, saved in zip(self.ema.averages, state["averages"], strict=True):
+            average.copy_(saved)
         self.optimiser.load_state_dict(state["optimiser"])

@@ -28,7 +28,8 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
         hidden: Tensor = self.inner(torch.nn.functional.silu(self.norm(x)))
-        return x + self.outer(torch.nn.functional.silu(hidden))
+        changed: Tensor = self.outer(torch.nn.functional.silu(hidden))
+        return x + changed
 
 
 class Autoencoder(nn.Module):
@@ -76,7 +77,7 @@ def pack(latents: Tensor) -> Tensor:
 
 def unpack(tokens: Tensor) -> Tensor:
     """Tokens [B, 64, 16] -> latents [B, 4, 16, 16]."""
-    grid = tokens.transpose(1, 2).unflatten(2, (GRID, GRID))
+    grid = tokens.transpose(1, 2).reshape(len(tokens), TOKEN_CHANNELS, GRID, GRID)
     return torch.nn.functional.pixel_shuffle(grid, 2)
 
 

@@ -47,7 +47,9 @@ class PocketPolicy:
             BenchError: the weights are missing or damaged.
         """
         from diffusers import FluxTransformer2DModel
+        from diffusers.utils import logging
 
+        logging.set_verbosity_error()  # its advice on casting does not concern a float32 model
         try:
             widths = json.loads((folder / "autoencoder.json").read_text())
             autoencoder = network.Autoencoder(**widths)

@@ -182,7 +182,7 @@ class Pretrainer:
         loss_of: Callable[[Batch, torch.Generator], Tensor],
         report: Report,
     ) -> None:
-        optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.01)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         ema = Ema(model, stage.ema)
         first = self._resume(name, model, optimiser, ema)
         losses: list[float] = []

@@ -271,7 +271,7 @@ def _clock(d: ImageDraw.ImageDraw, x: int, y: int, s: int, c: Colour) -> None:
 
 def _stop_sign(d: ImageDraw.ImageDraw, x: int, y: int, s: int, c: Colour) -> None:
     d.rectangle((x + s * 0.45, y + s * 0.6, x + s * 0.55, y + s), fill=(90, 90, 95))
-    d.regular_polygon((x + s / 2, y + s * 0.38, s * 0.38), 8, rotation=22.5, fill=c, outline=_contrasting(c))  # type: ignore[arg-type]
+    d.regular_polygon((x + s / 2, y + s * 0.38, s * 0.38), 8, rotation=22.5, fill=c, outline=_contrasting(c))
     d.rectangle((x + s * 0.3, y + s * 0.33, x + s * 0.7, y + s * 0.43), fill=_contrasting(c))
 
 

@@ -1,0 +1,129 @@
+"""The meter against what a forward hook on the real transformer sees."""
+
+import numpy as np
+import pytest
+import torch
+
+from gdro_bench import content, sampling
+from gdro_bench.budget import GRADIENT_COST, Ledger, MeteredPolicy, MeteredScorer, Spent
+from gdro_bench.models.lora import add_lora
+from gdro_bench.models.pocket import network
+from gdro_bench.models.pocket.policy import PocketPolicy
+from gdro_bench.models.pocket.text import Tokenizer
+from gdro_bench.plan import Profile
+from gdro_bench.score import Score
+from gdro_bench.task import Prompt
+
+PROMPTS = [Prompt('a red sign that reads "FOLD"', "FOLD"), Prompt('a blue wall with a sign saying "CAT"', "CAT")]
+
+
+@pytest.fixture(scope="module")
+def policy() -> PocketPolicy:
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.of_the_world()
+    transformer = network.new_transformer(tokenizer)
+    add_lora(transformer, content.load(content.find("profile", "pocket") / "profile.toml", Profile).lora, seed=0)
+    return PocketPolicy("pocket-random", transformer, network.Autoencoder(8, 8), tokenizer, "cpu")
+
+
+@pytest.fixture
+def metered(policy) -> MeteredPolicy:
+    return MeteredPolicy(policy, Ledger(limit=100))
+
+
+@pytest.fixture
+def passed(policy):
+    """Sizes of the batches that really went through the transformer."""
+    sizes: list[int] = []
+    hook = policy.transformer.register_forward_hook(
+        lambda module, args, kwargs, out: sizes.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    yield sizes
+    hook.remove()
+
+
+def inputs(policy: MeteredPolicy):
+    x = sampling.noise_for([("test", i) for i in range(len(PROMPTS))], policy.latent_shape)
+    return x, torch.tensor([0.3, 0.9]), policy.encode(PROMPTS)
+
+
+def test_velocity_without_gradient_is_collection_at_one_an_image(metered, passed):
+    with torch.no_grad():
+        metered.velocity(*inputs(metered))
+    assert passed == [2]
+    assert (metered.ledger.collection, metered.ledger.optimisation) == (Spent(evaluations=2), Spent())
+
+
+def test_velocity_with_gradient_is_optimisation_at_three_an_image(metered, passed):
+    metered.velocity(*inputs(metered)).sum().backward()
+    assert passed == [2]
+    assert (metered.ledger.collection, metered.ledger.optimisation) == (Spent(), Spent(evaluations=2 * GRADIENT_COST))
+    assert GRADIENT_COST == 3
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_the_reference_is_optimisation_at_one_an_image(metered, passed, gradient):
+    with torch.set_grad_enabled(gradient):
+        velocity = metered.reference_velocity(*inputs(metered))
+    assert passed == [2]
+    assert not velocity.requires_grad
+    assert (metered.ledger.collection, metered.ledger.optimisation) == (Spent(), Spent(evaluations=2))
+
+
+def test_sampling_is_charged_for_every_step_of_every_image(metered, passed):
+    x, _, cond = inputs(metered)
+    sampling.sample(metered, x, cond, sampling.Sampler(steps=4, shift=2.0, batch=1))
+    assert passed == [1] * 8
+    assert metered.ledger.collection == Spent(evaluations=8)
+
+
+def test_decoding_and_scoring_are_counted(metered):
+    class Blank:
+        name = "blank"
+
+        def __call__(self, images, prompts):
+            return [Score(0.0) for _ in images]
+
+    images = metered.decode(inputs(metered)[0])
+    scores = MeteredScorer(Blank(), metered.ledger)(images, PROMPTS)
+    assert images.shape == (2, 64, 64, 3)
+    assert images.dtype == np.uint8
+    assert len(scores) == 2
+    assert metered.ledger.collection == Spent(images=2, reward_calls=2)
+
+
+def test_a_ledger_is_full_when_both_kinds_together_reach_its_limit():
+    ledger = Ledger(10, Spent(evaluations=6), Spent(evaluations=3))
+    assert not ledger.full
+    ledger.optimisation.evaluations += 1
+    assert ledger.full
+
+
+def test_spending_adds_and_subtracts():
+    a, b = Spent(1, 2, 3, 4.0), Spent(10, 20, 30, 40.0)
+    assert a + b == Spent(11, 22, 33, 44.0)
+    assert a + b - b == a
+
+
+# -- the policy that is metered
+
+
+def test_fresh_adapters_are_the_identity_and_changed_ones_are_not(metered):
+    x, t, cond = inputs(metered)
+    with torch.no_grad():
+        assert torch.equal(metered.velocity(x, t, cond), metered.reference_velocity(x, t, cond))
+        kept = [p.clone() for p in metered.parameters()]
+        before = metered.reference_velocity(x, t, cond)
+        for p in metered.parameters():
+            p.add_(0.01)
+        assert not torch.allclose(metered.velocity(x, t, cond), before)
+        assert torch.equal(metered.reference_velocity(x, t, cond), before)
+        for p, value in zip(metered.parameters(), kept, strict=True):
+            p.copy_(value)
+
+
+def test_only_adapters_are_trained(metered, policy):
+    trained = {name for name, p in policy.transformer.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert len(trained) == len(list(metered.parameters()))

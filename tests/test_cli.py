@@ -1,0 +1,83 @@
+"""The command line: small, frozen, and helpful when it is used wrongly."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gdro_bench.cli import main
+
+FROZEN = {
+    "doctor": [],
+    "list": [],
+    "pretrain": ["--device", "--images", "--out", "--seed", "model"],
+    "prompts": ["--count", "--seed", "--split", "task"],
+    "run": ["--budget", "--device", "--method", "--out", "--profile", "--prompts", "--seed", "--set", "task"],
+}
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def test_the_command_line_is_frozen() -> None:
+    found = {
+        name: sorted("--count" if "-n" in p.opts else p.opts[0] for p in command.params)
+        for name, command in main.commands.items()
+    }
+    assert found == FROZEN
+
+
+def test_help_answers_without_torch() -> None:
+    code = (
+        "import sys; from gdro_bench.cli import main; main(['run', '--help'], standalone_mode=False);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "orc"], "There is no task 'orc'.\nDid you mean 'ocr'?"),
+        (["run", "../ocr"], "There is no task '../ocr'."),
+        (["run", "ocr", "--method", "grdo"], "Did you mean 'gdro'?"),
+        (["run", "ocr", "--profile", "pockt"], "Did you mean 'pocket'?"),
+        (["run", "ocr", "--set", "method.tao=1"], "Did you mean 'tau'?"),
+        (["run", "ocr", "--set", "tau"], "is not of the form group.key=value"),
+        (["run", "ocr", "--set", "method.k=many"], "It must be of type int."),
+        (["run", "ocr", "--budget", "0"], "must be above 0"),
+        (["run", "ocr", "--prompts", "nowhere.txt"], "nowhere.txt cannot be read"),
+        (["pretrain", "flux"], "There is no model to pretrain called 'flux'."),
+    ],
+)
+def test_a_mistake_ends_in_a_sentence_and_a_remedy(arguments: list[str], said: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code in (1, 2)
+    assert said in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_bad_prompt_line_is_named(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text('a sign that reads "CAFE"\n\na sign that reads CAFE\n')
+    result = call("run", "ocr", "--prompts", str(prompts))
+    assert result.exit_code == 1
+    assert "line 3, has no text in straight double quotes" in result.output
+
+
+def test_an_unwritable_out_is_named(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    result = call("run", "ocr", "--out", str(blocked))
+    assert result.exit_code == 1
+    assert "cannot be written" in result.output
+    assert "--out" in result.output
+
+
+def test_list_shows_task_profile_and_method() -> None:
+    result = call("list")
+    assert result.exit_code == 0
+    assert all(name in result.output for name in ("ocr", "pocket", "gdro"))

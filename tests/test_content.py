@@ -1,0 +1,197 @@
+"""Settings are read strictly: what is not understood is refused, by name, with what to write instead."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import pytest
+
+from gdro_bench import content, plan
+from gdro_bench.errors import BenchError
+from gdro_bench.methods import gdro
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Inner:
+    steps: int
+    shift: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outer:
+    title: str
+    fast: bool
+    draw: Literal["random", "spread"]
+    marks: tuple[float, ...]
+    limit: int | None
+    inner: Inner
+    sets: dict[str, Inner]
+
+
+def table(**changed: Any) -> dict[str, Any]:
+    inner = {"steps": 8, "shift": 2.0}
+    whole = {"title": "x", "fast": True, "draw": "random", "marks": [0.5, 1.0], "limit": 3, "inner": inner}
+    return whole | {"sets": {"a": dict(inner)}} | changed
+
+
+def built(**changed: Any) -> Outer:
+    return content.build(Outer, table(**changed), "outer.toml")
+
+
+def refusal(**changed: Any) -> str:
+    with pytest.raises(BenchError) as caught:
+        built(**changed)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+# -- building
+
+
+def test_a_whole_table_is_built():
+    inner = Inner(8, 2.0)
+    assert built() == Outer("x", True, "random", (0.5, 1.0), 3, inner, {"a": inner})
+
+
+@pytest.mark.parametrize("name", content.names("profile"))
+def test_the_shipped_numbers_build(name):
+    folder = content.find("profile", name)
+    content.load(folder / "profile.toml", plan.Profile)
+    content.load(folder / "gdro.toml", gdro.Config)
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known():
+    said = refusal(titel="y")
+    assert "outer.toml" in said
+    assert "'titel'" in said
+    assert "Did you mean 'title'?" in said
+
+
+def test_an_unknown_key_near_nothing_lists_what_is_known():
+    assert "Known: draw, fast, inner, limit, marks, sets, title." in refusal(zzzzz=1)
+
+
+def test_a_missing_key_is_named_with_its_type():
+    short = table()
+    del short["inner"]["shift"]
+    with pytest.raises(BenchError, match=r"outer.toml: inner lacks the setting 'shift'.*float"):
+        content.build(Outer, short, "outer.toml")
+
+
+def test_an_int_is_taken_for_a_float_and_becomes_one():
+    shift = built(inner={"steps": 8, "shift": 2}).inner.shift
+    assert isinstance(shift, float)
+    assert [type(mark) for mark in built(marks=[1]).marks] == [float]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"title": 3}, "title is 3"),
+        ({"fast": 1}, "fast is 1"),
+        ({"marks": 0.5}, "marks is 0.5"),
+        ({"marks": ["a"]}, "marks is 'a'"),
+        ({"limit": 1.5}, "limit is 1.5"),
+        ({"limit": True}, "limit is True"),
+        ({"inner": 3}, "inner is 3"),
+        ({"inner": {"steps": 8.0, "shift": 2.0}}, "inner: steps is 8.0"),
+        ({"inner": {"steps": True, "shift": 2.0}}, "inner: steps is True"),
+        ({"inner": {"steps": 8, "shift": True}}, "inner: shift is True"),
+        ({"sets": {"a": {"steps": "8", "shift": 2.0}}}, "sets.a: steps is '8'"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(changed, named):
+    said = refusal(**changed)
+    assert f"outer.toml: {named}" in said
+    assert "must be of type" in said
+
+
+def test_a_choice_outside_a_literal_is_refused_with_the_nearest():
+    assert "Did you mean 'spread'?" in refusal(draw="spred")
+
+
+def test_none_is_taken_where_it_may_stand():
+    assert built(limit=None).limit is None
+
+
+# -- overriding
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("outer.inner.steps=28", 28),
+        ("outer.inner.steps=1e-3", 0.001),
+        ("outer.inner.steps=[1, 2]", [1, 2]),
+        ("outer.inner.steps=true", True),
+        ('outer.inner.steps="3"', "3"),
+        ("outer.inner.steps=spread", "spread"),
+        ("outer.inner.steps=a=b", "a=b"),
+    ],
+)
+def test_override_sets_a_nested_value_as_toml_or_text(setting, expected):
+    tables = {"outer": table()}
+    content.override(tables, [setting])
+    assert tables == {"outer": table(inner={"steps": expected, "shift": 2.0})}
+
+
+def test_the_last_override_wins():
+    tables = {"outer": table()}
+    content.override(tables, ["outer.title=a", "outer.title=b"])
+    assert tables["outer"]["title"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("outer.titel=1", "Did you mean 'title'?"),
+        ("outr.title=1", "Did you mean 'outer'?"),
+        ("outer.iner.steps=1", "Did you mean 'inner'?"),
+        ("outer.title.steps=1", "no group of settings called 'title'"),
+        ("title=1", "group.key=value"),
+        ("outer.title", "group.key=value"),
+        ("outer.title=", "group.key=value"),
+    ],
+)
+def test_override_refuses_what_does_not_exist(setting, said):
+    tables = {"outer": table()}
+    with pytest.raises(BenchError) as caught:
+        content.override(tables, [setting])
+    assert said in str(caught.value)
+    assert tables == {"outer": table()}
+
+
+# -- names
+
+
+def test_digest_is_a_function_of_content():
+    assert content.digest(built()) == content.digest(dataclasses.asdict(built()))
+    assert content.digest({"a": 1, "b": 2}) == content.digest({"b": 2, "a": 1})
+    assert content.digest("a", 1) == "c7a3b29ab1d4a8c1"
+
+
+@pytest.mark.parametrize(
+    "changed", [{"title": "y"}, {"marks": [1.0, 0.5]}, {"limit": None}, {"inner": {"steps": 8, "shift": 2.000001}}]
+)
+def test_digest_feels_every_change(changed):
+    assert content.digest(built(**changed)) != content.digest(built())
+
+
+def test_seed_is_a_function_of_its_key():
+    assert content.seed("pool", 0) == content.seed("pool", 0) < 2**63
+    assert len({content.seed(*key) for key in [("a", 1), ("a", "1"), (1, "a"), ("a",), ("a", 1, 1)]}) == 5
+
+
+@pytest.mark.parametrize("name", ["../tasks/ocr", "../x", "ocr/", "/etc", "", "."])
+@pytest.mark.parametrize("kind", ["task", "profile"])
+def test_a_name_is_never_a_path(kind, name):
+    with pytest.raises(BenchError, match=f"There is no {kind}"):
+        content.find(kind, name)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    path = tmp_path / "profile.toml"
+    path.write_text("steps = \n")
+    with pytest.raises(BenchError, match="profile.toml cannot be read"):
+        content.read(path)

@@ -1,0 +1,174 @@
+"""Whole runs through the command line, on the shipped model with the real reader, made short by `--set`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from gdro_bench import record
+from gdro_bench.cli import main
+from gdro_bench.models.pocket import network
+from gdro_bench.rewards import readers
+
+# Eight groups of four in two-prompt shards (384 evaluations), then updates of 32 evaluations.
+SHORT = {
+    "profile.sampler.steps": 3,
+    "profile.held_out_prompts": 6,
+    "profile.reader.workers": 0,
+    "profile.budget.marks": "[0.6,1.0]",
+    "method.pool_prompts": 8,
+    "method.pool_images": 4,
+    "method.shard_prompts": 2,
+    "method.k": 4,
+    "method.groups": 2,
+    "method.drop_flat": "false",  # so short a sampling may read nothing in a whole group
+}
+BUDGET = 400
+
+
+def arguments(out: Path, **changed: object) -> list[str]:
+    settings = SHORT | {name.replace("__", "."): value for name, value in changed.items()}
+    flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    return ["run", "ocr", "--method", "gdro", "--out", str(out), "--budget", str(BUDGET), "--device", "cpu", *flags]
+
+
+def call(out: Path, **changed: object) -> Result:
+    return CliRunner().invoke(main, arguments(out, **changed))
+
+
+def folder(out: Path) -> Path:
+    return next((out / "ocr" / "pocket").iterdir())
+
+
+def recorded(out: Path) -> str:
+    scores = record.read_scores(folder(out)).to_csv()
+    return (folder(out) / "run.json").read_text() + scores
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished")
+    result = call(out)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_a_run_leaves_a_record_a_sheet_and_adapters(finished: Path) -> None:
+    run = record.read(folder(finished))
+    assert [point.mark for point in run.points] == [0.0, 0.6, 1.0]
+    assert run.points[-1].evaluations >= BUDGET
+    assert run.points[0].gain.mean == 0
+    assert len(record.read_scores(folder(finished))) == 3 * 6
+    for name in ("sheet.png", "sheet.pdf", "steps.parquet", "timing.json", "lora/pytorch_lora_weights.safetensors"):
+        assert (folder(finished) / name).stat().st_size > 0
+
+
+def test_a_finished_run_is_shown_not_repeated(finished: Path) -> None:
+    before = (folder(finished) / "run.json").stat().st_mtime_ns
+    result = call(finished)
+    assert result.exit_code == 0
+    assert "velocity" in result.output
+    assert (folder(finished) / "run.json").stat().st_mtime_ns == before
+
+
+def test_the_same_seed_gives_the_same_record(finished: Path, tmp_path: Path) -> None:
+    assert call(tmp_path).exit_code == 0
+    assert recorded(tmp_path) == recorded(finished)
+
+
+def test_a_ready_pool_is_charged_as_if_made(finished: Path, tmp_path: Path) -> None:
+    (finished / "pools").rename(tmp_path / "pools")
+    try:
+        assert call(tmp_path).exit_code == 0
+    finally:
+        (tmp_path / "pools").rename(finished / "pools")
+    assert recorded(tmp_path) == recorded(finished)
+
+
+def test_no_evaluation_goes_uncharged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    counted = {"with": 0, "without": 0}
+    original = network.velocity
+
+    def counting(transformer: torch.nn.Module, x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        counted["with" if torch.is_grad_enabled() else "without"] += len(x)
+        return original(transformer, x, *rest)
+
+    monkeypatch.setattr(network, "velocity", counting)
+    assert call(tmp_path).exit_code == 0
+    last = record.read(folder(tmp_path)).points[-1]
+    evaluated_on_top = 3 * 6 * 3  # marks, prompts, steps
+    assert last.evaluations == 3 * counted["with"] + counted["without"] - evaluated_on_top
+
+
+@pytest.mark.parametrize("after", ["pool", "training"])
+def test_killed_and_resumed_gives_the_same_record(finished: Path, tmp_path: Path, after: str) -> None:
+    command = [sys.executable, "-m", "gdro_bench.cli", *arguments(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    sign = "pools/*/shard-00001.json" if after == "pool" else "ocr/pocket/*/samples/0.60/0000.png"
+    while process.poll() is None and not list(tmp_path.glob(sign)):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(tmp_path.glob("ocr/pocket/*/run.json"))
+    assert call(tmp_path).exit_code == 0
+    assert recorded(tmp_path) == recorded(finished)
+
+
+def test_a_corrupt_shard_stops_the_run_and_loses_nothing(finished: Path, tmp_path: Path) -> None:
+    assert call(tmp_path).exit_code == 0
+    (folder(tmp_path) / "run.json").unlink()
+    shard = next(tmp_path.glob("pools/*/shard-00002.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-4] + b"oops")
+    result = call(tmp_path)
+    assert result.exit_code == 1
+    assert "Shard 2 of the pool is damaged" in result.output
+    shard.with_suffix(".json").unlink()
+    assert call(tmp_path).exit_code == 0
+    assert recorded(tmp_path) == recorded(finished)
+
+
+def failing_reader(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real reader, but every so many images its engine breaks down."""
+    original, calls = readers._read_one, iter(range(10**9))
+
+    def read(image: object) -> readers.Reading:
+        n = next(calls)
+        if int((n + 1) * share) > int(n * share):
+            monkeypatch.setattr(readers, "_engine", None, raising=True)  # the next call raises inside `_read_one`
+        reading = original(image)  # type: ignore[arg-type]
+        readers._start_engine(128) if readers._engine is None else None
+        return reading
+
+    monkeypatch.setattr(readers, "_read_one", read)
+
+
+def test_few_unread_images_are_counted_and_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    failing_reader(0.06, monkeypatch)
+    assert call(tmp_path).exit_code == 0
+    run = record.read(folder(tmp_path))
+    assert sum(point.unscored for point in run.points) >= 1
+    assert all(0 <= point.reward.mean <= 1 for point in run.points)
+
+
+def test_many_unread_images_stop_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, finished: Path) -> None:
+    with monkeypatch.context() as patch:
+        failing_reader(0.6, patch)
+        result = call(tmp_path)
+    assert result.exit_code == 1
+    assert "could not be scored" in result.output
+    assert call(tmp_path).exit_code == 0
+    assert recorded(tmp_path) == recorded(finished)
+
+
+def test_another_schema_is_refused(finished: Path, tmp_path: Path) -> None:
+    table = json.loads((folder(finished) / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(table | {"schema": 99}))
+    with pytest.raises(record.BenchError, match="schema 99"):
+        record.read(tmp_path)

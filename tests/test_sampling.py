@@ -1,0 +1,127 @@
+"""Euler's method on fields whose solution is known, the schedule, and noise that is a function of its key."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from gdro_bench.policy import Cond
+from gdro_bench.sampling import Sampler, euler, noise_for, sample, times
+
+SHAPE = (4, 3)
+KEYS = [("ocr", "held out", f"prompt {i}", i) for i in range(5)]
+
+
+def start(rows: int = 3) -> Tensor:
+    return torch.randn(rows, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+# -- the schedule
+
+
+@pytest.mark.parametrize("steps", [1, 4, 40])
+@pytest.mark.parametrize("shift", [0.5, 1.0, 2.0, 3.0])
+def test_schedule_falls_from_exactly_one_to_exactly_zero(steps, shift):
+    t = times(steps, shift)
+    assert len(t) == steps + 1
+    assert (t[0].item(), t[-1].item()) == (1.0, 0.0)
+    assert t.diff().lt(0).all()
+
+
+def test_schedule_without_shift_is_even():
+    torch.testing.assert_close(times(4, 1.0), torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0]))
+
+
+def test_shift_bends_the_schedule_by_sd3s_formula():
+    torch.testing.assert_close(times(4, 3.0), torch.tensor([1.0, 0.9, 0.75, 0.5, 0.0]))
+
+
+def test_two_shifts_in_a_row_are_the_shift_of_their_product():
+    u = times(10, 2.0)
+    torch.testing.assert_close(3.0 * u / (1 + 2.0 * u), times(10, 6.0))
+
+
+# -- Euler's method
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_euler_on_a_linear_field_is_its_exact_product(shift):
+    c, schedule = 0.7, times(7, shift)
+    factor = math.prod(1 + c * step for step in schedule.double().diff().tolist())
+    torch.testing.assert_close(euler(lambda x, t: c * x, start(), schedule), factor * start(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 28])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_a_straight_flow_is_exact_in_any_number_of_steps(steps, shift):
+    eps, x0 = start().split((1, 2))[0], torch.full((1, *SHAPE), 0.3, dtype=torch.float64)
+    torch.testing.assert_close(euler(lambda x, t: eps - x0, eps, times(steps, shift)), x0, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("field", [lambda x, t: 0.7 * x, lambda x, t: x * t[:, None, None].cos()])
+def test_euler_converges_with_order_one(field):
+    exact = euler(field, start(), times(2**13, 1.0))
+    coarse, fine = ((euler(field, start(), times(n, 1.0)) - exact).abs().max() for n in (32, 64))
+    assert math.log2(coarse / fine) == pytest.approx(1.0, abs=0.05)
+
+
+def test_euler_asks_for_velocities_at_the_start_of_each_step():
+    asked = []
+    euler(lambda x, t: asked.append(t) or x, start(2), times(4, 1.0))
+    assert [t.tolist() for t in asked] == [[1.0] * 2, [0.75] * 2, [0.5] * 2, [0.25] * 2]
+
+
+def test_sampling_keeps_no_gradient():
+    weight = torch.ones((), requires_grad=True)
+    assert not euler(lambda x, t: weight * x, start(), times(2, 1.0)).requires_grad
+
+
+@dataclass
+class Straight:
+    """A policy that flows from any noise by minus its condition, and keeps the sizes of its batches."""
+
+    sizes: list[int]
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        self.sizes.append(len(x))
+        return cond.tensors[0]
+
+
+def test_sampling_in_chunks_gives_every_image_its_own_condition():
+    noise, target, policy = start(5), start(5).flip(0), Straight([])
+    found = sample(policy, noise, Cond((noise - target,)), Sampler(steps=1, shift=3.0, batch=2))
+    torch.testing.assert_close(found, target)
+    assert policy.sizes == [2, 2, 1]
+
+
+# -- noise
+
+
+def test_noise_is_a_function_of_its_key_alone():
+    together = noise_for(KEYS, SHAPE)
+    assert torch.equal(noise_for(KEYS[::-1], SHAPE), together.flip(0))
+    for key, row in zip(KEYS, together, strict=True):
+        assert torch.equal(noise_for([key], SHAPE)[0], row)
+
+
+def test_noise_neither_reads_nor_moves_the_global_generator():
+    torch.manual_seed(1)
+    first, state = noise_for(KEYS, SHAPE), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert torch.equal(noise_for(KEYS, SHAPE), first)
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("other", [("pool", 1, "x"), ("pool", 0, "y"), ("pool", "0", "x"), ("pool", 0, "x", 0)])
+def test_every_part_of_a_key_matters(other):
+    assert not torch.equal(noise_for([("pool", 0, "x")], SHAPE), noise_for([other], SHAPE))
+
+
+def test_noise_is_standard_normal():
+    noise = noise_for(KEYS, (10_000,))
+    assert noise.mean().abs() < 0.02
+    assert (noise.std() - 1).abs() < 0.02
+    assert noise.corrcoef().fill_diagonal_(0).abs().max() < 0.05

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from gdro_bench.stats import bootstrap_mean, paired_gain
+
+
+def test_interval_covers_the_true_mean_about_nineteen_times_in_twenty():
+    rng = np.random.default_rng(0)
+    estimates = [bootstrap_mean(rng.normal(2.0, 1.0, 60), seed) for seed in range(200)]
+    covered = np.mean([estimate.low <= 2.0 <= estimate.high for estimate in estimates])
+    assert 0.90 <= covered <= 0.98
+
+
+def test_interval_has_the_width_of_the_normal_one():
+    values = np.random.default_rng(1).normal(0.0, 1.0, 2000)
+    estimate = bootstrap_mean(values)
+    assert estimate.mean == pytest.approx(values.mean())
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(2000), rel=0.1)
+
+
+def test_estimate_is_the_seeds_and_equivariant():
+    values = np.random.default_rng(2).random(50)
+    first, turned = bootstrap_mean(values, 3), bootstrap_mean(1 + 2 * values, 3)
+    assert bootstrap_mean(values, 3) == first != bootstrap_mean(values, 4)
+    assert (turned.mean, turned.low, turned.high) == pytest.approx([1 + 2 * x for x in (first.mean, first.low, first.high)])
+
+
+def test_unscored_values_are_left_out():
+    values = np.random.default_rng(4).random(30)
+    assert bootstrap_mean(np.insert(values, [0, 7, 30], np.nan)) == bootstrap_mean(values)
+
+
+@pytest.mark.parametrize("values", [np.array([]), np.array([np.nan, np.nan])])
+def test_nothing_scored_gives_nan(values):
+    estimate = bootstrap_mean(values)
+    assert np.isnan([estimate.mean, estimate.low, estimate.high]).all()
+
+
+def test_pairing_removes_what_both_share():
+    before = np.random.default_rng(5).normal(0.0, 10.0, 40)
+    gain = paired_gain(before, before + 0.25)
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_gain_uses_prompts_scored_both_times():
+    gain = paired_gain(np.array([np.nan, 0.0, 0.5]), np.array([1.0, np.nan, 0.75]))
+    assert gain.mean == 0.25
+
+
+def test_gain_of_other_prompts_is_refused():
+    with pytest.raises(ValueError, match=r"\(3,\) and \(2,\)"):
+        paired_gain(np.zeros(3), np.zeros(2))
