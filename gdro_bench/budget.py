@@ -40,8 +40,7 @@ class Spent:
 class Ledger:
     """`collection` (pool or rollouts) is kept apart from `optimisation`; `limit` is in velocity evaluations.
 
-    An evaluation through `Policy.velocity` without gradient is collection; one with gradient, or of the reference,
-    is optimisation. A method cannot choose.
+    Evaluations under `torch.no_grad` are collection; the others, the reference's among them, are optimisation.
     """
 
     limit: int
@@ -83,7 +82,8 @@ class MeteredPolicy:
         return self.policy.velocity(x, t, cond)
 
     def reference_velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        self.ledger.optimisation.evaluations += len(x)
+        spent = self.ledger.optimisation if torch.is_grad_enabled() else self.ledger.collection
+        spent.evaluations += len(x)
         return self.policy.reference_velocity(x, t, cond)
 
     def decode(self, x: Tensor) -> Images:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from gdro_bench import content
-from gdro_bench.policy import Cond, Policy
+from gdro_bench.policy import Cond
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (x [B, ...], t [B]) -> v [B, ...]
+ConditionalVelocity = Callable[[Tensor, Tensor, Cond], Tensor]  # a policy's `velocity` or `reference_velocity`
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +38,15 @@ def euler(velocity: Velocity, x: Tensor, schedule: Tensor) -> Tensor:
     return x
 
 
-def sample(policy: Policy, noise: Tensor, cond: Cond, sampler: Sampler) -> Tensor:
+def sample(velocity: ConditionalVelocity, noise: Tensor, cond: Cond, sampler: Sampler) -> Tensor:
     """Latents [B, *latent_shape] from noise, in chunks of at most `sampler.batch` images."""
     schedule = times(sampler.steps, sampler.shift)
+    noise = noise.to(cond.tensors[0].device)
     chunks = []
     for start in range(0, len(noise), sampler.batch):
         rows = slice(start, start + sampler.batch)
         part = cond[rows]
-        chunks.append(euler(lambda x, t, part=part: policy.velocity(x, t, part), noise[rows], schedule))  # type: ignore[misc]
+        chunks.append(euler(lambda x, t, part=part: velocity(x, t, part), noise[rows], schedule))  # type: ignore[misc]
     return torch.cat(chunks)
 
 

@@ -75,7 +75,7 @@ def test_an_unknown_key_near_nothing_lists_what_is_known():
 def test_a_missing_key_is_named_with_its_type():
     short = table()
     del short["inner"]["shift"]
-    with pytest.raises(BenchError, match=r"outer.toml: inner lacks the setting 'shift'.*float"):
+    with pytest.raises(BenchError, match=r"outer\.toml: inner lacks the setting 'shift'.*float"):
         content.build(Outer, short, "outer.toml")
 
 
@@ -168,7 +168,7 @@ def test_override_refuses_what_does_not_exist(setting, said):
 def test_digest_is_a_function_of_content():
     assert content.digest(built()) == content.digest(dataclasses.asdict(built()))
     assert content.digest({"a": 1, "b": 2}) == content.digest({"b": 2, "a": 1})
-    assert content.digest("a", 1) == "c7a3b29ab1d4a8c1"
+    assert content.digest("a", 1) == "2657442bb4a48d62"
 
 
 @pytest.mark.parametrize(
@@ -193,5 +193,5 @@ def test_a_name_is_never_a_path(kind, name):
 def test_a_damaged_file_is_named(tmp_path):
     path = tmp_path / "profile.toml"
     path.write_text("steps = \n")
-    with pytest.raises(BenchError, match="profile.toml cannot be read"):
+    with pytest.raises(BenchError, match=r"profile\.toml cannot be read"):
         content.read(path)

@@ -93,7 +93,7 @@ def test_a_ready_pool_is_charged_as_if_made(finished: Path, tmp_path: Path) -> N
 
 
 def test_no_evaluation_goes_uncharged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    counted = {"with": 0, "without": 0}
+    counted = {"with": 0, "without": 0}  # `reference_velocity` turns gradients off before it comes here
     original = network.velocity
 
     def counting(transformer: torch.nn.Module, x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:

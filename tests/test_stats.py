@@ -22,7 +22,9 @@ def test_estimate_is_the_seeds_and_equivariant():
     values = np.random.default_rng(2).random(50)
     first, turned = bootstrap_mean(values, 3), bootstrap_mean(1 + 2 * values, 3)
     assert bootstrap_mean(values, 3) == first != bootstrap_mean(values, 4)
-    assert (turned.mean, turned.low, turned.high) == pytest.approx([1 + 2 * x for x in (first.mean, first.low, first.high)])
+    assert (turned.mean, turned.low, turned.high) == pytest.approx(
+        [1 + 2 * x for x in (first.mean, first.low, first.high)]
+    )
 
 
 def test_unscored_values_are_left_out():

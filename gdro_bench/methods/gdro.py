@@ -175,12 +175,12 @@ class GDRO:
 
     @torch.no_grad()
     def _sample(self, prompts: list[task.Prompt]) -> Sampled:
-        """Groups from the reference model: adapters are still the identity while the pool is made."""
+        """Groups from the reference model, whatever the adapters are."""
         c, bench = self.config, self.bench
         keys = [("pool", c.pool_seed, p.text, i) for p in prompts for i in range(c.pool_images)]
         noise = sampling.noise_for(keys, bench.policy.latent_shape)
         cond = bench.policy.encode(prompts).repeat_each(c.pool_images)
-        latents = sampling.sample(bench.policy, noise, cond, bench.sampler)
+        latents = sampling.sample(bench.policy.reference_velocity, noise, cond, bench.sampler)
         each = [p for p in prompts for _ in range(c.pool_images)]
         scores = iter(bench.scorer(bench.policy.decode(latents), each))
         grouped = [[next(scores) for _ in range(c.pool_images)] for _ in prompts]

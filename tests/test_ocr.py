@@ -1,0 +1,223 @@
+"""The OCR reward's definition, and readers as they are: the engine reads, fails and dies for real where it can."""
+
+import math
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gdro_bench import task
+from gdro_bench.errors import BenchError
+from gdro_bench.models.pocket import making, world
+from gdro_bench.rewards import readers
+from gdro_bench.rewards.ocr import OcrReward, ocr_reward
+from gdro_bench.rewards.readers import RapidReader, ReaderConfig, Reading, area
+from gdro_bench.task import Prompt
+
+SQUARE = ((0.0, 0.0), (8.0, 0.0), (8.0, 4.0), (0.0, 4.0))  # 32 square px
+
+
+@dataclass
+class Said:
+    """A reader that says what it is told to."""
+
+    readings: Sequence[Reading]
+    name: str = "told"
+
+    def __call__(self, images):
+        return list(self.readings)
+
+
+def score(*readings: Reading, target: str = "FOLD"):
+    images = np.zeros((len(readings), 64, 64, 3), np.uint8)
+    return OcrReward(Said(readings))(images, [Prompt(f'a sign "{target}"', target)] * len(readings))
+
+
+def signs(count: int, seed: int = 0):
+    """Rendered signs with held-out words, and what a prompt says of them."""
+    rng = np.random.default_rng(seed)
+    words = rng.permutation(making.words("held-out"))[:count]
+    facts = [world.sign_facts(rng, str(word)) for word in words]
+    images = np.stack([world.render(f, rng).pixels for f in facts])
+    return images, [Prompt(world.phrase(f, rng), f.sign.word) for f in facts]
+
+
+# -- the definition
+
+
+@pytest.mark.parametrize(
+    ("read", "target", "expected"),
+    [
+        ("FOLD", "FOLD", 1.0),
+        ("xxFOLDxx", "FOLD", 1.0),  # part of what was read is enough
+        ("f o l d", "FOLD", 1.0),
+        ("newyork", "New York", 1.0),
+        ("FOLE", "FOLD", 0.75),
+        ("FLD", "FOLD", 0.75),
+        ("FO", "FOLD", 0.5),
+        ("", "FOLD", 0.0),
+        ("COMPLETELYELSE", "FOLD", 0.0),  # a distance above the length counts as the length
+        ("FOLx", "F OLD", 0.75),  # the length is the target's without spaces
+    ],
+)
+def test_reward_is_flow_grpos(read, target, expected):
+    assert ocr_reward(read, target) == expected
+
+
+def test_a_target_of_spaces_is_refused():
+    with pytest.raises(ValueError, match="other than a space"):
+        ocr_reward("x", "  ")
+
+
+def test_lines_are_read_as_one_text():
+    found = score(Reading(("FO", "LD"), (SQUARE, SQUARE)))[0]
+    assert (found.value, found.parts["exact"], found.note) == (1.0, 1.0, "FO LD")
+
+
+def test_exact_and_extra_tell_a_part_from_the_whole():
+    parts = score(Reading(("A FOLD",)))[0].parts
+    assert (parts["exact"], parts["extra_characters"]) == (0.0, 1.0)
+
+
+def test_an_image_without_text_scores_zero_and_an_unread_one_nothing():
+    empty, unread = score(Reading(), Reading(failure="it died"))
+    assert empty.scored
+    assert empty.value == 0.0
+    assert not unread.scored
+    assert all(math.isnan(part) for part in unread.parts.values())
+    assert unread.parts.keys() == empty.parts.keys()
+    assert "it died" in unread.note
+
+
+def test_area_is_the_polygons_whichever_way_round():
+    diamond = ((2.0, 0.0), (4.0, 3.0), (2.0, 6.0), (0.0, 3.0))
+    assert area(SQUARE) == area(SQUARE[::-1]) == area(SQUARE[1:] + SQUARE[:1]) == 32.0
+    assert area(diamond) == 12.0
+
+
+def test_text_area_is_a_share_of_the_image():
+    assert score(Reading(("FO", "LD"), (SQUARE, SQUARE)))[0].parts["text_area"] == 2 * 32 / 64**2
+    huge = tuple((100 * x, 100 * y) for x, y in SQUARE)
+    assert score(Reading(("FOLD",), (huge,)))[0].parts["text_area"] == 1.0
+
+
+# -- prompts
+
+
+@pytest.mark.parametrize(
+    ("line", "target"),
+    [
+        ('a sign "FOLD"', "FOLD"),
+        ('"ONE" and "TWO"', "ONE"),
+        ('says "New York", twice', "New York"),
+        ("no quotes", None),
+        ('an open "quote', None),
+        ('an empty "" one', None),
+        ('a blank "  " one', None),
+    ],
+)
+def test_target_is_the_first_quoted_span(line, target):
+    assert task.quoted(line) == target
+
+
+def test_prompts_are_read_one_a_line(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text('a "ONE"\n\n  a "TWO" é  \n', encoding="utf-8")
+    assert task.read_prompts(path) == [Prompt('a "ONE"', "ONE"), Prompt('a "TWO" é', "TWO")]
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (b'a "ONE"\n\na sign\n', "line 3, has no text in straight double quotes: 'a sign'"),
+        (b"a sign that says \xe2\x80\x9cONE\xe2\x80\x9d\n", "line 1"),
+        (b"\n \n", "is empty"),
+        (b'a "\xff"', "cannot be read"),
+    ],
+)
+def test_a_bad_prompt_file_is_refused_by_line(tmp_path, written, said):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(written)
+    with pytest.raises(BenchError) as caught:
+        task.read_prompts(path)
+    assert str(path) in caught.value.problem
+    assert said in caught.value.problem
+
+
+def test_a_missing_prompt_file_is_refused(tmp_path):
+    with pytest.raises(BenchError, match="cannot be read"):
+        task.read_prompts(tmp_path / "none.txt")
+
+
+# -- the reader
+
+
+@pytest.fixture(scope="module")
+def rapid() -> RapidReader:
+    return RapidReader(ReaderConfig(limit_side=128, workers=0))
+
+
+def test_the_reader_reads_the_worlds_signs(rapid):
+    images, prompts = signs(12)
+    scores = OcrReward(rapid)(images, prompts)
+    assert all(score.scored for score in scores)
+    assert np.mean([score.value for score in scores]) > 0.9
+    assert all(0 < score.parts["text_area"] < 0.5 for score in scores if score.value)
+
+
+def test_another_word_than_the_signs_is_not_rewarded(rapid):
+    images, prompts = signs(4)
+    wrong = [Prompt(p.text, "QQQQQ") for p in prompts]
+    assert max(score.value for score in OcrReward(rapid)(images, wrong)) <= 0.2
+
+
+def test_a_bare_wall_holds_no_text(rapid):
+    wall = world.render(world.Facts("green", "plain", None, ()), np.random.default_rng(0)).pixels
+    assert rapid(wall[None]) == [Reading()]
+
+
+def test_the_engine_is_given_bgr(monkeypatch, rapid):
+    given = []
+    monkeypatch.setattr(readers, "_engine", lambda image: given.append(image) or SimpleNamespace(txts=None))
+    red = np.zeros((1, 8, 8, 3), np.uint8)
+    red[..., 0] = 255
+    rapid(red)
+    assert given[0].flags.c_contiguous
+    assert (given[0] == (0, 0, 255)).all()
+
+
+def test_an_engine_that_raises_fails_its_image_alone(monkeypatch, rapid):
+    images, prompts = signs(3)
+    engine, calls = readers._engine, iter(range(3))
+
+    def second_fails(image):
+        if next(calls) == 1:
+            raise RuntimeError("out of memory")
+        return engine(image)
+
+    monkeypatch.setattr(readers, "_engine", second_fails)
+    scores = OcrReward(rapid)(images, prompts)
+    assert [score.scored for score in scores] == [True, False, True]
+    assert scores[1].note == "not read: RuntimeError: out of memory"
+
+
+@pytest.fixture
+def worker():
+    reader = RapidReader(ReaderConfig(limit_side=128, workers=1))
+    yield reader
+    if reader._workers is not None:
+        reader._workers.shutdown()
+
+
+def test_a_reader_that_dies_costs_its_images_and_is_replaced(worker, rapid):
+    images, _ = signs(3)
+    expected = rapid(images)
+    assert worker(images) == expected
+    (process,) = worker._workers._processes
+    os.kill(process, signal.SIGKILL)
+    assert [reading.failure for reading in worker(images)] == ["a reader process died"] * 3
+    assert worker(images) == expected

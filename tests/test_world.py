@@ -1,0 +1,263 @@
+"""The pocket world, its prompts and their tokens, and that a killed pretraining goes on to the same weights."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.random import default_rng
+
+from gdro_bench import content, task
+from gdro_bench.models.pocket import making, network, text, world
+from gdro_bench.models.pocket.pretrain import Pretrainer, Pretraining, Progress, Stage, draw_batch, rate
+
+TOKENIZER = text.Tokenizer.of_the_world()
+TOKENS = len(TOKENIZER.words) + len(TOKENIZER.letters)
+OCR = content.find("task", "ocr")
+
+
+def sign_prompts(count: int, seed: int = 0) -> list[tuple[world.Facts, str]]:
+    rng = default_rng(seed)
+    scenes = [world.sign_facts(rng, world.random_letters(rng)) for _ in range(count)]
+    return [(facts, world.phrase(facts, rng)) for facts in scenes]
+
+
+def token_words(prompt: str) -> list[str]:
+    slots = TOKENIZER.slots(prompt)
+    return [TOKENIZER.words[slots[slot]] for slot in sorted(slots) if slot >= text.LETTER_SLOTS]
+
+
+def token_letters(prompt: str) -> dict[int, str]:
+    slots, known = TOKENIZER.slots(prompt), len(TOKENIZER.words)
+    return {slot: TOKENIZER.letters[slots[slot] - known] for slot in sorted(slots) if slot < text.LETTER_SLOTS}
+
+
+# -- pictures
+
+
+def test_a_picture_is_a_function_of_facts_and_seed():
+    for facts, _ in sign_prompts(10):
+        first, again, other = (world.render(facts, default_rng(seed)) for seed in (3, 3, 4))
+        assert np.array_equal(first.pixels, again.pixels)
+        assert first.panel == again.panel
+        assert not np.array_equal(first.pixels, other.pixels)
+
+
+def test_the_word_changes_the_picture_inside_the_panel_alone():
+    for facts, _ in sign_prompts(20):
+        before, after = (world.render(world.with_word(facts, word), default_rng(0)) for word in ("HOW", "HOE"))
+        x0, y0, x1, y1 = np.array([before.panel, after.panel]).T
+        changed = (before.pixels != after.pixels).any(axis=2)
+        assert changed.any()
+        changed[max(y0.min(), 0) : y1.max() + 1, max(x0.min(), 0) : x1.max() + 1] = False
+        assert not changed.any()
+
+
+@pytest.mark.parametrize(("place", "half"), [("top", slice(0, 32)), ("bottom", slice(32, 64))])
+def test_a_sign_hangs_where_the_prompt_says_in_its_colour(place, half):
+    facts = world.Facts("blue", "plain", world.SignFacts("CAFE", "red", place, "small"), ())
+    pixels = world.render(facts, default_rng(0)).pixels.astype(int)
+    red = (pixels[..., 0] > 150) & (pixels[..., 2] < 100)
+    assert red[half].sum() > 100
+    assert red.sum() == red[half].sum()
+
+
+@pytest.mark.parametrize(
+    ("relation", "axis", "sign"), [("left of", 1, -1), ("right of", 1, 1), ("above", 0, -1), ("below", 0, 1)]
+)
+def test_the_subject_stands_in_its_relation_to_the_reference(relation, axis, sign):
+    things = (world.ThingFacts("clock"), world.ThingFacts("apple", relation=relation))
+    for seed in range(20):
+        spots = world._spots(default_rng(seed), things, None)
+        reference, subject = (np.array([y, x]) + side / 2 for x, y, side in spots)
+        assert sign * (subject - reference)[axis] > abs((subject - reference)[1 - axis])
+
+
+@pytest.mark.parametrize("name", sorted(world.THINGS))
+def test_every_thing_can_be_seen(name):
+    facts = world.Facts("blue", "plain", None, (world.ThingFacts(name, "yellow"),))
+    bare = world.render(replace(facts, things=()), default_rng(0)).pixels
+    assert (world.render(facts, default_rng(0)).pixels != bare).any(axis=2).sum() > 60
+
+
+# -- prompts
+
+
+@pytest.mark.parametrize(
+    ("things", "expected"),
+    [
+        ([world.ThingFacts("umbrella")], "a photo of an umbrella"),
+        ([world.ThingFacts("cup"), world.ThingFacts("apple")], "a photo of a cup and an apple"),
+        ([world.ThingFacts("stop sign", count=3)], "a photo of three stop signs"),
+        ([world.ThingFacts("bus", count=2)], "a photo of two buses"),
+        ([world.ThingFacts("scissors", count=4)], "a photo of four scissorses"),
+        ([world.ThingFacts("kite", "orange")], "a photo of an orange kite"),
+        ([world.ThingFacts("cat"), world.ThingFacts("cow", relation="left of")], "a photo of a cow left of a cat"),
+        (
+            [world.ThingFacts("book", "red"), world.ThingFacts("clock", "blue")],
+            "a photo of a red book and a blue clock",
+        ),
+    ],
+)
+def test_prompts_for_things_are_in_genevals_grammar(things, expected):
+    assert world.phrase(world.Facts(None, None, None, tuple(things)), default_rng(0)) == expected
+
+
+def test_a_sign_prompt_quotes_its_word_once_and_says_all_its_facts():
+    for facts, prompt in sign_prompts(300):
+        assert re.findall(r'"([^"]*)"', prompt) == [facts.sign.word] == [task.quoted(prompt)]
+        said = [facts.wall, facts.sign.colour, facts.sign.place, facts.sign.type_size]
+        said += [facts.texture] if facts.texture != "plain" else []
+        said += [word for thing in facts.things for word in (thing.colour, thing.name)]
+        assert all(word in prompt for word in said)
+        assert not re.search(r"\ba [aeiou]|\ban [^aeiou]|  ", prompt)
+
+
+def test_words_of_the_splits_differ_and_fit_a_sign():
+    train, held_out = making.words("train"), making.words("held-out")
+    assert not set(train) & set(held_out)
+    for words in (train, held_out):
+        assert len(set(words)) == len(words) > 0
+        assert all(re.fullmatch(f"[A-Z]{{{world.MIN_LETTERS},{world.MAX_LETTERS}}}", word) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("split", "count", "name"), [("train", 2000, "pocket_train.txt"), ("held-out", 200, "pocket_held_out.txt")]
+)
+def test_shipped_prompts_are_those_that_the_command_makes(split, count, name):
+    shipped = (OCR / name).read_text(encoding="utf-8").splitlines()
+    assert shipped == making.ocr_prompts(split, 0, count)
+    assert {task.quoted(line) for line in shipped} <= set(making.words(split))
+    assert len(set(shipped)) == count
+
+
+# -- tokens
+
+
+def test_every_word_of_a_sign_prompt_but_articles_is_a_token():
+    for facts, prompt in sign_prompts(300):
+        said = prompt.replace(f'"{facts.sign.word}"', "").replace(",", "").split()
+        assert token_words(prompt) == [word for word in said if word not in text.ARTICLES]
+        assert "".join(token_letters(prompt).values()) == facts.sign.word
+
+
+def test_every_word_of_a_thing_prompt_but_articles_is_a_token():
+    rng = default_rng(0)
+    for _ in range(300):
+        prompt = world.phrase(world.thing_facts(rng), rng)
+        assert token_words(prompt) == [word for word in prompt.split() if word not in text.ARTICLES]
+        assert token_letters(prompt) == {}
+
+
+@pytest.mark.parametrize(("word", "slots"), [("CAT", [2, 4, 6]), ("FOLD", [1, 3, 5, 7]), ("SMALL", [0, 2, 4, 6, 8])])
+def test_letters_stand_centred_on_the_middle_of_the_picture(word, slots):
+    letters = token_letters(f'a sign that reads "{word}"')
+    assert list(letters) == slots
+    assert "".join(letters.values()) == word
+    columns = text.text_positions()[slots, 2]
+    assert columns.mean() == text.MIDDLE
+    assert columns.diff().eq(text.COLUMNS_PER_LETTER).all()
+
+
+def test_a_token_says_which_it_is_and_where():
+    prompt = 'a red sign that reads "CAT"'
+    encoded, slots = TOKENIZER([prompt, ""]), TOKENIZER.slots(prompt)
+    assert encoded.shape == (2, text.SLOTS, TOKENIZER.features)
+    assert encoded[1].eq(0).all()
+    assert torch.nonzero(encoded[0].sum(1)).flatten().tolist() == sorted(slots)
+    for slot, token in slots.items():
+        assert torch.nonzero(encoded[0, slot]).flatten().tolist() == [token, TOKENS + slot]
+
+
+@pytest.mark.parametrize("prompt", ["", "xyzzy", 'a "lower case" é', '"ABCDEFGHIJ"', '"', "red " * 50])
+def test_any_text_is_tokenised_as_far_as_it_is_known(prompt):
+    slots = TOKENIZER.slots(prompt)
+    assert all(0 <= slot < text.SLOTS for slot in slots)
+    assert all(0 <= token < TOKENS for token in slots.values())
+
+
+def test_a_tokenizer_is_saved_and_loaded_whole(tmp_path):
+    TOKENIZER.save(tmp_path / "tokenizer.json")
+    assert text.Tokenizer.load(tmp_path / "tokenizer.json") == TOKENIZER
+
+
+# -- latents and pretraining
+
+
+def test_pack_and_unpack_are_inverse():
+    latents = torch.arange(2 * 4 * 16 * 16).view(2, 4, 16, 16).float()
+    tokens = network.pack(latents)
+    assert tokens.shape == (2, *network.LATENT_SHAPE)
+    assert torch.equal(network.unpack(tokens), latents)
+    assert torch.equal(network.pack(network.unpack(tokens)), tokens)
+
+
+def test_a_token_holds_the_two_by_two_latents_of_its_position():
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    tokens = network.pack(latents)
+    for token, (_, row, column) in zip(tokens[0], network.image_positions().int().tolist(), strict=True):
+        block = latents[0, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        assert torch.equal(token.sort().values, block.flatten().sort().values)
+
+
+def tiny() -> Pretraining:
+    whole = content.load(content.find("profile", "pocket") / "pretrain.toml", Pretraining)
+    autoencoder, transformer = (
+        replace(stage, images=images, batch=8, warmup_images=16)
+        for stage, images in ((whole.autoencoder, 56), (whole.transformer, 56))
+    )
+    narrow = replace(whole, encoder_width=8, decoder_width=8, checkpoint_batches=2)
+    return replace(narrow, autoencoder=autoencoder, transformer=transformer)
+
+
+def test_a_batch_is_a_function_of_its_seed_with_panels_on_its_signs():
+    words = making.words("train")
+    first, again, other = (draw_batch(tiny(), words, (0, 1, n), 16) for n in (5, 5, 6))
+    assert torch.equal(first.pixels, again.pixels)
+    assert first.prompts == again.prompts != other.prompts
+    assert first.pixels.aminmax().min >= -1
+    assert first.pixels.aminmax().max <= 1
+    assert [bool(panel.any()) for panel in first.panel] == ['"' in prompt for prompt in first.prompts]
+
+
+def test_rate_warms_up_stays_and_decays_to_zero():
+    stage = Stage(images=1000, batch=10, learning_rate=2.0, warmup_images=100, decay_share=0.25, ema=0.9)
+    assert [rate(stage, n) for n in (50, 100, 500, 750, 875, 1000)] == pytest.approx([1.0, 2.0, 2.0, 2.0, 1.0, 0.0])
+
+
+class Killed(Exception):
+    pass
+
+
+def train(folder, killed_at: tuple[str, int] | None = None) -> Pretrainer:
+    """Trains to the end, or dies after a batch whose work no checkpoint holds yet."""
+    trainer = Pretrainer(tiny(), making.words("train"), 0, "cpu", folder)
+
+    def report(seen: Progress) -> None:
+        if (seen.stage, seen.images) == killed_at:
+            raise Killed
+
+    trainer.run(report)
+    return trainer
+
+
+def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path):
+    whole = train(tmp_path / "whole")
+    for killed_at in (("autoencoder", 8), ("autoencoder", 24), ("transformer", 40)):
+        with pytest.raises(Killed):
+            train(tmp_path / "killed", killed_at)
+        torch.rand(3)  # whatever else happens in the process must not matter
+    resumed = train(tmp_path / "killed")
+    for one, other in ((whole.autoencoder, resumed.autoencoder), (whole.transformer, resumed.transformer)):
+        expected = one.state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in other.state_dict().items())
+    logs = [(tmp_path / name / "losses.jsonl").read_text() for name in ("whole", "killed")]
+    assert logs[0] == logs[1]
+
+
+def test_pretraining_changes_every_weight_that_it_should(tmp_path):
+    torch.manual_seed(0)
+    fresh = network.Autoencoder(8, 8).state_dict()
+    trained = train(tmp_path).autoencoder.state_dict()
+    assert [name for name in fresh if torch.equal(fresh[name], trained[name])] == []
