@@ -111,12 +111,13 @@ class Pool:
                 raise ValueError("its checksum differs")
             latents = load_file(str(stem.with_suffix(".safetensors")))["latents"]
             table = pd.read_parquet(stem.with_suffix(".parquet"))
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            cost = Spent(**entry["cost"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise BenchError(
                 f"Shard {index} of the pool is damaged ({error}).",
                 f"Delete {stem}.json and run the same command again: only this shard is made anew.",
             ) from error
-        return Shard(latents, _scores(table, len(latents)), Spent(**entry["cost"]))
+        return Shard(latents, _scores(table, len(latents)), cost)
 
     def _checksums(self, index: int) -> dict[str, str]:
         stem = self._stem(index)

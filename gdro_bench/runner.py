@@ -257,7 +257,7 @@ class Execution:
 def sample_images(policy: Policy, prompts: list[Prompt], task_name: str, sampler: sampling.Sampler) -> Images:
     """One image a prompt, from noise named by task and prompt."""
     noise = sampling.noise_for([(task_name, "held out", p.text) for p in prompts], policy.latent_shape)
-    return policy.decode(sampling.sample(policy.velocity, noise, policy.encode(prompts), sampler))
+    return policy.decode(sampling.sample(policy, noise, prompts, sampler, reference=False))
 
 
 def pick_device(name: str) -> str:

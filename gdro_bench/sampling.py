@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from gdro_bench import content
-from gdro_bench.policy import Cond
+from gdro_bench.policy import Cond, Policy
+from gdro_bench.task import Prompt
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (x [B, ...], t [B]) -> v [B, ...]
 ConditionalVelocity = Callable[[Tensor, Tensor, Cond], Tensor]  # a policy's `velocity` or `reference_velocity`
@@ -21,6 +22,7 @@ class Sampler:
 
     steps: int
     shift: float
+    guidance: float  # 1 is none
     batch: int
 
 
@@ -38,15 +40,28 @@ def euler(velocity: Velocity, x: Tensor, schedule: Tensor) -> Tensor:
     return x
 
 
-def sample(velocity: ConditionalVelocity, noise: Tensor, cond: Cond, sampler: Sampler) -> Tensor:
-    """Latents [B, *latent_shape] from noise, in chunks of at most `sampler.batch` images."""
+def guided(velocity: ConditionalVelocity, null: Cond, guidance: float) -> ConditionalVelocity:
+    """Classifier-free guidance (arXiv 2207.12598): v(null) + guidance * (v(cond) - v(null)), at twice the cost."""
+
+    def blended(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        unconditional = velocity(x, t, null.repeat_each(len(x)))
+        return unconditional + guidance * (velocity(x, t, cond) - unconditional)
+
+    return blended
+
+
+def sample(policy: Policy, noise: Tensor, prompts: Sequence[Prompt], sampler: Sampler, reference: bool) -> Tensor:
+    """Latents [B, *latent_shape] from noise [B, *latent_shape], of the policy or of the reference model."""
+    velocity: ConditionalVelocity = policy.reference_velocity if reference else policy.velocity
+    if sampler.guidance != 1:
+        velocity = guided(velocity, policy.encode([Prompt("", "")]), sampler.guidance)
     schedule = times(sampler.steps, sampler.shift)
-    noise = noise.to(cond.tensors[0].device)
     chunks = []
     for start in range(0, len(noise), sampler.batch):
         rows = slice(start, start + sampler.batch)
-        part = cond[rows]
-        chunks.append(euler(lambda x, t, part=part: velocity(x, t, part), noise[rows], schedule))  # type: ignore[misc]
+        cond = policy.encode(prompts[rows])
+        x = noise[rows].to(cond.tensors[0].device)
+        chunks.append(euler(lambda x, t, cond=cond: velocity(x, t, cond), x, schedule))  # type: ignore[misc]
     return torch.cat(chunks)
 
 

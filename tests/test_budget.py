@@ -61,20 +61,23 @@ def test_velocity_with_gradient_is_optimisation_at_three_an_image(metered, passe
     assert GRADIENT_COST == 3
 
 
-@pytest.mark.parametrize("gradient", [True, False])
-def test_the_reference_is_optimisation_at_one_an_image(metered, passed, gradient):
-    with torch.set_grad_enabled(gradient):
-        velocity = metered.reference_velocity(*inputs(metered))
-    assert passed == [2]
-    assert not velocity.requires_grad
+def test_the_reference_costs_one_an_image_in_training_and_in_collecting(metered, passed):
+    assert not metered.reference_velocity(*inputs(metered)).requires_grad
     assert (metered.ledger.collection, metered.ledger.optimisation) == (Spent(), Spent(evaluations=2))
+    with torch.no_grad():
+        metered.reference_velocity(*inputs(metered))
+    assert passed == [2, 2]
+    assert (metered.ledger.collection, metered.ledger.optimisation) == (Spent(evaluations=2), Spent(evaluations=2))
 
 
-def test_sampling_is_charged_for_every_step_of_every_image(metered, passed):
-    x, _, cond = inputs(metered)
-    sampling.sample(metered, x, cond, sampling.Sampler(steps=4, shift=2.0, batch=1))
-    assert passed == [1] * 8
-    assert metered.ledger.collection == Spent(evaluations=8)
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize(("guidance", "passes"), [(1.0, 1), (2.0, 2)])
+def test_sampling_is_charged_for_every_step_of_every_image(metered, passed, reference, guidance, passes):
+    sampler = sampling.Sampler(steps=4, shift=2.0, guidance=guidance, batch=1)
+    with torch.no_grad():
+        sampling.sample(metered, inputs(metered)[0], PROMPTS, sampler, reference)
+    assert passed == [1] * 8 * passes
+    assert metered.ledger.collection == Spent(evaluations=8 * passes)
 
 
 def test_decoding_and_scoring_are_counted(metered):

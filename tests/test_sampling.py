@@ -1,6 +1,7 @@
 """Euler's method on fields whose solution is known, the schedule, and noise that is a function of its key."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from gdro_bench.policy import Cond
 from gdro_bench.sampling import Sampler, euler, noise_for, sample, times
+from gdro_bench.task import Prompt
 
 SHAPE = (4, 3)
 KEYS = [("ocr", "held out", f"prompt {i}", i) for i in range(5)]
@@ -78,11 +80,18 @@ def test_sampling_keeps_no_gradient():
     assert not euler(lambda x, t: weight * x, start(), times(2, 1.0)).requires_grad
 
 
+NUMBERED = [Prompt(str(i), "") for i in range(5)]
+
+
 @dataclass
 class Straight:
     """A policy that flows from any noise by minus its condition, and keeps the sizes of its batches."""
 
+    conditions: dict[str, Tensor]
     sizes: list[int]
+
+    def encode(self, prompts: Sequence[Prompt]) -> Cond:
+        return Cond((torch.stack([self.conditions[p.text] for p in prompts]),))
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         self.sizes.append(len(x))
@@ -90,10 +99,18 @@ class Straight:
 
 
 def test_sampling_in_chunks_gives_every_image_its_own_condition():
-    noise, target, policy = start(5), start(5).flip(0), Straight([])
-    found = sample(policy, noise, Cond((noise - target,)), Sampler(steps=1, shift=3.0, batch=2))
+    noise, target = start(5), start(5).flip(0)
+    policy = Straight({str(i): row for i, row in enumerate(noise - target)}, [])
+    found = sample(policy, noise, NUMBERED, Sampler(steps=1, shift=3.0, guidance=1.0, batch=2), reference=False)
     torch.testing.assert_close(found, target)
     assert policy.sizes == [2, 2, 1]
+
+
+def test_guidance_moves_away_from_the_empty_prompt():
+    noise, null = start(5), torch.full(SHAPE, 0.25, dtype=torch.float64)
+    policy = Straight({str(i): row for i, row in enumerate(noise)} | {"": null}, [])
+    found = sample(policy, noise, NUMBERED, Sampler(steps=1, shift=3.0, guidance=2.0, batch=5), reference=False)
+    torch.testing.assert_close(found, noise - (null + 2 * (noise - null)))
 
 
 # -- noise

@@ -119,7 +119,7 @@ def draw_members(r: Tensor, k: int, spread: bool, generator: torch.Generator) ->
     order = scored[torch.randperm(len(scored), generator=generator)]
     if not spread:
         return order[:k]
-    best, worst = order[r[order].argmax()], order[r[order].argmin()]
+    best, worst = order[r[order].argmax()], order[len(order) - 1 - r[order].flip(0).argmin()]  # two, even in a tie
     others = order[(order != best) & (order != worst)][: k - 2]
     return torch.cat((best[None], others, worst[None]))
 
@@ -179,9 +179,8 @@ class GDRO:
         c, bench = self.config, self.bench
         keys = [("pool", c.pool_seed, p.text, i) for p in prompts for i in range(c.pool_images)]
         noise = sampling.noise_for(keys, bench.policy.latent_shape)
-        cond = bench.policy.encode(prompts).repeat_each(c.pool_images)
-        latents = sampling.sample(bench.policy.reference_velocity, noise, cond, bench.sampler)
         each = [p for p in prompts for _ in range(c.pool_images)]
+        latents = sampling.sample(bench.policy, noise, each, bench.sampler, reference=True)
         scores = iter(bench.scorer(bench.policy.decode(latents), each))
         grouped = [[next(scores) for _ in range(c.pool_images)] for _ in prompts]
         return latents.cpu().view(len(prompts), c.pool_images, *latents.shape[1:]), grouped

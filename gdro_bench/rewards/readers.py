@@ -45,11 +45,14 @@ class ReaderConfig:
 
 
 _engine: Any = None
+_engine_limit = 0
 
 
 def _start_engine(limit_side: int) -> None:
     """Loads RapidOCR once a process, with one thread and without the orientation classifier."""
-    global _engine
+    global _engine, _engine_limit
+    if _engine is not None and _engine_limit == limit_side:
+        return
     import logging
 
     logging.getLogger("RapidOCR").setLevel(logging.ERROR)
@@ -62,7 +65,7 @@ def _start_engine(limit_side: int) -> None:
         "EngineConfig.onnxruntime.intra_op_num_threads": 1,
         "EngineConfig.onnxruntime.inter_op_num_threads": 1,
     }
-    _engine = RapidOCR(params=parameters)
+    _engine, _engine_limit = RapidOCR(params=parameters), limit_side
 
 
 def _read_here(images: NDArray[np.uint8]) -> list[Reading]:
@@ -87,12 +90,13 @@ class RapidReader:
         self.config = config
         self.name = f"rapidocr {version('rapidocr')} PP-OCRv6 limit {config.limit_side}"
         self._workers: ProcessPoolExecutor | None = None
-        if not config.workers:
-            _start_engine(config.limit_side)
 
     def __call__(self, images: NDArray[np.uint8]) -> list[Reading]:
         if not self.config.workers:
+            _start_engine(self.config.limit_side)
             return _read_here(images)
+        if not len(images):
+            return []
         chunks = np.array_split(images, min(len(images), 4 * self.config.workers))
         try:
             return [reading for part in self._pool().map(_read_here, chunks) for reading in part]
