@@ -1,5 +1,6 @@
 """Whole runs through the command line, on the shipped model with the real reader, made short by `--set`."""
 
+import itertools
 import json
 import os
 import signal
@@ -8,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 
 from gdro_bench import record
 from gdro_bench.cli import main
@@ -136,15 +139,15 @@ def test_a_corrupt_shard_stops_the_run_and_loses_nothing(finished: Path, tmp_pat
 
 def failing_reader(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real reader, but every so many images its engine breaks down."""
-    original, calls = readers._read_one, iter(range(10**9))
+    original, calls = readers._read_one, itertools.count()
 
-    def read(image: object) -> readers.Reading:
+    def read(image: NDArray[np.uint8]) -> readers.Reading:
         n = next(calls)
-        if int((n + 1) * share) > int(n * share):
-            monkeypatch.setattr(readers, "_engine", None, raising=True)  # the next call raises inside `_read_one`
-        reading = original(image)  # type: ignore[arg-type]
-        readers._start_engine(128) if readers._engine is None else None
-        return reading
+        if int((n + 1) * share) == int(n * share):
+            return original(image)
+        with monkeypatch.context() as broken:
+            broken.setattr(readers, "_engine", None)
+            return original(image)
 
     monkeypatch.setattr(readers, "_read_one", read)
 

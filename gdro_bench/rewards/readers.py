@@ -90,6 +90,8 @@ class RapidReader:
         self.config = config
         self.name = f"rapidocr {version('rapidocr')} PP-OCRv6 limit {config.limit_side}"
         self._workers: ProcessPoolExecutor | None = None
+        if not config.workers:
+            _start_engine(config.limit_side)
 
     def __call__(self, images: NDArray[np.uint8]) -> list[Reading]:
         if not self.config.workers:

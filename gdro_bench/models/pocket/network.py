@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LATENT_CHANNELS = 4
 LATENT_SIDE = 16
-GRID = 8  # image tokens a side, after 2x2 packing
+GRID = text.GRID  # image tokens a side, after 2x2 packing
 TOKEN_CHANNELS = LATENT_CHANNELS * 4
 LATENT_SHAPE = (GRID * GRID, TOKEN_CHANNELS)
 
@@ -93,7 +93,8 @@ def new_transformer(tokenizer: text.Tokenizer) -> FluxTransformer2DModel:
 
     return FluxTransformer2DModel(
         patch_size=1,
-        in_channels=TOKEN_CHANNELS,
+        in_channels=TOKEN_CHANNELS + len(tokenizer.letters),
+        out_channels=TOKEN_CHANNELS,
         num_layers=2,
         num_single_layers=4,
         attention_head_dim=32,
@@ -105,15 +106,17 @@ def new_transformer(tokenizer: text.Tokenizer) -> FluxTransformer2DModel:
     )
 
 
-def velocity(transformer: nn.Module, x: Tensor, t: Tensor, features: Tensor) -> Tensor:
+def velocity(transformer: nn.Module, x: Tensor, t: Tensor, features: Tensor, letters: Tensor) -> Tensor:
     """The velocity v = eps - x0 that the transformer predicts.
 
     Args:
-        x: noisy tokens [B, 64, 16]. t: [B], 1 is noise. features: [B, SLOTS, F] from the tokenizer.
+        x: noisy tokens [B, 64, 16]. t: [B], 1 is noise. features: [B, SLOTS, F] and
+            letters: [B, GRID, L] from the tokenizer; all rows of image tokens get the same letters.
     """
+    hints = letters[:, None].expand(-1, GRID, -1, -1).flatten(1, 2)  # [B, 64, L]
     filled = features.sum(dim=(1, 2)).clamp_min(1.0) / 2  # a filled slot holds two ones
     predicted: Tensor = transformer(
-        hidden_states=x,
+        hidden_states=torch.cat((x, hints), dim=2),
         encoder_hidden_states=features,
         pooled_projections=features.sum(dim=1) / filled[:, None],
         timestep=t,

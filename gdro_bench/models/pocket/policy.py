@@ -37,7 +37,7 @@ class PocketPolicy:
         self.tokenizer = tokenizer
         self.transformer = transformer.to(device).eval()
         self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
-        self._encoded: dict[str, Tensor] = {}
+        self._encoded: dict[str, tuple[Tensor, Tensor]] = {}
 
     @classmethod
     def open(cls, device: str, lora: Lora | None, seed: int, folder: Path = WEIGHTS) -> PocketPolicy:
@@ -68,11 +68,13 @@ class PocketPolicy:
     def encode(self, prompts: Sequence[Prompt]) -> Cond:
         new = [p.text for p in prompts if p.text not in self._encoded]
         if new:
-            self._encoded.update(zip(new, self.tokenizer(new), strict=True))
-        return Cond((torch.stack([self._encoded[p.text] for p in prompts]).to(self.device),))
+            pairs = zip(self.tokenizer(new), self.tokenizer.letter_columns(new), strict=True)
+            self._encoded.update(zip(new, pairs, strict=True))
+        encoded = zip(*(self._encoded[p.text] for p in prompts), strict=True)
+        return Cond(tuple(torch.stack(part).to(self.device) for part in encoded))
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return network.velocity(self.transformer, x.to(self.device), t.to(self.device), cond.tensors[0])
+        return network.velocity(self.transformer, x.to(self.device), t.to(self.device), *cond.tensors)
 
     @torch.no_grad()
     def reference_velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:

@@ -135,14 +135,19 @@ def autoencoder_loss(
 
 
 def transformer_loss(
-    model: nn.Module, latents: Tensor, panel: Tensor, features: Tensor, config: Pretraining, generator: torch.Generator
+    model: nn.Module,
+    latents: Tensor,
+    panel: Tensor,
+    encoded: tuple[Tensor, Tensor],
+    config: Pretraining,
+    generator: torch.Generator,
 ) -> Tensor:
     """Conditional flow matching on packed latents [B, 64, 16] (Lipman et al. 2023), sign tokens weighted."""
     x0 = network.pack(latents)
     t = torch.sigmoid(torch.randn(len(x0), generator=generator) + config.t_mean).to(x0.device)
     eps = torch.randn(x0.shape, generator=generator).to(x0.device)
     x_t = (1 - t)[:, None, None] * x0 + t[:, None, None] * eps
-    error = network.velocity(model, x_t, t, features) - (eps - x0)
+    error = network.velocity(model, x_t, t, *encoded) - (eps - x0)
     on_sign = torch.nn.functional.max_pool2d(panel, world.SIZE // network.GRID).flatten(1)  # [B, 64]
     weight = 1 + (config.panel_weight - 1) * on_sign
     return (error.square().mean(-1) * weight).sum() / weight.sum()
@@ -168,11 +173,11 @@ class Pretrainer:
         return autoencoder_loss(self.autoencoder, batch, self.config, generator)
 
     def _transformer_step(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        features = self.tokenizer(batch.prompts)
-        kept = torch.rand(len(features), generator=generator) >= self.config.drop_share
-        features = (features * kept[:, None, None]).to(self.device)
+        kept = (torch.rand(len(batch.prompts), generator=generator) >= self.config.drop_share)[:, None, None]
+        features = (self.tokenizer(batch.prompts) * kept).to(self.device)
+        letters = (self.tokenizer.letter_columns(batch.prompts) * kept).to(self.device)
         latents = self.autoencoder.encode(batch.pixels)
-        return transformer_loss(self.transformer, latents, batch.panel, features, self.config, generator)
+        return transformer_loss(self.transformer, latents, batch.panel, (features, letters), self.config, generator)
 
     def _train(
         self,
