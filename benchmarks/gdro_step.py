@@ -1,0 +1,74 @@
+"""Where the time of a GDRO update goes, at pocket size: `python benchmarks/gdro_step.py [updates]`.
+
+Prints a table of the shares of wall time inside the transformer (forward, reference forward, backward), in the
+optimiser with its clipping, and in all else (drawing groups, noise, losses). Makes a small pool first, untimed.
+"""
+
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gdro_bench import plan
+from gdro_bench.budget import Ledger
+from gdro_bench.methods import Workbench
+from gdro_bench.models import open_policy
+from gdro_bench.pool import Pool
+from gdro_bench.score import Images, Score
+from gdro_bench.task import Prompt
+
+SPENT: Counter[str] = Counter()
+
+
+def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            SPENT[name] += time.perf_counter() - start
+
+    return call
+
+
+class Alternating:
+    """Rewards 0, 1, 0, 1: what the pool's rewards are does not matter to the time of an update."""
+
+    name = "alternating"
+
+    def __call__(self, images: Images, prompts: list[Prompt]) -> list[Score]:
+        return [Score(float(i % 2)) for i in range(len(images))]
+
+
+def main(updates: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = plan.make("ocr", "gdro", "pocket", 0, Path(folder), ("method.pool_prompts=16",))
+        policy = open_policy(chosen.profile.model, chosen.profile.lora, "cpu", 0)
+        pool = Pool(Path(folder) / "pools", Ledger(1))
+        bench = Workbench(policy, Alternating(), chosen.train, chosen.profile.sampler, pool, 0)
+        method = plan.method_class("gdro")(chosen.config, bench)
+        while method.step().kind == "collect":  # the first update, too, is a warm-up
+            pass
+        for name in ("velocity", "reference_velocity"):
+            setattr(policy, name, timed(name, getattr(policy, name)))
+        torch.Tensor.backward = timed("backward", torch.Tensor.backward)  # type: ignore[method-assign]
+        method.optimiser.step = timed("optimiser", method.optimiser.step)
+        step = timed("whole update", method.step)
+        for _ in range(updates):
+            step()
+    whole = SPENT.pop("whole update")
+    inside = SPENT["velocity"] + SPENT["reference_velocity"] + SPENT["backward"]
+    images = updates * chosen.config.groups * chosen.config.k * chosen.config.draws
+    print(f"{updates} updates, {whole / updates:.2f} s each, {images / whole:.1f} images/s, torch {torch.__version__}")
+    for name, seconds in [*SPENT.items(), ("all else", whole - sum(SPENT.values()))]:
+        print(f"  {name:20s} {seconds / whole:6.1%}")
+    print(f"inside the transformer: {inside / whole:.1%}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10)
