@@ -17,6 +17,7 @@ import torch
 from gdro_bench import plan
 from gdro_bench.budget import Ledger
 from gdro_bench.methods import Workbench
+from gdro_bench.methods.gdro import GDRO
 from gdro_bench.models import open_policy
 from gdro_bench.pool import Pool
 from gdro_bench.score import Images, Score
@@ -51,7 +52,7 @@ def main(updates: int) -> None:
         policy = open_policy(chosen.profile.model, chosen.profile.lora, "cpu", 0)
         pool = Pool(Path(folder) / "pools", Ledger(1))
         bench = Workbench(policy, Alternating(), chosen.train, chosen.profile.sampler, pool, 0)
-        method = plan.method_class("gdro")(chosen.config, bench)
+        method = GDRO(chosen.config, bench)
         while method.step().kind == "collect":  # the first update, too, is a warm-up
             pass
         for name in ("velocity", "reference_velocity"):

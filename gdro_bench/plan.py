@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from gdro_bench import content, task
+from gdro_bench import content, registry, task
 from gdro_bench.errors import BenchError, unknown
 from gdro_bench.methods import METHODS
 from gdro_bench.models.lora import Lora
@@ -65,15 +63,6 @@ class Plan:
         }
 
 
-def method_class(name: str) -> Any:
-    """The class of a method, from our table or another package's entry point."""
-    table = METHODS | {e.name: e.value for e in entry_points(group="gdro_bench.methods")}
-    if name not in table:
-        raise unknown("method", name, table)
-    module, _, attribute = table[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
 def make(
     task_name: str,
     method: str,
@@ -91,7 +80,7 @@ def make(
     """
     chosen = task.load(task_name)
     folder = content.find("profile", profile_name)
-    cls = method_class(method)
+    cls = registry.lookup("method", method, METHODS)
     path = folder / f"{method}.toml"
     if not path.exists():
         raise BenchError(f"Profile {profile_name!r} has no numbers for {method!r}.", f"Write {path.name} beside it.", 2)

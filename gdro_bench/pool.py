@@ -24,6 +24,7 @@ from torch import Tensor
 
 from gdro_bench.budget import Ledger, Spent
 from gdro_bench.errors import BenchError
+from gdro_bench.files import no_room, write_atomically
 from gdro_bench.score import Score
 
 Sampled = tuple[Tensor, list[list[Score]]]  # latents [P, G, *latent_shape] and P lists of G scores
@@ -136,24 +137,3 @@ def _scores(table: pd.DataFrame, prompts: int) -> list[list[Score]]:
     for row in table.sort_values(["prompt", "image"]).to_dict("records"):
         scores[row["prompt"]].append(Score(row["value"], {name: row[name] for name in parts}, row["note"]))
     return scores
-
-
-def no_room(path: Path, error: Exception) -> BenchError:
-    return BenchError(
-        f"{path} cannot be written: {error}.", "Free some space or give another --out; the run goes on from here."
-    )
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all.
-
-    Raises:
-        BenchError: the folder cannot be made or written to, or the disk is full.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        raise no_room(path, error) from error

@@ -12,7 +12,7 @@ import pandas as pd
 
 from gdro_bench import content
 from gdro_bench.errors import BenchError
-from gdro_bench.pool import write_atomically
+from gdro_bench.files import write_atomically
 from gdro_bench.stats import Estimate
 
 SCHEMA = 1

@@ -16,17 +16,17 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from gdro_bench import __version__, figures, plan, record, sampling, stats
+from gdro_bench import __version__, figures, record, registry, sampling, stats
 from gdro_bench.budget import Ledger, MeteredPolicy, MeteredScorer, Spent
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import Method, Step, Workbench
-from gdro_bench.models import open_policy
+from gdro_bench.files import no_room, write_atomically
+from gdro_bench.methods import METHODS, Method, Step, Workbench
+from gdro_bench.models import open_policy, pick_device
 from gdro_bench.plan import Plan
 from gdro_bench.policy import Policy
-from gdro_bench.pool import Pool, no_room, write_atomically
+from gdro_bench.pool import Pool
 from gdro_bench.record import Point, Run
-from gdro_bench.rewards.ocr import OcrReward
-from gdro_bench.rewards.readers import RapidReader
+from gdro_bench.rewards import REWARDS
 from gdro_bench.score import Images, Score, Scorer
 from gdro_bench.task import Prompt
 
@@ -90,7 +90,8 @@ class CheckedScorer:
 
 
 def open_reward(chosen: Plan) -> Scorer:
-    return CheckedScorer(OcrReward(RapidReader(chosen.profile.reader)), chosen.profile.max_unscored)
+    reward = registry.lookup("reward", chosen.task.reward, REWARDS)
+    return CheckedScorer(reward(chosen.profile.reader), chosen.profile.max_unscored)
 
 
 class Execution:
@@ -132,7 +133,7 @@ class Execution:
             Pool(self.plan.folder.parents[2] / "pools", ledger),
             self.plan.seed,
         )
-        method: Method = plan.method_class(self.plan.method)(self.plan.config, bench)
+        method: Method = registry.lookup("method", self.plan.method, METHODS)(self.plan.config, bench)
         if state is not None:
             method.load_state_dict(state["method"])
         return method
@@ -175,13 +176,13 @@ class Execution:
 
     def _evaluate(self, mark: float) -> None:
         """Scores the held-out prompts, one image each, from noise that is a function of task and prompt alone."""
-        prompts, batch = self.plan.held_out, self.plan.profile.sampler.batch
+        prompts, sampler, batch = self.plan.held_out, self.plan.profile.sampler, self.plan.profile.sampler.batch
         scores: list[Score] = []
         images: list[Images] = []
         with self.method.evaluated():
             for start in range(0, len(prompts), batch):
                 part = prompts[start : start + batch]
-                images.append(sample_images(self.policy, part, self.plan.task.name, self.plan.profile.sampler))
+                images.append(sampling.held_out_images(self.policy, part, self.plan.task.name, sampler))
                 scores += self.scorer(images[-1], part)
                 self.watcher.evaluating(len(scores), len(prompts))
         self._keep_samples(mark, np.concatenate(images)[:SHEET_PROMPTS])
@@ -252,23 +253,6 @@ class Execution:
             captions[title] = [r["note"] for r in self.book.scores if r["mark"] == mark][: len(paths)]
         prompts = [p.text for p in self.plan.held_out[: len(columns["before"])]]
         figures.sample_sheet(self.plan.folder / "sheet", columns, captions, prompts)
-
-
-def sample_images(policy: Policy, prompts: list[Prompt], task_name: str, sampler: sampling.Sampler) -> Images:
-    """One image a prompt, from noise named by task and prompt."""
-    noise = sampling.noise_for([(task_name, "held out", p.text) for p in prompts], policy.latent_shape)
-    return policy.decode(sampling.sample(policy, noise, prompts, sampler, reference=False))
-
-
-def pick_device(name: str) -> str:
-    """`auto` is CUDA where there is one.
-
-    Raises:
-        BenchError: CUDA was asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BenchError("There is no CUDA device here.", "Use --device cpu, or leave the option out.", 2)
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def execute(chosen: Plan, device: str, watcher: Watcher) -> Run:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gdro_bench import content
 from gdro_bench.policy import Cond, Policy
+from gdro_bench.score import Images
 from gdro_bench.task import Prompt
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (x [B, ...], t [B]) -> v [B, ...]
@@ -71,3 +72,9 @@ def noise_for(keys: Sequence[tuple[str | int, ...]], shape: tuple[int, ...]) -> 
     for key in keys:
         rows.append(torch.randn(shape, generator=torch.Generator().manual_seed(content.seed(*key))))
     return torch.stack(rows)
+
+
+def held_out_images(policy: Policy, prompts: Sequence[Prompt], task_name: str, sampler: Sampler) -> Images:
+    """One image a prompt, uint8 [B, H, W, 3], from noise that is a function of task and prompt alone."""
+    noise = noise_for([(task_name, "held out", p.text) for p in prompts], policy.latent_shape)
+    return policy.decode(sample(policy, noise, prompts, sampler, reference=False))

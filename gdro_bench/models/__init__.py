@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdro_bench.errors import unknown
+from gdro_bench.errors import BenchError, unknown
 from gdro_bench.models.lora import Lora
 from gdro_bench.policy import Policy
 
@@ -16,3 +16,16 @@ def open_policy(model: str, lora: Lora, device: str, seed: int) -> Policy:
     from gdro_bench.models.pocket.policy import PocketPolicy
 
     return PocketPolicy.open(device, lora, seed)
+
+
+def pick_device(name: str) -> str:
+    """`auto` is CUDA where there is one.
+
+    Raises:
+        BenchError: CUDA was asked for and there is none.
+    """
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BenchError("There is no CUDA device here.", "Use --device cpu, or leave the option out.", 2)
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

@@ -1,3 +1,6 @@
-"""Rewards, one module each. Another package adds its own through the entry-point group `gdro_bench.rewards`."""
+"""Rewards, one module each: `open_reward` takes the profile's reader and gives a `Scorer`.
 
-REWARDS = {"ocr": "gdro_bench.rewards.ocr:OcrReward"}
+Another package adds its own through the entry-point group `gdro_bench.rewards`.
+"""
+
+REWARDS = {"ocr": "gdro_bench.rewards.ocr:open_reward"}

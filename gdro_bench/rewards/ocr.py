@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from rapidfuzz.distance import Levenshtein
 
-from gdro_bench.rewards.readers import Reader, Reading, area
+from gdro_bench.rewards.readers import RapidReader, Reader, ReaderConfig, Reading, area
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
@@ -62,3 +62,7 @@ def _score(reading: Reading, prompt: Prompt, pixels: int) -> Score:
         "text_area": min(1.0, sum(area(box) for box in reading.boxes) / pixels),
     }
     return Score(ocr_reward(read, target), parts, " ".join(reading.lines))
+
+
+def open_reward(config: ReaderConfig) -> OcrReward:
+    return OcrReward(RapidReader(config))

@@ -7,7 +7,6 @@ and a crash in native code then costs an image, not the run. This module must no
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -112,10 +111,6 @@ class RapidReader:
                 self.config.workers, get_context("spawn"), _start_engine, (self.config.limit_side,)
             )
         return self._workers
-
-
-def default_workers() -> int:
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def area(box: tuple[tuple[float, float], ...]) -> float:

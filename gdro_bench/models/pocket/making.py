@@ -14,12 +14,12 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from gdro_bench import content, figures, progress, sampling, stats, task
+from gdro_bench.models import pick_device
 from gdro_bench.models.pocket import world
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.models.pocket.pretrain import Pretrainer, Pretraining, Progress
 from gdro_bench.plan import Profile
-from gdro_bench.rewards.ocr import OcrReward
-from gdro_bench.rewards.readers import RapidReader
+from gdro_bench.rewards.ocr import open_reward
 from gdro_bench.score import Images, Score
 
 matplotlib.use("Agg")
@@ -43,8 +43,6 @@ def ocr_prompts(split: str, seed: int, count: int) -> list[str]:
 
 def pretrain(out: Path, seed: int, device: str, images: int | None, console: Console) -> None:
     """Trains, exports to `out/weights` and writes the card there."""
-    from gdro_bench.runner import pick_device
-
     config = content.load(content.find("profile", "pocket") / "pretrain.toml", Pretraining)
     if images is not None:
         config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, images=images))
@@ -95,10 +93,8 @@ def write_card(out: Path, seed: int, config: Pretraining, console: Console) -> N
 
 
 def _held_out(policy: PocketPolicy, prompts: list[task.Prompt], profile: Profile) -> tuple[Images, list[Score]]:
-    from gdro_bench.runner import sample_images
-
-    images = sample_images(policy, prompts, "ocr", profile.sampler)
-    return images, OcrReward(RapidReader(profile.reader))(images, prompts)
+    images = sampling.held_out_images(policy, prompts, "ocr", profile.sampler)
+    return images, open_reward(profile.reader)(images, prompts)
 
 
 def _card(name: str, seed: int, config: Pretraining, profile: Profile, scores: list[Score]) -> str:

@@ -1,0 +1,29 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gdro_bench.errors import BenchError
+
+
+def no_room(path: Path, error: Exception) -> BenchError:
+    return BenchError(
+        f"{path} cannot be written: {error}.", "Free some space or give another --out; the run goes on from here."
+    )
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        BenchError: the folder cannot be made or written to, or the disk is full.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        raise no_room(path, error) from error
