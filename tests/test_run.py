@@ -20,7 +20,7 @@ from gdro_bench.cli import main
 from gdro_bench.models.pocket import network
 from gdro_bench.rewards import readers
 
-# Eight groups of four in two-prompt shards (384 evaluations), then updates of 32 evaluations.
+# Eight groups of four in two-prompt shards (96 evaluations), then ten updates of 32 evaluations.
 SHORT = {
     "profile.sampler.steps": 3,
     "profile.held_out_prompts": 6,
@@ -110,15 +110,23 @@ def test_no_evaluation_goes_uncharged(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert last.evaluations == 3 * counted["with"] + counted["without"] - evaluated_on_top
 
 
-@pytest.mark.parametrize("after", ["pool", "training"])
-def test_killed_and_resumed_gives_the_same_record(finished: Path, tmp_path: Path, after: str) -> None:
+POOL, BETWEEN_MARKS = "pools/*/shard-{:05d}.json", "ocr/pocket/*/samples/0.60/0000.png"
+MOMENTS = [(POOL.format(1), 0.0), (BETWEEN_MARKS, 0.0)]
+MORE_MOMENTS = [(POOL.format(shard), 0.05) for shard in range(4)] + [(BETWEEN_MARKS, 0.3 * i) for i in range(1, 5)]
+
+
+@pytest.mark.parametrize(
+    ("sign", "delay"), [*MOMENTS, *(pytest.param(*moment, marks=pytest.mark.slow) for moment in MORE_MOMENTS)]
+)
+def test_killed_and_resumed_gives_the_same_record(finished: Path, tmp_path: Path, sign: str, delay: float) -> None:
     command = [sys.executable, "-m", "gdro_bench.cli", *arguments(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    sign = "pools/*/shard-00001.json" if after == "pool" else "ocr/pocket/*/samples/0.60/0000.png"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # sums of floats depend on the number of threads
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     while process.poll() is None and not list(tmp_path.glob(sign)):
         time.sleep(0.02)
+    time.sleep(delay)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     assert not list(tmp_path.glob("ocr/pocket/*/run.json"))
     assert call(tmp_path).exit_code == 0
     assert recorded(tmp_path) == recorded(finished)
