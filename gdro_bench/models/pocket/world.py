@@ -1,7 +1,7 @@
 """The pocket world: 64x64 scenes whose every fact is known, drawn with Pillow from a seeded generator.
 
-A scene is described by `Facts`, which is all that a prompt says. What a prompt leaves open (exact place, type
-size, shade, ink) is drawn afresh by `render`, so that one prompt has many right pictures: easy and hard to read.
+A scene is described by `Facts`, which is all that a prompt says. What a prompt leaves open (exact place,
+shade, ink, fading) is drawn afresh by `render`, so that one prompt has many right pictures: easy and hard to read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 TEXTURES = ("plain", "striped", "dotted", "gradient")
 PLACES = ("top", "bottom")
-TYPE_SIZES: dict[str, tuple[int, int]] = {"small": (13, 14), "": (15, 17), "large": (18, 20)}  # px, inclusive
+TYPE_SIZES = {"small": 14, "": 16, "large": 19}  # px
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MIN_LETTERS, MAX_LETTERS = 3, 5
 COUNTS = {2: "two", 3: "three", 4: "four"}
@@ -228,15 +228,14 @@ def _draw_wall(rng: Generator, colour: str, texture: str) -> Image.Image:
 
 
 def _draw_sign(rng: Generator, draw: ImageDraw.ImageDraw, sign: SignFacts) -> tuple[int, int, int, int]:
-    low, high = TYPE_SIZES[sign.type_size]
     widest = int(56 / (0.602 * len(sign.word)))  # DejaVu Sans Mono advances 0.602 em a letter
-    size = min(int(rng.integers(low, high + 1)), widest)
+    size = min(TYPE_SIZES[sign.type_size], widest)
     font = _font("DejaVuSansMono-Bold.ttf", size)
     x0, y0, x1, y1 = font.getbbox(sign.word)
     width, height = int(x1 - x0), int(y1 - y0)
     half_w, half_h = width // 2 + 4, height // 2 + 4
-    cx = int(np.clip(SIZE // 2 + rng.integers(-3, 4), half_w, SIZE - 1 - half_w))
-    cy = (14 if sign.place == "top" else 50) + int(rng.integers(-2, 3))
+    cx = int(np.clip(SIZE // 2 + rng.integers(-1, 2), half_w, SIZE - 1 - half_w))
+    cy = (14 if sign.place == "top" else 50) + int(rng.integers(-1, 2))
     panel = (cx - half_w, cy - half_h, cx + half_w, cy + half_h)
     fill = _shade(rng, sign.colour)
     ink = _contrasting(fill)
