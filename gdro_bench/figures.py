@@ -23,12 +23,14 @@ def sample_sheet(
     Args:
         path: without ending. columns: title -> images [N, H, W, 3]. captions: title -> N captions. prompts: N.
     """
-    rows, per_row = -(-len(prompts) // 2), 2 * (len(columns) + 1)
-    figure, axes = plt.subplots(rows, per_row, figsize=(2.0 * per_row, 2.15 * rows), squeeze=False)
+    width = len(columns) + 1
+    beside = max(1, 6 // width)  # prompts beside each other
+    rows = -(-len(prompts) // beside)
+    figure, axes = plt.subplots(rows, beside * width, figsize=(2.0 * beside * width, 2.15 * rows), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for i, prompt in enumerate(prompts):
-        row, first = i // 2, (i % 2) * (len(columns) + 1)
+        row, first = i // beside, (i % beside) * width
         wrapped = "\n".join(textwrap.wrap(prompt.replace("$", r"\$"), 24))
         axes[row, first].text(0.98, 0.5, wrapped, ha="right", va="center", fontsize=8)
         for j, (title, images) in enumerate(columns.items(), first + 1):
@@ -45,8 +47,8 @@ def loss_curve(path: Path, losses: pd.DataFrame) -> None:
     for axis, stage in zip(axes[0], stages, strict=True):
         of_stage = losses[losses["stage"] == stage]
         axis.plot(of_stage["images"] / 1000, of_stage["loss"], color="#0072B2")
-        axis.set(title=stage, xlabel="images seen (thousands)", ylabel="training loss", yscale="log")
-        axis.grid(alpha=0.3, which="both")
+        axis.set(title=stage, xlabel="images seen (thousands)", ylabel="training loss", ylim=(0, None))
+        axis.grid(alpha=0.3)
     save(figure, path)
 
 
