@@ -51,10 +51,6 @@ class Ledger:
     def total(self) -> Spent:
         return self.collection + self.optimisation
 
-    @property
-    def full(self) -> bool:
-        return self.total.evaluations >= self.limit
-
 
 @dataclass(frozen=True, slots=True)
 class MeteredPolicy:

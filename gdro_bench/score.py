@@ -35,8 +35,3 @@ class Scorer(Protocol):
     def name(self) -> str: ...
 
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]: ...
-
-
-def corrected(reward: float, quality: float, pivot: float, shift: float) -> float:
-    """The corrected score r * (u - pivot) + shift of arXiv 2601.02036, section 4.1 (pivot 3, shift 0.2)."""
-    return reward * (quality - pivot) + shift

@@ -95,13 +95,6 @@ def test_decoding_and_scoring_are_counted(metered):
     assert metered.ledger.collection == Spent(images=2, reward_calls=2)
 
 
-def test_a_ledger_is_full_when_both_kinds_together_reach_its_limit():
-    ledger = Ledger(10, Spent(evaluations=6), Spent(evaluations=3))
-    assert not ledger.full
-    ledger.optimisation.evaluations += 1
-    assert ledger.full
-
-
 def test_spending_adds_and_subtracts():
     a, b = Spent(1, 2, 3, 4.0), Spent(10, 20, 30, 40.0)
     assert a + b == Spent(11, 22, 33, 44.0)

@@ -2,8 +2,8 @@
 
 Outside quotes a token is a word; inside, a letter. A quoted word's letters stand in slots centred on the middle of
 the picture, and their rotary positions are those of the columns where centred type puts them. The same columns are
-hinted to the image tokens (GlyphControl, arXiv 2305.18259, does so with a drawn line of text): without the hint,
-spelling had not begun after 72,000 images. Words that the vocabulary does not know, and articles, are dropped.
+hinted to the image tokens (GlyphControl, arXiv 2305.18259, does so with a drawn line of text), because attention
+alone was slow to find them. Words that the vocabulary does not know, and articles, are dropped.
 """
 
 from __future__ import annotations
