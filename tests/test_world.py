@@ -54,6 +54,29 @@ def test_the_word_changes_the_picture_inside_the_panel_alone():
         assert not changed.any()
 
 
+def test_about_half_of_the_signs_have_faded():
+    facts = world.Facts("blue", "plain", world.SignFacts("CAFE", "white", "top", ""), ())
+    darkest = []
+    for seed in range(400):
+        picture = world.render(facts, default_rng(seed))
+        assert picture.panel is not None
+        x0, y0, x1, y1 = picture.panel
+        darkest.append(int(picture.pixels[y0 + 3 : y1 - 2, x0 + 3 : x1 - 2].max(axis=2).min()))
+    fresh = np.mean([level < 30 for level in darkest])
+    assert fresh == pytest.approx(1 - world.FADED_SHARE, abs=0.07)  # 2.8 standard errors
+    assert len({level for level in darkest if level >= 30}) > 40  # all degrees of fading
+
+
+def test_boxes_hold_their_objects_and_nothing_of_the_sign():
+    for facts, _ in sign_prompts(40):
+        picture = world.render(facts, default_rng(0))
+        assert picture.panel is not None
+        assert len(picture.boxes) == len(facts.things)
+        for x0, y0, x1, y1 in picture.boxes:
+            assert 0 <= x0 < x1 < world.SIZE + 1
+            assert y1 < picture.panel[1] or y0 > picture.panel[3]
+
+
 @pytest.mark.parametrize(("place", "half"), [("top", slice(0, 32)), ("bottom", slice(32, 64))])
 def test_a_sign_hangs_where_the_prompt_says_in_its_colour(place, half):
     facts = world.Facts("blue", "plain", world.SignFacts("CAFE", "red", place, "small"), ())
@@ -211,14 +234,21 @@ def tiny() -> Pretraining:
     return replace(narrow, autoencoder=autoencoder, transformer=transformer)
 
 
-def test_a_batch_is_a_function_of_its_seed_with_panels_on_its_signs():
+def test_a_batch_is_a_function_of_its_seed():
     words = making.words("train")
     first, again, other = (draw_batch(tiny(), words, (0, 1, n), 16) for n in (5, 5, 6))
     assert torch.equal(first.pixels, again.pixels)
     assert first.prompts == again.prompts != other.prompts
     assert first.pixels.aminmax().min >= -1
     assert first.pixels.aminmax().max <= 1
-    assert [bool(panel.any()) for panel in first.panel] == ['"' in prompt for prompt in first.prompts]
+
+
+def test_signs_and_objects_weigh_what_the_content_says():
+    batch = draw_batch(replace(tiny(), panel_weight=5.0, thing_weight=3.0), making.words("train"), (0, 1, 0), 32)
+    for prompt, weight in zip(batch.prompts, batch.weight, strict=True):
+        seen = set(weight.unique().tolist())
+        named = any(thing in prompt for thing in world.THINGS)
+        assert seen == {1.0} | ({5.0} if '"' in prompt else set()) | ({3.0} if named else set())
 
 
 def test_rate_warms_up_stays_and_decays_to_zero():

@@ -43,6 +43,7 @@ class Pretraining:
     decoder_width: int
     latent_noise: float  # added to latents while the decoder trains, in standard deviations
     panel_weight: float  # loss weight of what shows the sign
+    thing_weight: float  # loss weight of what shows an object
     sign_share: float  # share of scenes with a sign
     random_share: float  # share of signs with random letters
     misspelt_share: float  # share of signs whose word differs from the prompt's in one letter
@@ -53,10 +54,10 @@ class Pretraining:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`pixels` [B, 3, 64, 64] in -1..1, `panel` [B, 1, 64, 64] 1 where the sign is, and the prompts."""
+    """`pixels` [B, 3, 64, 64] in -1..1, `weight` [B, 1, 64, 64] of each pixel in the loss, and the prompts."""
 
     pixels: Tensor
-    panel: Tensor
+    weight: Tensor
     prompts: list[str]
 
 
@@ -81,8 +82,8 @@ def misspell(rng: np.random.Generator, word: str) -> str:
 def draw_batch(config: Pretraining, words: list[str], seed: tuple[int, ...], size: int) -> Batch:
     """Renders a batch; the same seed gives the same batch on any machine."""
     rng = np.random.default_rng(seed)
-    pixels, panels, prompts = [], torch.zeros(size, 1, world.SIZE, world.SIZE), []
-    for row in range(size):
+    pixels, weights, prompts = [], [], []
+    for _ in range(size):
         if rng.random() < config.sign_share:
             word = world.random_letters(rng) if rng.random() < config.random_share else world.choose(rng, words)
             facts = world.sign_facts(rng, word)
@@ -94,11 +95,17 @@ def draw_batch(config: Pretraining, words: list[str], seed: tuple[int, ...], siz
             prompts.append(world.phrase(facts, rng))
         picture = world.render(facts, rng)
         pixels.append(picture.pixels)
-        if picture.panel:
-            x0, y0, x1, y1 = picture.panel
-            panels[row, :, max(y0, 0) : y1 + 1, max(x0, 0) : x1 + 1] = 1.0
+        weights.append(_loss_weight(config, picture))
     stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
-    return Batch(stacked / 127.5 - 1, panels, prompts)
+    return Batch(stacked / 127.5 - 1, torch.stack(weights), prompts)
+
+
+def _loss_weight(config: Pretraining, picture: world.Picture) -> Tensor:
+    weight = torch.ones(1, world.SIZE, world.SIZE)
+    regions = [(box, config.thing_weight) for box in picture.boxes]
+    for (x0, y0, x1, y1), value in [*regions, *([(picture.panel, config.panel_weight)] if picture.panel else [])]:
+        weight[:, max(y0, 0) : y1 + 1, max(x0, 0) : x1 + 1] = value
+    return weight
 
 
 def rate(stage: Stage, images: int) -> float:
@@ -130,26 +137,27 @@ def autoencoder_loss(
     latents = model.encode(batch.pixels)
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     error = model.decode(latents + config.latent_noise * noise) - batch.pixels
-    weight = 1 + (config.panel_weight - 1) * batch.panel
-    return ((error.abs() + error.square()) * weight).mean()
+    return ((error.abs() + error.square()) * batch.weight).mean()
 
 
 def transformer_loss(
     model: nn.Module,
     latents: Tensor,
-    panel: Tensor,
+    pixel_weight: Tensor,
     encoded: tuple[Tensor, Tensor],
     config: Pretraining,
     generator: torch.Generator,
 ) -> Tensor:
-    """Conditional flow matching on packed latents [B, 64, 16] (Lipman et al. 2023), sign tokens weighted."""
+    """Conditional flow matching on packed latents [B, 64, 16] (Lipman et al. 2023).
+
+    A token weighs as much as the heaviest of its pixels in `pixel_weight` [B, 1, 64, 64].
+    """
     x0 = network.pack(latents)
     t = torch.sigmoid(torch.randn(len(x0), generator=generator) + config.t_mean).to(x0.device)
     eps = torch.randn(x0.shape, generator=generator).to(x0.device)
     x_t = (1 - t)[:, None, None] * x0 + t[:, None, None] * eps
     error = network.velocity(model, x_t, t, *encoded) - (eps - x0)
-    on_sign = torch.nn.functional.max_pool2d(panel, world.SIZE // network.GRID).flatten(1)  # [B, 64]
-    weight = 1 + (config.panel_weight - 1) * on_sign
+    weight = torch.nn.functional.max_pool2d(pixel_weight, world.SIZE // network.GRID).flatten(1)  # [B, 64]
     return (error.square().mean(-1) * weight).sum() / weight.sum()
 
 
@@ -177,7 +185,7 @@ class Pretrainer:
         features = (self.tokenizer(batch.prompts) * kept).to(self.device)
         letters = (self.tokenizer.letter_columns(batch.prompts) * kept).to(self.device)
         latents = self.autoencoder.encode(batch.pixels)
-        return transformer_loss(self.transformer, latents, batch.panel, (features, letters), self.config, generator)
+        return transformer_loss(self.transformer, latents, batch.weight, (features, letters), self.config, generator)
 
     def _train(
         self,
@@ -216,7 +224,7 @@ class Pretrainer:
         batch = draw_batch(self.config, self.words, (self.seed, stage, step), size)
         torch_seed = int(np.random.SeedSequence((self.seed, stage, step)).generate_state(1)[0])
         generator = torch.Generator().manual_seed(torch_seed)
-        return Batch(batch.pixels.to(self.device), batch.panel.to(self.device), batch.prompts), generator
+        return Batch(batch.pixels.to(self.device), batch.weight.to(self.device), batch.prompts), generator
 
     def _checkpoint(self, name: str, model: nn.Module, optimiser: torch.optim.Optimizer, ema: Ema, step: int) -> None:
         state = {"step": step, "model": model.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema.shadow}

@@ -37,6 +37,8 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MIN_LETTERS, MAX_LETTERS = 3, 5
 COUNTS = {2: "two", 3: "three", 4: "four"}
 RELATIONS = ("left of", "right of", "above", "below")
+FADED_SHARE = 0.5  # of signs: every second one has weathered, which no prompt says
+FADING = (0.6, 0.95)  # how far a faded sign's ink has gone towards the panel's colour: from legible to hardly seen
 
 # Characters of DejaVu Sans (shipped by matplotlib) that make recognisable pictures at this size.
 GLYPHS = {
@@ -48,6 +50,9 @@ GLYPHS = {
     "cow": "\U0001f42e",
     "horse": "\u265e",
 }
+
+
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +87,14 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A rendered scene: pixels uint8 [64, 64, 3] RGB and the sign's panel (x0, y0, x1, y1) in px, if there is one."""
+    """A rendered scene: pixels uint8 [64, 64, 3] RGB; the sign's panel, if there is one, and the objects' boxes.
+
+    Boxes are (x0, y0, x1, y1) in px, both corners inside.
+    """
 
     pixels: NDArray[np.uint8]
-    panel: tuple[int, int, int, int] | None
+    panel: Box | None
+    boxes: tuple[Box, ...]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -227,7 +236,7 @@ def _draw_wall(rng: Generator, colour: str, texture: str) -> Image.Image:
     return image
 
 
-def _draw_sign(rng: Generator, draw: ImageDraw.ImageDraw, sign: SignFacts) -> tuple[int, int, int, int]:
+def _draw_sign(rng: Generator, draw: ImageDraw.ImageDraw, sign: SignFacts) -> Box:
     widest = int(56 / (0.602 * len(sign.word)))  # DejaVu Sans Mono advances 0.602 em a letter
     size = min(TYPE_SIZES[sign.type_size], widest)
     font = _font("DejaVuSansMono-Bold.ttf", size)
@@ -239,8 +248,8 @@ def _draw_sign(rng: Generator, draw: ImageDraw.ImageDraw, sign: SignFacts) -> tu
     panel = (cx - half_w, cy - half_h, cx + half_w, cy + half_h)
     fill = _shade(rng, sign.colour)
     ink = _contrasting(fill)
-    if rng.random() < 0.25:  # faded paint: harder to read
-        ink = _mix(ink, fill, 0.35)
+    if rng.random() < FADED_SHARE:
+        ink = _mix(ink, fill, float(rng.uniform(*FADING)))
     draw.rounded_rectangle(panel, radius=3, fill=fill, outline=_mix(fill, _contrasting(fill), 0.6))
     draw.text((cx - width // 2 - x0, cy - height // 2 - y0), sign.word, font=font, fill=ink)
     return panel
@@ -384,9 +393,11 @@ def render(facts: Facts, rng: Generator) -> Picture:
     draw = ImageDraw.Draw(image)
     panel = _draw_sign(rng, draw, facts.sign) if facts.sign else None
     spots = iter(_spots(rng, facts.things, facts.sign.place if facts.sign else None)) if facts.things else iter(())
+    boxes: list[Box] = []
     for thing in facts.things:
         for _ in range(thing.count):
             x, y, side = next(spots)
             colour = thing.colour or choose(rng, [c for c in COLOURS if c != wall])
             THINGS[thing.name](draw, x, y, side, _shade(rng, colour))
-    return Picture(np.asarray(image, dtype=np.uint8), panel)
+            boxes.append((x, y, x + side, y + side))
+    return Picture(np.asarray(image, dtype=np.uint8), panel, tuple(boxes))
