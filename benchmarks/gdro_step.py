@@ -57,7 +57,7 @@ def main(updates: int) -> None:
             pass
         policy.velocity = timed("forward", policy.velocity)  # type: ignore[method-assign]  # the reference's, too
         torch.Tensor.backward = timed("backward", torch.Tensor.backward)  # type: ignore[method-assign]
-        method.optimiser.step = timed("optimiser", method.optimiser.step)
+        method.trainer.optimiser.step = timed("optimiser", method.trainer.optimiser.step)
         step = timed("whole update", method.step)
         for _ in range(updates):
             step()

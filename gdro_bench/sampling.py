@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +43,91 @@ def euler(velocity: Velocity, x: Tensor, schedule: Tensor) -> Tensor:
     return x
 
 
+@dataclass(frozen=True, slots=True)
+class Noising:
+    """How steps inject noise, with its level a: `flow` (Flow-GRPO, arXiv 2505.05470: sigma = a sqrt(t / (1 - t))),
+    `constant` (DanceGRPO, arXiv 2505.07818: sigma = a) or `cps` (coefficients-preserving, arXiv 2509.05952)."""
+
+    kind: Literal["flow", "constant", "cps"]
+    level: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A Gaussian step: mean [B, ...], std [B] and, of an SDE, its rate sigma [B] (std = sigma sqrt(-dt))."""
+
+    mean: Tensor
+    std: Tensor
+    rate: Tensor
+    noising: Noising
+
+    def log_p(self, x_next: Tensor) -> Tensor:
+        """Log-probability of x_next [B, ...], averaged over elements: [B]. For `cps` its constants are left out and
+        the squared distance is not divided by the variance, as Flow-GRPO has it."""
+        distance = (x_next - self.mean).square().flatten(1).mean(1)
+        if self.noising.kind == "cps":
+            return -distance
+        return -distance / (2 * self.std.square()) - self.std.log() - 0.5 * math.log(2 * math.pi)
+
+
+def transition(v: Tensor, x: Tensor, t: Tensor, t_next: Tensor, schedule: Tensor, noising: Noising) -> Transition:
+    """The stochastic step from t to t_next [B] for a velocity v and state x [B, ...], in float32.
+
+    An SDE with the ODE's marginals: dx = (v + sigma^2 / (2 t) (x + (1 - t) v)) dt + sigma dw. At t = 1, where
+    Flow-GRPO's sigma is infinite, it takes the second time of the schedule for 1 - t.
+    """
+    v, x = v.float(), x.float()
+    t_, next_ = (part.view(-1, *[1] * (x.ndim - 1)) for part in (t, t_next))
+    if noising.kind == "cps":
+        std = t_next * math.sin(noising.level * math.pi / 2)
+        across = std.view_as(next_)
+        mean = (1 - next_) * (x - t_ * v) + (next_.square() - across.square()).sqrt() * (x + (1 - t_) * v)
+        return Transition(mean, std, std, noising)
+    if noising.kind == "constant":
+        rate = torch.full_like(t, noising.level)
+    else:
+        rate = noising.level * (t / (1 - torch.where(t == 1, schedule[1].to(t), t))).sqrt()
+    half = rate.square().view_as(t_) / (2 * t_)
+    dt = next_ - t_
+    mean = x * (1 + half * dt) + v * (1 + half * (1 - t_)) * dt
+    return Transition(mean, rate * (t - t_next).sqrt(), rate, noising)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """All states of a sampling, [B, T + 1, ...] from noise to data, and each step's log-probability, [B, T]: NaN for
+    steps that injected no noise."""
+
+    states: Tensor
+    log_p: Tensor
+
+
+@torch.no_grad()
+def stochastic(
+    velocity: Velocity,
+    x: Tensor,
+    schedule: Tensor,
+    noising: Noising,
+    noisy: Collection[int],
+    generator: torch.Generator,
+) -> Chain:
+    """Samples along the schedule from noise x [B, ...]; the steps in `noisy` are stochastic, the others Euler's."""
+    states, log_p = [x.float()], []
+    for step in range(len(schedule) - 1):
+        x = states[-1]
+        t, t_next = (torch.full((len(x),), float(schedule[step + i]), device=x.device) for i in (0, 1))
+        v = velocity(x, t)
+        if step in noisy:
+            gaussian = transition(v, x, t, t_next, schedule, noising)
+            eps = torch.randn(x.shape, generator=generator).to(x.device)
+            states.append(gaussian.mean + gaussian.std.view(-1, *[1] * (x.ndim - 1)) * eps)
+            log_p.append(gaussian.log_p(states[-1]))
+        else:
+            states.append(x + float(schedule[step + 1] - schedule[step]) * v.float())
+            log_p.append(torch.full_like(t, math.nan))
+    return Chain(torch.stack(states, dim=1), torch.stack(log_p, dim=1))
+
+
 def guided(velocity: ConditionalVelocity, null: Cond, guidance: float) -> ConditionalVelocity:
     """Classifier-free guidance (arXiv 2207.12598): v(null) + guidance * (v(cond) - v(null)), at twice the cost."""
 
@@ -51,18 +138,23 @@ def guided(velocity: ConditionalVelocity, null: Cond, guidance: float) -> Condit
     return blended
 
 
+def conditioned(policy: Policy, cond: Cond, guidance: float, reference: bool = False) -> Velocity:
+    """The velocity, guided if asked for, of the policy or of the reference model for the prompts behind `cond`."""
+    velocity: ConditionalVelocity = policy.reference_velocity if reference else policy.velocity
+    if guidance != 1:
+        velocity = guided(velocity, policy.encode([Prompt("", "")]), guidance)
+    return lambda x, t: velocity(x, t, cond)
+
+
 def sample(policy: Policy, noise: Tensor, prompts: Sequence[Prompt], sampler: Sampler, reference: bool) -> Tensor:
     """Latents [B, *latent_shape] from noise [B, *latent_shape], of the policy or of the reference model."""
-    velocity: ConditionalVelocity = policy.reference_velocity if reference else policy.velocity
-    if sampler.guidance != 1:
-        velocity = guided(velocity, policy.encode([Prompt("", "")]), sampler.guidance)
     schedule = times(sampler.steps, sampler.shift)
     chunks = []
     for start in range(0, len(noise), sampler.batch):
         rows = slice(start, start + sampler.batch)
         cond = policy.encode(prompts[rows])
-        x = noise[rows].to(cond.tensors[0].device)
-        chunks.append(euler(lambda x, t, cond=cond: velocity(x, t, cond), x, schedule))  # type: ignore[misc]
+        velocity = conditioned(policy, cond, sampler.guidance, reference)
+        chunks.append(euler(velocity, noise[rows].to(cond.tensors[0].device), schedule))
     return torch.cat(chunks)
 
 

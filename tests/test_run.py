@@ -17,33 +17,38 @@ from numpy.typing import NDArray
 
 from gdro_bench import record
 from gdro_bench.cli import main
+from gdro_bench.methods import METHODS
 from gdro_bench.models.pocket import network
 from gdro_bench.rewards import readers
 
-# Eight groups of four in two-prompt shards (96 evaluations), then ten updates of 32 evaluations.
 SHORT = {
     "profile.sampler.steps": 3,
     "profile.held_out_prompts": 6,
     "profile.reader.workers": 0,
     "profile.budget.marks": "[0.6,1.0]",
-    "method.pool_prompts": 8,
-    "method.pool_images": 4,
-    "method.shard_prompts": 2,
-    "method.k": 4,
-    "method.groups": 2,
-    "method.drop_flat": "false",  # so short a sampling may read nothing in a whole group
+}
+POOL_SHORT = {"method.pool_prompts": 8, "method.pool_images": 4, "method.shard_prompts": 2}
+ROLLOUT_SHORT = {"method.prompts": 2, "method.k": 4}
+# GDRO: eight groups of four in two-prompt shards (96 evaluations), then ten updates of 32 evaluations. So short a
+# sampling may read nothing in a whole group, hence drop_flat.
+METHOD_SHORT: dict[str, dict[str, object]] = {
+    "gdro": POOL_SHORT | {"method.k": 4, "method.groups": 2, "method.drop_flat": "false"},
+    "dpo": POOL_SHORT | {"method.groups": 4},
+    "rft": POOL_SHORT | {"method.groups": 4, "method.best": 2, "method.drop_flat": "false"},
+    "flow-grpo": ROLLOUT_SHORT,
+    "dance-grpo": ROLLOUT_SHORT,
 }
 BUDGET = 400
 
 
-def arguments(out: Path, **changed: object) -> list[str]:
-    settings = SHORT | {name.replace("__", "."): value for name, value in changed.items()}
+def arguments(out: Path, method: str = "gdro", **changed: object) -> list[str]:
+    settings = SHORT | METHOD_SHORT[method] | {name.replace("__", "."): value for name, value in changed.items()}
     flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-    return ["run", "ocr", "--method", "gdro", "--out", str(out), "--budget", str(BUDGET), "--device", "cpu", *flags]
+    return ["run", "ocr", "--method", method, "--out", str(out), "--budget", str(BUDGET), "--device", "cpu", *flags]
 
 
-def call(out: Path, **changed: object) -> Result:
-    return CliRunner().invoke(main, arguments(out, **changed))
+def call(out: Path, method: str = "gdro", **changed: object) -> Result:
+    return CliRunner().invoke(main, arguments(out, method, **changed))
 
 
 def folder(out: Path) -> Path:
@@ -95,7 +100,20 @@ def test_a_ready_pool_is_charged_as_if_made(finished: Path, tmp_path: Path) -> N
     assert recorded(tmp_path) == recorded(finished)
 
 
-def test_no_evaluation_goes_uncharged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_method_is_in_the_tests_of_whole_runs() -> None:
+    assert set(METHOD_SHORT) == set(METHODS)
+
+
+def test_dpo_is_gdro_with_pairs_and_hard_targets(tmp_path: Path) -> None:
+    limit = {"method__k": 2, "method__tau": 0, "method__gamma": 0, "method__groups": 4, "method__drop_flat": "true"}
+    assert call(tmp_path / "dpo", "dpo").exit_code == 0
+    assert call(tmp_path / "gdro", "gdro", **limit).exit_code == 0
+    dpo, gdro = (record.read(folder(tmp_path / name)).points for name in ("dpo", "gdro"))
+    assert dpo == gdro
+
+
+@pytest.mark.parametrize("method", list(METHOD_SHORT))
+def test_no_evaluation_goes_uncharged(method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     counted = {"with": 0, "without": 0}  # `reference_velocity` turns gradients off before it comes here
     original = network.velocity
 
@@ -104,7 +122,7 @@ def test_no_evaluation_goes_uncharged(monkeypatch: pytest.MonkeyPatch, tmp_path:
         return original(transformer, x, *rest)
 
     monkeypatch.setattr(network, "velocity", counting)
-    assert call(tmp_path).exit_code == 0
+    assert call(tmp_path, method).exit_code == 0
     last = record.read(folder(tmp_path)).points[-1]
     evaluated_on_top = 3 * 6 * 3  # marks, prompts, steps
     assert last.evaluations == 3 * counted["with"] + counted["without"] - evaluated_on_top

@@ -14,7 +14,13 @@ from gdro_bench.sampling import Sampler
 from gdro_bench.score import Scorer
 from gdro_bench.task import Prompt
 
-METHODS = {"gdro": "gdro_bench.methods.gdro:GDRO"}
+METHODS = {
+    "gdro": "gdro_bench.methods.gdro:GDRO",
+    "flow-grpo": "gdro_bench.methods.flow_grpo:FlowGRPO",
+    "dance-grpo": "gdro_bench.methods.dance_grpo:DanceGRPO",
+    "dpo": "gdro_bench.methods.dpo:DPO",
+    "rft": "gdro_bench.methods.rft:RFT",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,18 +24,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from gdro_bench import content, sampling, task
+from gdro_bench import content
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import Step, Workbench
-from gdro_bench.methods.ema import Ema
+from gdro_bench.methods.offline import Source, draw_members, draw_t, squared_error
+from gdro_bench.methods.trainer import Trainer
 from gdro_bench.policy import Cond
-from gdro_bench.pool import Groups, Sampled
+from gdro_bench.task import Prompt
 
 Ties = Literal["joint", "order"]
 
@@ -113,17 +114,6 @@ def top1_mask(r: Tensor) -> Tensor:
     return best / best.sum(dim=1, keepdim=True)
 
 
-def draw_members(r: Tensor, k: int, spread: bool, generator: torch.Generator) -> Tensor:
-    """Indices [k] of k scored images of one group's rewards r [n]; NaN ones are never drawn."""
-    scored = torch.nonzero(~r.isnan()).flatten()
-    order = scored[torch.randperm(len(scored), generator=generator)]
-    if not spread:
-        return order[:k]
-    best, worst = order[r[order].argmax()], order[len(order) - 1 - r[order].flip(0).argmin()]  # two, even in a tie
-    others = order[(order != best) & (order != worst)][: k - 2]
-    return torch.cat((best[None], others, worst[None]))
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # The method
 
@@ -137,101 +127,37 @@ class GDRO:
         self.config, self.bench = config, bench
         if config.k > config.pool_images or config.k < 2:
             raise BenchError(f"k is {config.k}.", f"It must lie between 2 and pool_images ({config.pool_images}).", 2)
-        self.prompts = bench.prompts[: config.pool_prompts]
-        self.shards = math.ceil(len(self.prompts) / config.shard_prompts)
-        self.parameters = list(bench.policy.parameters())
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-        self.ema = Ema(self.parameters, config.ema_slope, config.ema_ceiling)
-        self.shard = 0
-        self.updates = 0
-        self._groups: Groups | None = None
-        self._usable: Tensor = torch.empty(0, dtype=torch.long)
-        self._open_pool()
-
-    def _open_pool(self) -> None:
-        c = self.config
-        recipe = {
-            "model": self.bench.policy.name,
-            "reward": self.bench.scorer.name,
-            "sampler": asdict(self.bench.sampler),
-            "prompts": task.digest(self.prompts),
-            "pool": [len(self.prompts), c.pool_images, c.pool_seed, c.shard_prompts],
-        }
-        self.bench.pool.open(content.digest(recipe), recipe)
+        self.source = Source(config, bench)
+        self.trainer = Trainer(bench.policy, config)
+        self._usable: Tensor | None = None
 
     def step(self) -> Step:
-        return self._collect() if self.shard < self.shards else self._optimise()
+        return self._optimise() if self.source.complete else self.source.collect()
 
-    # -- the pool
-
-    def _collect(self) -> Step:
-        first = self.shard * self.config.shard_prompts
-        prompts = self.prompts[first : first + self.config.shard_prompts]
-        shard = self.bench.pool.shard(self.shard, lambda: self._sample(prompts))
-        self.shard += 1
-        values = torch.tensor([score.value for group in shard.scores for score in group])
-        measured = {"pool_reward": values.nanmean().item(), "unscored": float(values.isnan().sum())}
-        return Step("collect", measured, f"pool: {first + len(prompts)} of {len(self.prompts)} prompts")
-
-    @torch.no_grad()
-    def _sample(self, prompts: list[task.Prompt]) -> Sampled:
-        """Groups from the reference model, whatever the adapters are."""
-        c, bench = self.config, self.bench
-        keys = [("pool", c.pool_seed, p.text, i) for p in prompts for i in range(c.pool_images)]
-        noise = sampling.noise_for(keys, bench.policy.latent_shape)
-        each = [p for p in prompts for _ in range(c.pool_images)]
-        latents = sampling.sample(bench.policy, noise, each, bench.sampler, reference=True)
-        scores = iter(bench.scorer(bench.policy.decode(latents), each))
-        grouped = [[next(scores) for _ in range(c.pool_images)] for _ in prompts]
-        return latents.cpu().view(len(prompts), c.pool_images, *latents.shape[1:]), grouped
-
-    def _load_groups(self) -> Groups:
-        """The whole pool, and which of its groups can teach: k scored images, and not all of one reward."""
-        if self._groups is None:
-            self._groups = self.bench.pool.groups(self.shards)
-            r = self._groups.rewards
-            spread = r.nan_to_num(-math.inf).amax(1) > r.nan_to_num(math.inf).amin(1)
-            usable = ((~r.isnan()).sum(1) >= self.config.k) & (spread | (not self.config.drop_flat))
-            self._usable = torch.nonzero(usable).flatten()
-            if not len(self._usable):
-                raise BenchError(
-                    f"None of the pool's {len(r)} groups has {self.config.k} scored images with different rewards.",
-                    "Raise method.pool_prompts or method.pool_images, or set method.drop_flat=false.",
-                )
-        return self._groups
-
-    # -- training
-
-    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, list[task.Prompt]]:
+    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, list[Prompt]]:
         """The groups of this update: latents [G, k, *latent_shape], rewards [G, k] and the G prompts."""
-        pool, c = self._load_groups(), self.config
+        pool, c = self.source.groups, self.config
+        if self._usable is None:
+            self._usable = self.source.usable(c.k, c.drop_flat)
         chosen = self._usable[torch.randint(len(self._usable), (c.groups,), generator=generator)]
         members = [draw_members(pool.rewards[g], c.k, c.draw == "spread", generator) for g in chosen]
         latents = torch.stack([pool.latents[g][m] for g, m in zip(chosen, members, strict=True)])
         rewards = torch.stack([pool.rewards[g][m] for g, m in zip(chosen, members, strict=True)])
-        return latents, rewards, [self.prompts[int(g)] for g in chosen]
-
-    def _draw_t(self, generator: torch.Generator) -> Tensor:
-        c = self.config
-        t = torch.randn if c.t_distribution == "logit-normal" else torch.rand
-        drawn = t((c.groups, 1 if c.share_t else c.k), generator=generator)
-        return (drawn.sigmoid() if c.t_distribution == "logit-normal" else drawn).expand(-1, c.k)
+        return latents, rewards, [self.source.prompts[int(g)] for g in chosen]
 
     def _errors(self, x0: Tensor, cond: Cond, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Squared errors of policy and reference at one draw of (t, eps), each [G * k, *latent_shape]."""
         c, shape = self.config, self.bench.policy.latent_shape
-        t = self._draw_t(generator).flatten().to(x0.device)
+        t = draw_t((c.groups, 1 if c.share_t else c.k), c.t_distribution, generator).expand(-1, c.k).flatten()
         eps = torch.randn((c.groups, 1 if c.share_noise else c.k, *shape), generator=generator)
-        eps = eps.expand(-1, c.k, *shape).flatten(0, 1).to(x0.device)
-        across = t.view(-1, *[1] * len(shape))
-        x_t, v = (1 - across) * x0 + across * eps, eps - x0
-        error = (v - self.bench.policy.velocity(x_t, t, cond)).square()
-        return error, (v - self.bench.policy.reference_velocity(x_t, t, cond)).square()
+        eps = eps.expand(-1, c.k, *shape).flatten(0, 1)
+        drawn, policy = (t.to(x0.device), eps.to(x0.device), cond), self.bench.policy
+        return squared_error(policy.velocity, x0, *drawn), squared_error(policy.reference_velocity, x0, *drawn)
 
     def _loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         c = self.config
         latents, rewards, prompts = self._draw(generator)
-        device = self.parameters[0].device
+        device = self.trainer.device
         x0, r = latents.flatten(0, 1).to(device), rewards.to(device)
         cond = self.bench.policy.encode(prompts).repeat_each(c.k)
         drawn = [self._errors(x0, cond, generator) for _ in range(c.draws)]
@@ -254,44 +180,21 @@ class GDRO:
         }
 
     def _optimise(self) -> Step:
-        generator = torch.Generator().manual_seed(content.seed("gdro", self.bench.seed, self.updates))
-        warm = min(1.0, (self.updates + 1) / max(1, self.config.warmup_steps))
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.config.learning_rate * warm
-        self.optimiser.zero_grad()
-        loss, measured = self._loss(generator)
-        if not torch.isfinite(loss):
-            raise BenchError(
-                f"The GDRO loss is {loss.item()} at update {self.updates + 1}.",
-                "Lower method.beta or method.learning_rate; the last checkpoint is kept.",
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
-        self.optimiser.step()
-        self.updates += 1
-        self.ema.update(self.updates)
-        measured["gradient_norm"] = norm.item()
-        return Step("optimise", measured, f"update {self.updates}: ranking loss {measured['ranking_loss']:.2f}")
+        seed = content.seed("gdro", self.bench.seed, self.trainer.updates)
+        loss, measured = self._loss(torch.Generator().manual_seed(seed))
+        self.trainer.backward(loss)
+        measured["gradient_norm"] = self.trainer.update()
+        progress = f"update {self.trainer.updates}: ranking loss {measured['ranking_loss']:.2f}"
+        return Step("optimise", measured, progress)
 
     # -- what the runner needs
 
     def evaluated(self) -> AbstractContextManager[None]:
-        return self.ema.applied()
+        return self.trainer.evaluated()
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "shard": self.shard,
-            "updates": self.updates,
-            "parameters": [p.detach() for p in self.parameters],
-            "averages": self.ema.averages,
-            "optimiser": self.optimiser.state_dict(),
-        }
+        return {"collected": self.source.collected, "trainer": self.trainer.state_dict()}
 
-    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.shard, self.updates = state["shard"], state["updates"]
-        for own, saved in zip(self.parameters, state["parameters"], strict=True):
-            own.copy_(saved)
-        for average, saved in zip(self.ema.averages, state["averages"], strict=True):
-            average.copy_(saved)
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.source.collected = state["collected"]
+        self.trainer.load_state_dict(state["trainer"])

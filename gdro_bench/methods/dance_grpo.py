@@ -1,0 +1,23 @@
+"""DanceGRPO (arXiv 2505.07818) for rectified flows: Flow-GRPO's update on an SDE of constant noise.
+
+The epoch, the advantages and the clipped loss are in `grpo`, the step and its log-probability in `sampling`:
+
+    sigma_t = eta,   a group starts from one noise,   std of the advantage by group,   a random 60 % of the steps
+
+Where this differs from the published code:
+1. The trained steps are drawn for each image by itself, as published, but mixed over images in a batch.
+2. Groups whose rewards are all equal are dropped and counted.
+3. A moving average of the weights is evaluated, as for every method here.
+"""
+
+from __future__ import annotations
+
+from gdro_bench.methods.grpo import GRPO, Config
+
+__all__ = ["Config", "DanceGRPO"]
+
+
+class DanceGRPO(GRPO):
+    """See the module."""
+
+    name = "dance-grpo"

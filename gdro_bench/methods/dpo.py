@@ -1,0 +1,50 @@
+"""Diffusion-DPO (arXiv 2311.12908) for rectified flows, offline: GDRO's own limit at k = 2, tau = 0 and gamma = 0.
+
+    L = -log sigmoid(s_w - s_l)
+
+for the preferred and the other image of a pair, with GDRO's implicit reward s (eq. 5 of arXiv 2601.02036). The code is
+GDRO's. Differences from the published method:
+1. The pair comes from the pool of the reference model's own images, ranked by the reward, not by people.
+2. t and noise are shared in a pair if `share_t`, `share_noise` say so; published code shares both.
+3. A pair of equal reward carries no preference and costs an evaluation without teaching (`drop_flat` of GDRO).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from gdro_bench.methods import Workbench, gdro
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """`baselines/<profile>/dpo.toml`."""
+
+    pool_prompts: int
+    pool_images: int
+    pool_seed: int
+    shard_prompts: int
+    groups: int  # pairs an optimiser step
+    beta: float
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    clip: float
+    ema_slope: float
+    ema_ceiling: float
+    reduction: Literal["sum", "mean"]
+    share_t: bool
+    share_noise: bool
+    t_distribution: Literal["uniform", "logit-normal"]
+    draw: Literal["random", "spread"]  # any two images of a group, or its best and its worst
+
+
+class DPO(gdro.GDRO):
+    """See the module."""
+
+    config_type = Config  # type: ignore[assignment]
+
+    def __init__(self, config: Config, bench: Workbench) -> None:
+        limit = {"k": 2, "tau": 0.0, "gamma": 0.0, "draws": 1, "ties": "joint", "drop_flat": True}
+        super().__init__(gdro.Config(**asdict(config), **limit), bench)  # type: ignore[arg-type]

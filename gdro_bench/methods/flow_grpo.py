@@ -1,0 +1,26 @@
+"""Flow-GRPO (arXiv 2505.05470): policy gradients on an SDE with the flow's marginals.
+
+The epoch, the advantages and the clipped loss are in `grpo`, the step and its log-probability in `sampling`:
+
+    sigma_t = a sqrt(t / (1 - t)),   x_next = mu(x, v, t) + sigma_t sqrt(-dt) eps                       eq. 9
+    KL      = mean (mu - mu_ref)^2 / (2 sigma_t^2)   ("rate")   or / (2 sigma_t^2 |dt|)   ("step", exact)
+
+Settings of `baselines/<profile>/flow-grpo.toml` also give its variants: `noising.kind = "cps"` (arXiv 2509.05952), and
+`window` for Flow-GRPO-Fast. Where this differs from the published code:
+1. An image trains on its steps in random order mixed with the others', not step after step.
+2. Groups whose rewards are all equal are dropped and counted, never filled up again at random.
+3. Prompts are drawn without repetition within an epoch.
+4. The moving average follows `min(slope * update, ceiling)`, as GDRO's does, every update.
+"""
+
+from __future__ import annotations
+
+from gdro_bench.methods.grpo import GRPO, Config
+
+__all__ = ["Config", "FlowGRPO"]
+
+
+class FlowGRPO(GRPO):
+    """See the module."""
+
+    name = "flow-grpo"

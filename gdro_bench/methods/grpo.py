@@ -1,0 +1,256 @@
+"""What Flow-GRPO and DanceGRPO share: rollouts of a stochastic sampler, group advantages, the clipped update.
+
+An epoch samples a group of images for each of some prompts, keeps every state of their chains, and makes
+`updates_per_epoch` optimiser updates on them, each on its share of the images:
+
+    A   = (r - mean of the prompt's group) / (std + 1e-4), clipped to +-advantage_clip
+    rho = exp(log p_theta(x_next | x) - log p_old(x_next | x))
+    L   = mean over images and trained steps of max(-A rho, -A clip(rho, 1 - c, 1 + c)) + kl_weight * KL
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gdro_bench import content, sampling
+from gdro_bench.errors import BenchError
+from gdro_bench.methods import Step, Workbench
+from gdro_bench.methods.trainer import Trainer
+from gdro_bench.policy import Cond
+from gdro_bench.sampling import Noising
+
+EPSILON = 1e-4  # keeps the advantage finite where all rewards are equal
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """`baselines/<profile>/flow-grpo.toml` and `dance-grpo.toml`."""
+
+    prompts: int  # an epoch
+    k: int  # images a prompt
+    noising: Noising
+    window: int  # steps that are stochastic and trained, as in Flow-GRPO-Fast; 0 is all
+    window_range: int  # the window lies in the first so many steps
+    noisy_last: bool  # whether the last step gets noise as well
+    timesteps: Literal["first", "random"]  # which of the stochastic steps are trained
+    timestep_fraction: float
+    shared_noise: bool  # whether a group starts from one noise
+    std: Literal["global", "group"]
+    advantage_clip: float
+    clip_range: float
+    kl_weight: float
+    kl_form: Literal["rate", "step"]
+    updates_per_epoch: int
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    clip: float
+    ema_slope: float
+    ema_ceiling: float
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The mathematics, as functions of tensors
+
+
+def advantages(r: Tensor, std: Literal["global", "group"], limit: float) -> Tensor:
+    """Group-relative advantages [G, k] of rewards r [G, k]; unscored (NaN) images get 0 and count nowhere."""
+    centred = r - r.nanmean(dim=1, keepdim=True)
+    if std == "global":
+        spread = (r - r.nanmean()).square().nanmean().sqrt().expand_as(centred)
+    else:
+        spread = centred.square().nanmean(dim=1, keepdim=True).sqrt()
+    return (centred / (spread + EPSILON)).clamp(-limit, limit).nan_to_num(0.0)
+
+
+def clipped_loss(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+    """PPO's pessimistic surrogate, elementwise (arXiv 1707.06347, eq. 7, as a loss)."""
+    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip_range, 1 + clip_range))
+
+
+def stochastic_steps(config: Config, steps: int, generator: torch.Generator) -> list[int]:
+    """The steps of this epoch's chains that inject noise."""
+    last = steps if config.noisy_last else steps - 1
+    if not config.window:
+        return list(range(last))
+    first = int(torch.randint(min(config.window_range, last) - config.window + 1, (1,), generator=generator))
+    return list(range(first, first + config.window))
+
+
+def trained_steps(config: Config, noisy: list[int], images: int, generator: torch.Generator) -> Tensor:
+    """Which steps each image is trained on, int64 [images, n]."""
+    if config.window:
+        return torch.tensor(noisy).expand(images, -1)
+    count = max(1, int(len(noisy) * config.timestep_fraction))
+    if config.timesteps == "first":
+        return torch.tensor(noisy[:count]).expand(images, -1)
+    order = torch.rand((images, len(noisy)), generator=generator).argsort(dim=1)[:, :count]
+    return torch.tensor(noisy)[order]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The method
+
+
+@dataclass(slots=True)
+class Rollout:
+    """An epoch's images that carry an advantage: chains [N, T + 1, *latent_shape], log-probabilities [N, T] under the
+    policy that sampled them, advantages [N], prompt indices [N] and the steps to train each on, [N, n]."""
+
+    chains: Tensor
+    log_p: Tensor
+    advantage: Tensor
+    prompts: Tensor
+    steps: Tensor
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class GRPO:
+    """Samples an epoch, then trains on it, an update a step."""
+
+    config_type = Config
+    name = "grpo"
+
+    def __init__(self, config: Config, bench: Workbench) -> None:
+        _check(config, bench)
+        self.config, self.bench = config, bench
+        self.trainer = Trainer(bench.policy, config)
+        self.schedule = sampling.times(bench.sampler.steps, bench.sampler.shift)
+        self.epoch = 0
+        self.rollout: Rollout | None = None
+
+    def step(self) -> Step:
+        return self._collect() if self.rollout is None else self._optimise(self.rollout)
+
+    def _generator(self, what: str, n: int) -> torch.Generator:
+        return torch.Generator().manual_seed(content.seed(self.name, what, self.bench.seed, n))
+
+    # -- rollouts
+
+    @torch.no_grad()
+    def _collect(self) -> Step:
+        c, bench, generator = self.config, self.bench, self._generator("rollout", self.epoch)
+        chosen = torch.randperm(len(bench.prompts), generator=generator)[: c.prompts].repeat_interleave(c.k)
+        noisy = stochastic_steps(c, bench.sampler.steps, generator)
+        noise = self._first_noise(len(chosen), generator)
+        prompts = [bench.prompts[int(p)] for p in chosen]
+        chains, log_p = [], []
+        for start in range(0, len(chosen), bench.sampler.batch):
+            rows = slice(start, start + bench.sampler.batch)
+            velocity = sampling.conditioned(bench.policy, bench.policy.encode(prompts[rows]), bench.sampler.guidance)
+            chain = sampling.stochastic(velocity, noise[rows], self.schedule, c.noising, noisy, generator)
+            chains.append(chain.states)
+            log_p.append(chain.log_p)
+        states = torch.cat(chains)
+        scores = bench.scorer(bench.policy.decode(states[:, -1]), prompts)
+        r = torch.tensor([score.value for score in scores]).view(-1, c.k)
+        advantage = advantages(r, c.std, c.advantage_clip).flatten()
+        steps = trained_steps(c, noisy, len(chosen), generator)
+        kept = torch.nonzero(advantage).flatten()
+        kept = kept[torch.randperm(len(kept), generator=generator)]
+        self.epoch += 1
+        if len(kept) >= c.updates_per_epoch:
+            self.rollout = Rollout(*(part[kept] for part in (states, torch.cat(log_p), advantage, chosen, steps)))
+        reward = r.nanmean().item()
+        flat = (r.nan_to_num(-1.0).amax(1) == r.nan_to_num(2.0).amin(1)).sum().item()
+        measured = {
+            "rollout_reward": reward,
+            "unscored": float(r.isnan().sum()),
+            "flat_groups": float(flat),
+            "dropped": float(len(chosen) - len(kept)),
+        }
+        return Step("collect", measured, f"epoch {self.epoch}: rollout reward {reward:.3f}")
+
+    def _first_noise(self, images: int, generator: torch.Generator) -> Tensor:
+        shape, c = self.bench.policy.latent_shape, self.config
+        drawn = torch.randn((images // c.k, 1 if c.shared_noise else c.k, *shape), generator=generator)
+        return drawn.expand(-1, c.k, *shape).flatten(0, 1).to(self.trainer.device)
+
+    # -- training
+
+    def _optimise(self, rollout: Rollout) -> Step:
+        c = self.config
+        part = self.trainer.updates % c.updates_per_epoch
+        rows = torch.tensor_split(torch.arange(len(rollout.advantage)), c.updates_per_epoch)[part]
+        sums: dict[str, float] = {}
+        pairs = [(int(i), j) for j in range(rollout.steps.shape[1]) for i in rows]
+        for start in range(0, len(pairs), self.bench.sampler.batch):
+            some = pairs[start : start + self.bench.sampler.batch]
+            loss, measured = self._loss(rollout, torch.tensor(some))
+            self.trainer.backward(loss * len(some) / len(pairs))
+            for key, value in measured.items():
+                sums[key] = sums.get(key, 0.0) + value * len(some) / len(pairs)
+        sums["gradient_norm"] = self.trainer.update()
+        if part + 1 == c.updates_per_epoch:
+            self.rollout = None
+        return Step("optimise", sums, f"update {self.trainer.updates}: clipped {sums['clipped']:.0%}")
+
+    def _loss(self, rollout: Rollout, pairs: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Mean loss of (image, index of trained step) pairs [B, 2]."""
+        c, policy, guidance = self.config, self.bench.policy, self.bench.sampler.guidance
+        images = pairs[:, 0]
+        step = rollout.steps[images, pairs[:, 1]]
+        device = self.trainer.device
+        x, x_next = (rollout.chains[images, s].to(device) for s in (step, step + 1))
+        cond = policy.encode([self.bench.prompts[int(p)] for p in rollout.prompts[images]])
+        new = self._transition(sampling.conditioned(policy, cond, guidance), x, step)
+        ratio = (new.log_p(x_next) - rollout.log_p[images, step].to(device)).exp()
+        advantage = rollout.advantage[images].to(device)
+        loss = clipped_loss(ratio, advantage, c.clip_range).mean()
+        measured = {
+            "policy_loss": loss.item(),
+            "clipped": ((ratio - 1).abs() > c.clip_range).float().mean().item(),
+            "approx_kl": 0.5 * ratio.detach().log().square().mean().item(),
+        }
+        if c.kl_weight:
+            kl = self._kl(new, x, step, cond)
+            measured["kl"] = kl.item()
+            loss = loss + c.kl_weight * kl
+        return loss, measured
+
+    def _transition(self, velocity: sampling.Velocity, x: Tensor, step: Tensor) -> sampling.Transition:
+        schedule = self.schedule.to(x.device)
+        t, t_next = schedule[step], schedule[step + 1]
+        return sampling.transition(velocity(x, t), x, t, t_next, self.schedule, self.config.noising)
+
+    def _kl(self, new: sampling.Transition, x: Tensor, step: Tensor, cond: Cond) -> Tensor:
+        """KL to the reference's transition: mean over elements of (mu - mu_ref)^2 / (2 sigma^2), with sigma the rate
+        (`rate`, Flow-GRPO's later form) or the step's std (`step`, the exact KL)."""
+        reference = sampling.conditioned(self.bench.policy, cond, self.bench.sampler.guidance, reference=True)
+        old = self._transition(reference, x, step)
+        sigma = new.std if self.config.kl_form == "step" else new.rate
+        return ((new.mean - old.mean).square().flatten(1).mean(1) / (2 * sigma.square())).mean()
+
+    # -- what the runner needs
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        return self.trainer.evaluated()
+
+    def state_dict(self) -> dict[str, Any]:
+        rollout = None if self.rollout is None else self.rollout.state()
+        return {"epoch": self.epoch, "rollout": rollout, "trainer": self.trainer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.epoch = state["epoch"]
+        self.rollout = None if state["rollout"] is None else Rollout(**state["rollout"])
+        self.trainer.load_state_dict(state["trainer"])
+
+
+def _check(config: Config, bench: Workbench) -> None:
+    c, steps = config, bench.sampler.steps
+    if c.k < 2:
+        raise BenchError(f"k is {c.k}.", "A group needs at least 2 images.", 2)
+    if c.prompts > len(bench.prompts):
+        raise BenchError(f"An epoch takes {c.prompts} prompts of {len(bench.prompts)}.", "Lower method.prompts.", 2)
+    if c.window and not c.window <= min(c.window_range, steps):
+        raise BenchError(f"A window of {c.window} steps does not fit.", f"Raise method.window_range (to {steps}).", 2)
+    if c.noising.level <= 0:
+        raise BenchError("Without noise there is no likelihood to train on.", "Raise method.noising.level above 0.", 2)

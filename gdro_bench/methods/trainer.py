@@ -1,0 +1,91 @@
+"""What every method does with a gradient: AdamW with warm-up and clipping, a moving average, and their saved state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gdro_bench.errors import BenchError
+from gdro_bench.methods.ema import Ema
+from gdro_bench.policy import Policy
+
+
+class Numbers(Protocol):
+    """The part of a method's TOML that its optimiser takes."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def clip(self) -> float: ...
+    @property
+    def ema_slope(self) -> float: ...
+    @property
+    def ema_ceiling(self) -> float: ...
+
+
+class Trainer:
+    """Updates a policy's adapters; `updates` counts how often."""
+
+    def __init__(self, policy: Policy, numbers: Numbers) -> None:
+        self.numbers = numbers
+        self.parameters = list(policy.parameters())
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=numbers.weight_decay)
+        self.ema = Ema(self.parameters, numbers.ema_slope, numbers.ema_ceiling)
+        self.updates = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.parameters[0].device
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the loss's gradient to this update's.
+
+        Raises:
+            BenchError: the loss is not finite.
+        """
+        if not torch.isfinite(loss):
+            raise BenchError(
+                f"The loss is {loss.item()} at update {self.updates + 1}.",
+                "Lower method.learning_rate (or GDRO's method.beta); the last checkpoint is kept.",
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def update(self) -> float:
+        """One optimiser step on the gradients so far; returns their norm before clipping."""
+        warm = min(1.0, (self.updates + 1) / max(1, self.numbers.warmup_steps))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.numbers.learning_rate * warm
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.numbers.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.updates += 1
+        self.ema.update(self.updates)
+        return norm.item()
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        return self.ema.applied()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "updates": self.updates,
+            "parameters": [p.detach() for p in self.parameters],
+            "averages": self.ema.averages,
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.updates = state["updates"]
+        for own, saved in zip(self.parameters, state["parameters"], strict=True):
+            own.copy_(saved)
+        for average, saved in zip(self.ema.averages, state["averages"], strict=True):
+            average.copy_(saved)
+        self.optimiser.load_state_dict(state["optimiser"])

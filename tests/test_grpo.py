@@ -1,0 +1,272 @@
+"""Flow-GRPO and DanceGRPO: the stochastic steps against closed forms, the advantages, and the update itself."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from gdro_bench import content, registry
+from gdro_bench.budget import Ledger
+from gdro_bench.methods import METHODS, Workbench, grpo
+from gdro_bench.methods.flow_grpo import FlowGRPO
+from gdro_bench.models.lora import Lora
+from gdro_bench.models.pocket.policy import PocketPolicy
+from gdro_bench.policy import Policy
+from gdro_bench.pool import Pool
+from gdro_bench.sampling import Noising, Sampler, Transition, conditioned, euler, stochastic, times, transition
+from gdro_bench.score import Images, Score
+from gdro_bench.task import Prompt
+
+KINDS = [Noising("flow", 0.7), Noising("constant", 0.3), Noising("cps", 0.8)]
+SDES = KINDS[:2]
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def step(noising: Noising, t: float = 0.8, t_next: float = 0.6, rows: int = 4) -> tuple[Transition, Tensor, Tensor]:
+    x, v = draw(rows, 5, 3), draw(rows, 5, 3, seed=1)
+    made = transition(v, x, torch.full((rows,), t), torch.full((rows,), t_next), times(8, 2.0), noising)
+    return made, x, v
+
+
+# -- the stochastic step
+
+
+@pytest.mark.parametrize("kind", ["flow", "constant", "cps"])
+def test_without_noise_a_step_is_eulers(kind):
+    made, x, v = step(Noising(kind, 0.0))
+    torch.testing.assert_close(made.mean, x - 0.2 * v, atol=1e-6, rtol=0)
+    assert not made.std.any()
+
+
+def test_sigma_is_each_papers():
+    flow, _, _ = step(Noising("flow", 0.7))
+    torch.testing.assert_close(flow.rate, torch.full((4,), 0.7 * math.sqrt(0.8 / 0.2)))
+    torch.testing.assert_close(flow.std, flow.rate * math.sqrt(0.2))
+    constant, _, _ = step(Noising("constant", 0.3))
+    torch.testing.assert_close(constant.std, torch.full((4,), 0.3 * math.sqrt(0.2)))
+    cps, _, _ = step(Noising("cps", 0.5))
+    torch.testing.assert_close(cps.std, torch.full((4,), 0.6 * math.sin(math.pi / 4)))
+
+
+def test_the_first_step_takes_the_second_time_where_sigma_is_infinite():
+    schedule = times(8, 2.0)
+    made, _, _ = step(Noising("flow", 0.7), 1.0, float(schedule[1]))
+    torch.testing.assert_close(made.rate, torch.full((4,), 0.7 / math.sqrt(1 - float(schedule[1]))))
+
+
+@pytest.mark.parametrize(("noising", "s"), [(SDES[0], 0.5), (SDES[1], 0.5), (KINDS[2], 0.0)])
+def test_marginals_of_a_gaussian_are_kept(noising, s):
+    """Data N(m, s^2): then v = E[eps - x0 | x_t] is linear in x, and so every marginal is known.
+
+    CPS keeps the share of noise in a state, which is the marginal only where the data is a point.
+    """
+    m, schedule = 0.8, times(400, 1.0)
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        t = t.view(-1, 1)
+        variance = (1 - t).square() * s**2 + t.square()
+        return (t - (1 - t) * s**2) / variance * (x - (1 - t) * m) - m
+
+    n, generator = 20_000, torch.Generator().manual_seed(7)
+    noisy = range(40, 400)  # before, where sigma grows without bound, these steps are too coarse for the SDE
+    chain = stochastic(velocity, draw(n, 1), schedule, noising, noisy, generator)
+    for at in (200, 390, 400):
+        t = float(schedule[at])
+        x = chain.states[:, at]
+        expected = math.sqrt((1 - t) ** 2 * s**2 + t**2)
+        assert x.mean().item() == pytest.approx((1 - t) * m, abs=0.02)
+        assert x.std().item() == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("noising", KINDS)
+def test_only_the_named_steps_are_noisy(noising):
+    schedule, x = times(6, 2.0), draw(3, 4)
+    chain = stochastic(lambda x, t: 0.3 * x, x, schedule, noising, [2, 3], torch.Generator().manual_seed(0))
+    assert chain.states.shape == (3, 7, 4)
+    torch.testing.assert_close(chain.states[:, 0], x)
+    torch.testing.assert_close(chain.states[:, 2], euler(lambda x, t: 0.3 * x, x, schedule[:3]))
+    torch.testing.assert_close(chain.states[:, 6], euler(lambda x, t: 0.3 * x, chain.states[:, 4], schedule[4:]))
+    assert chain.log_p.isnan().any(dim=0).tolist() == [True, True, False, False, True, True]
+
+
+@pytest.mark.parametrize("noising", SDES)
+def test_log_probability_is_the_mean_over_elements_of_a_normals(noising):
+    made, _, _ = step(noising)
+    x_next = draw(4, 5, 3, seed=2)
+    normal = Normal(made.mean, made.std.view(-1, 1, 1))
+    torch.testing.assert_close(made.log_p(x_next), normal.log_prob(x_next).flatten(1).mean(1))
+
+
+def test_cps_log_probability_leaves_out_variance_and_constants():
+    made, _, _ = step(Noising("cps", 0.8))
+    x_next = draw(4, 5, 3, seed=2)
+    torch.testing.assert_close(made.log_p(x_next), -(x_next - made.mean).square().flatten(1).mean(1))
+
+
+# -- advantages and loss
+
+
+def test_advantages_by_hand():
+    r = torch.tensor([[0.0, 1.0], [0.5, 0.5]])
+    by_group = grpo.advantages(r, "group", 5.0)
+    torch.testing.assert_close(by_group, torch.tensor([[-0.5, 0.5], [0.0, 0.0]]) / (0.5 + 1e-4))
+    by_all = grpo.advantages(r, "global", 5.0)
+    torch.testing.assert_close(by_all[0], torch.tensor([-0.5, 0.5]) / (math.sqrt(0.125) + 1e-4))
+
+
+def test_an_unscored_image_has_no_say():
+    r = torch.tensor([[0.0, 1.0, math.nan], [0.2, 0.4, 0.9]])
+    alone = grpo.advantages(r[:1, :2], "group", 5.0)
+    advantage = grpo.advantages(r, "group", 5.0)
+    torch.testing.assert_close(advantage[0, :2], alone[0])
+    assert advantage[0, 2] == 0
+
+
+def test_advantages_are_clipped():
+    r = torch.zeros(1, 100).index_fill(1, torch.tensor([0]), 1.0)
+    assert grpo.advantages(r, "group", 5.0).max() == 5.0
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss"),
+    [(1.0, 2.0, -2.0), (1.5, 1.0, -1.1), (0.5, 1.0, -0.5), (1.5, -1.0, 1.5), (0.5, -1.0, 0.9)],
+)
+def test_the_loss_is_the_pessimistic_one(ratio, advantage, loss):
+    assert grpo.clipped_loss(torch.tensor(ratio), torch.tensor(advantage), 0.1).item() == pytest.approx(loss)
+
+
+# -- the methods on the shipped model
+
+
+class Brightness:
+    """A reward that any model can learn at once: how bright the picture is."""
+
+    name = "brightness"
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        return [Score(float(image.mean()) / 255, {}, "") for image in images]
+
+
+PROMPTS = [Prompt(f'a red sign that reads "{word}" at the top of a blue wall', word) for word in ("CAT", "DOG", "SUN")]
+SMALL = {"prompts": 2, "k": 4}
+
+
+def numbers(name: str = "flow-grpo", **changed: object) -> grpo.Config:
+    table = content.read(content.find("profile", "pocket") / f"{name}.toml") | SMALL | changed
+    return content.build(grpo.Config, table, name)
+
+
+def method(tmp_path: Path, config: grpo.Config, cls: type[grpo.GRPO] = FlowGRPO) -> grpo.GRPO:
+    policy: Policy = PocketPolicy.open("cpu", Lora(4, 4.0, ("to_q", "to_v")), 0)
+    pool = Pool(tmp_path, Ledger(0))
+    return cls(config, Workbench(policy, Brightness(), PROMPTS, Sampler(4, 2.0, 1.0, 8), pool, 0))
+
+
+@pytest.mark.parametrize("noising", KINDS)
+def test_on_policy_the_ratio_is_exactly_one(tmp_path, noising):
+    made = method(tmp_path, replace(numbers(), noising=noising, noisy_last=False))
+    policy, cond = made.bench.policy, made.bench.policy.encode(PROMPTS)
+    chain = stochastic(
+        conditioned(policy, cond, 1.0),
+        draw(3, *policy.latent_shape),
+        made.schedule,
+        noising,
+        [0, 1, 2],
+        torch.Generator(),
+    )
+    for i in range(3):
+        new = made._transition(conditioned(policy, cond, 1.0), chain.states[:, i], torch.full((3,), i))
+        assert torch.equal((new.log_p(chain.states[:, i + 1]) - chain.log_p[:, i]).exp(), torch.ones(3))
+
+
+@pytest.mark.parametrize("form", ["step", "rate"])
+def test_kl_is_that_of_two_normals(tmp_path, form):
+    made = method(tmp_path, numbers(kl_form=form))
+    with torch.no_grad():
+        for parameter in made.trainer.parameters:
+            parameter.add_(draw(*parameter.shape), alpha=0.05)
+    policy, at = made.bench.policy, torch.full((3,), 1)
+    cond, x = policy.encode(PROMPTS), draw(3, *policy.latent_shape)
+    new, old = (made._transition(conditioned(policy, cond, 1.0, reference), x, at) for reference in (False, True))
+    sigma = (new.std if form == "step" else new.rate).view(-1, 1, 1)
+    expected = kl_divergence(Normal(new.mean, sigma), Normal(old.mean, sigma)).mean()
+    assert expected > 0
+    torch.testing.assert_close(made._kl(new, x, at, cond), expected)
+
+
+def test_an_epoch_is_a_rollout_and_its_updates(tmp_path):
+    made = method(tmp_path, numbers())
+    steps = [made.step() for _ in range(6)]
+    assert [s.kind for s in steps] == ["collect", "optimise", "optimise"] * 2
+    assert steps[1].measured["approx_kl"] < 1e-10  # on-policy, up to the shape of the batch
+    assert steps[2].measured["approx_kl"] > steps[1].measured["approx_kl"]
+
+
+def test_groups_of_one_reward_are_counted_and_left_out(tmp_path):
+    made = method(tmp_path, numbers())
+    flat = [Score(0.5, {}, "")] * 8
+
+    class Flat(Brightness):
+        def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+            return flat
+
+    made.bench = replace(made.bench, scorer=Flat())
+    step = made.step()
+    assert (step.measured["flat_groups"], step.measured["dropped"]) == (2, 8)
+    assert made.rollout is None
+    assert made.step().kind == "collect"
+
+
+@pytest.mark.parametrize("killed_after", [1, 2, 3])
+@pytest.mark.parametrize("name", ["flow-grpo", "dance-grpo"])
+def test_a_saved_state_goes_on_to_the_same_parameters(tmp_path, name, killed_after):
+    cls = FlowGRPO if name == "flow-grpo" else _class(name)
+    whole, killed, resumed = (method(tmp_path, numbers(name), cls) for _ in range(3))
+    for _ in range(5):
+        whole.step()
+    for _ in range(killed_after):
+        killed.step()
+    path = tmp_path / "state.pt"
+    torch.save(killed.state_dict(), path)
+    resumed.load_state_dict(torch.load(path, weights_only=True))
+    for _ in range(5 - killed_after):
+        resumed.step()
+    assert all(torch.equal(a, b) for a, b in zip(whole.trainer.parameters, resumed.trainer.parameters, strict=True))
+
+
+def _class(name: str) -> type[grpo.GRPO]:
+    found: type[grpo.GRPO] = registry.lookup("method", name, METHODS)
+    return found
+
+
+def test_the_reward_rises(tmp_path):
+    made = method(tmp_path, numbers(prompts=3, k=4, learning_rate=5e-3, noisy_last=False))
+    rewards = [s.measured["rollout_reward"] for s in (made.step() for _ in range(24)) if s.kind == "collect"]
+    assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 0.02
+
+
+# -- steps
+
+
+def test_a_window_lies_in_its_range():
+    config = numbers(window=2, window_range=4)
+    seen = {tuple(grpo.stochastic_steps(config, 8, torch.Generator().manual_seed(i))) for i in range(60)}
+    assert seen == {(0, 1), (1, 2), (2, 3)}
+    assert grpo.trained_steps(config, [1, 2], 3, torch.Generator()).tolist() == [[1, 2]] * 3
+
+
+def test_a_fraction_of_the_steps_is_trained():
+    config = numbers(timestep_fraction=0.6, timesteps="first")
+    assert grpo.trained_steps(config, list(range(10)), 2, torch.Generator()).tolist() == [[0, 1, 2, 3, 4, 5]] * 2
+    drawn = grpo.trained_steps(replace(config, timesteps="random"), list(range(10)), 50, torch.Generator())
+    assert drawn.shape == (50, 6)
+    assert all(len(set(row)) == 6 for row in drawn.tolist())
+    assert len({tuple(row) for row in drawn.tolist()}) > 40
