@@ -161,7 +161,8 @@ def rapid() -> RapidReader:
     return RapidReader(ReaderConfig(limit_side=128, workers=0))
 
 
-def test_the_reader_reads_the_worlds_signs(rapid):
+def test_the_reader_reads_the_worlds_fresh_signs(rapid, monkeypatch):
+    monkeypatch.setattr(world, "FADED_SHARE", 0.0)
     images, prompts = signs(12)
     scores = OcrReward(rapid)(images, prompts)
     assert all(score.scored for score in scores)
