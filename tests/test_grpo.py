@@ -12,6 +12,7 @@ from torch.distributions import Normal, kl_divergence
 
 from gdro_bench import content, registry
 from gdro_bench.budget import Ledger
+from gdro_bench.errors import BenchError
 from gdro_bench.methods import METHODS, Workbench, grpo
 from gdro_bench.methods.flow_grpo import FlowGRPO
 from gdro_bench.models.lora import Lora
@@ -128,6 +129,19 @@ def test_an_unscored_image_has_no_say():
     advantage = grpo.advantages(r, "group", 5.0)
     torch.testing.assert_close(advantage[0, :2], alone[0])
     assert advantage[0, 2] == 0
+
+
+@pytest.mark.parametrize("std", ["global", "group"])
+def test_a_flat_group_has_no_advantage_whatever_its_mean_rounds_to(std):
+    r = torch.tensor([[2 / 3] * 3 + [math.nan] * 3, [0.1] * 6, [0.0, 1.0] * 3, [math.nan] * 6])
+    advantage = grpo.advantages(r, std, 5.0)
+    assert grpo.flat_groups(r).tolist() == [True, True, False, True]
+    assert advantage.any(dim=1).tolist() == [False, False, True, False]
+
+
+def test_cps_with_a_noisy_last_step_is_refused(tmp_path):
+    with pytest.raises(BenchError, match="no noise in the last step"):
+        method(tmp_path, numbers(noising={"kind": "cps", "level": 0.8}, noisy_last=True))
 
 
 def test_advantages_are_clipped():

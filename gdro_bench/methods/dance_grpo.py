@@ -5,9 +5,8 @@ The epoch, the advantages and the clipped loss are in `grpo`, the step and its l
     sigma_t = eta,   a group starts from one noise,   std of the advantage by group,   a random 60 % of the steps
 
 Where this differs from the published code:
-1. The trained steps are drawn for each image by itself, as published, but mixed over images in a batch.
-2. Groups whose rewards are all equal are dropped and counted.
-3. A moving average of the weights is evaluated, as for every method here.
+1. Groups whose rewards are all equal are dropped and counted.
+2. A moving average of the weights is evaluated, as for every method here.
 """
 
 from __future__ import annotations

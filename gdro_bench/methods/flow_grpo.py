@@ -7,10 +7,9 @@ The epoch, the advantages and the clipped loss are in `grpo`, the step and its l
 
 Settings of `baselines/<profile>/flow-grpo.toml` also give its variants: `noising.kind = "cps"` (arXiv 2509.05952), and
 `window` for Flow-GRPO-Fast. Where this differs from the published code:
-1. An image trains on its steps in random order mixed with the others', not step after step.
-2. Groups whose rewards are all equal are dropped and counted, never filled up again at random.
-3. Prompts are drawn without repetition within an epoch.
-4. The moving average follows `min(slope * update, ceiling)`, as GDRO's does, every update.
+1. Groups whose rewards are all equal are dropped and counted, never filled up again at random.
+2. Prompts are drawn without repetition within an epoch.
+3. The moving average follows `min(slope * update, ceiling)`, as GDRO's does, every update.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ An epoch samples a group of images for each of some prompts, keeps every state o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -59,14 +60,23 @@ class Config:
 # The mathematics, as functions of tensors
 
 
+def flat_groups(r: Tensor) -> Tensor:
+    """Which groups of rewards r [G, k] have no two scored images of different reward: bool [G]."""
+    return r.nan_to_num(-math.inf).amax(1) <= r.nan_to_num(math.inf).amin(1)
+
+
 def advantages(r: Tensor, std: Literal["global", "group"], limit: float) -> Tensor:
-    """Group-relative advantages [G, k] of rewards r [G, k]; unscored (NaN) images get 0 and count nowhere."""
+    """Group-relative advantages [G, k] of rewards r [G, k]; unscored (NaN) images get 0 and count nowhere.
+
+    A flat group gets exactly 0, where the rounding of its mean would leave something.
+    """
     centred = r - r.nanmean(dim=1, keepdim=True)
     if std == "global":
         spread = (r - r.nanmean()).square().nanmean().sqrt().expand_as(centred)
     else:
         spread = centred.square().nanmean(dim=1, keepdim=True).sqrt()
-    return (centred / (spread + EPSILON)).clamp(-limit, limit).nan_to_num(0.0)
+    scaled = (centred / (spread + EPSILON)).clamp(-limit, limit).nan_to_num(0.0)
+    return scaled.masked_fill(flat_groups(r)[:, None], 0.0)
 
 
 def clipped_loss(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
@@ -160,11 +170,10 @@ class GRPO:
         if len(kept) >= c.updates_per_epoch:
             self.rollout = Rollout(*(part[kept] for part in (states, torch.cat(log_p), advantage, chosen, steps)))
         reward = r.nanmean().item()
-        flat = (r.nan_to_num(-1.0).amax(1) == r.nan_to_num(2.0).amin(1)).sum().item()
         measured = {
             "rollout_reward": reward,
             "unscored": float(r.isnan().sum()),
-            "flat_groups": float(flat),
+            "flat_groups": float(flat_groups(r).sum()),
             "dropped": float(len(chosen) - len(kept)),
         }
         return Step("collect", measured, f"epoch {self.epoch}: rollout reward {reward:.3f}")
@@ -254,3 +263,5 @@ def _check(config: Config, bench: Workbench) -> None:
         raise BenchError(f"A window of {c.window} steps does not fit.", f"Raise method.window_range (to {steps}).", 2)
     if c.noising.level <= 0:
         raise BenchError("Without noise there is no likelihood to train on.", "Raise method.noising.level above 0.", 2)
+    if c.noising.kind == "cps" and c.noisy_last:
+        raise BenchError("CPS injects no noise in the last step.", "Set method.noisy_last=false.", 2)
