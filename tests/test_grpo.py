@@ -174,7 +174,9 @@ SMALL = {"prompts": 2, "k": 4}
 
 
 def numbers(name: str = "flow-grpo", **changed: object) -> grpo.Config:
-    table = content.read(content.find("profile", "pocket") / f"{name}.toml") | SMALL | changed
+    read = content.read(content.find("profile", "pocket") / f"{name}.toml")
+    optimiser = read["optimiser"] | {key: changed.pop(key) for key in list(changed) if key in read["optimiser"]}
+    table = read | SMALL | changed | {"optimiser": optimiser}
     return content.build(grpo.Config, table, name)
 
 

@@ -28,7 +28,7 @@ SHORT = {
     "profile.reader.workers": 0,
     "profile.budget.marks": "[0.6,1.0]",
 }
-POOL_SHORT = {"method.pool_prompts": 8, "method.pool_images": 4, "method.shard_prompts": 2}
+POOL_SHORT = {"method.pool.prompts": 8, "method.pool.images": 4, "method.pool.shard_prompts": 2}
 ROLLOUT_SHORT = {"method.prompts": 2, "method.k": 4}
 # GDRO: eight groups of four in two-prompt shards (96 evaluations), then ten updates of 32 evaluations. So short a
 # sampling may read nothing in a whole group, hence drop_flat.

@@ -93,8 +93,17 @@ def test_the_subject_stands_in_its_relation_to_the_reference(relation, axis, sig
     things = (world.ThingFacts("clock"), world.ThingFacts("apple", relation=relation))
     for seed in range(20):
         spots = world._spots(default_rng(seed), things, None)
-        reference, subject = (np.array([y, x]) + side / 2 for x, y, side in spots)
+        reference, subject = (np.array([y, x]) for x, y in spots)
         assert sign * (subject - reference)[axis] > abs((subject - reference)[1 - axis])
+
+
+def test_objects_stand_on_the_grid_of_image_tokens_without_overlap():
+    for seed in range(200):
+        rng = default_rng(seed)
+        boxes = world.render(world.thing_facts(rng), rng).boxes
+        assert all((x0 - 1) % world.TOKEN_SIDE == 0 == (y0 - 1) % world.TOKEN_SIDE for x0, y0, _, _ in boxes)
+        for i, (x0, y0, x1, y1) in enumerate(boxes):
+            assert all(x1 < left or right < x0 or y1 < top or bottom < y0 for left, top, right, bottom in boxes[:i])
 
 
 @pytest.mark.parametrize("name", sorted(world.THINGS))

@@ -11,28 +11,22 @@ GDRO's. Differences from the published method:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from gdro_bench.methods import Workbench, gdro
+from gdro_bench.methods.offline import PoolConfig
+from gdro_bench.methods.trainer import OptimiserConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """`baselines/<profile>/dpo.toml`."""
 
-    pool_prompts: int
-    pool_images: int
-    pool_seed: int
-    shard_prompts: int
+    pool: PoolConfig
+    optimiser: OptimiserConfig
     groups: int  # pairs an optimiser step
     beta: float
-    learning_rate: float
-    warmup_steps: int
-    weight_decay: float
-    clip: float
-    ema_slope: float
-    ema_ceiling: float
     reduction: Literal["sum", "mean"]
     share_t: bool
     share_noise: bool
@@ -47,4 +41,5 @@ class DPO(gdro.GDRO):
 
     def __init__(self, config: Config, bench: Workbench) -> None:
         limit = {"k": 2, "tau": 0.0, "gamma": 0.0, "draws": 1, "ties": "joint", "drop_flat": True}
-        super().__init__(gdro.Config(**asdict(config), **limit), bench)  # type: ignore[arg-type]
+        own = {f.name: getattr(config, f.name) for f in fields(config)}
+        super().__init__(gdro.Config(**own, **limit), bench)  # type: ignore[arg-type]

@@ -22,19 +22,16 @@ Left open by the paper, hence options (the numbers are in baselines/<profile>/gd
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from gdro_bench import content
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import Step, Workbench
-from gdro_bench.methods.offline import Source, draw_members, draw_t, squared_error
-from gdro_bench.methods.trainer import Trainer
+from gdro_bench.methods import Workbench
+from gdro_bench.methods.offline import OfflineMethod, PoolConfig, draw_members, draw_t, squared_error
+from gdro_bench.methods.trainer import OptimiserConfig
 from gdro_bench.policy import Cond
 from gdro_bench.task import Prompt
 
@@ -45,21 +42,13 @@ Ties = Literal["joint", "order"]
 class Config:
     """`baselines/<profile>/gdro.toml`."""
 
-    pool_prompts: int
-    pool_images: int  # a prompt; the paper's 16
-    pool_seed: int
-    shard_prompts: int
+    pool: PoolConfig
+    optimiser: OptimiserConfig
     k: int
     groups: int  # an optimiser step
     beta: float
     tau: float
     gamma: float
-    learning_rate: float
-    warmup_steps: int
-    weight_decay: float
-    clip: float
-    ema_slope: float
-    ema_ceiling: float
     reduction: Literal["sum", "mean"]
     share_t: bool
     share_noise: bool
@@ -118,21 +107,18 @@ def top1_mask(r: Tensor) -> Tensor:
 # The method
 
 
-class GDRO:
-    """Fills the pool, a shard a step, then trains, an optimiser update a step."""
+class GDRO(OfflineMethod):
+    """See the module."""
 
     config_type = Config
+    name = "gdro"
 
     def __init__(self, config: Config, bench: Workbench) -> None:
-        self.config, self.bench = config, bench
-        if config.k > config.pool_images or config.k < 2:
-            raise BenchError(f"k is {config.k}.", f"It must lie between 2 and pool_images ({config.pool_images}).", 2)
-        self.source = Source(config, bench)
-        self.trainer = Trainer(bench.policy, config)
+        if config.k > config.pool.images or config.k < 2:
+            raise BenchError(f"k is {config.k}.", f"It must lie between 2 and pool.images ({config.pool.images}).", 2)
+        super().__init__(config.pool, config.optimiser, bench)
+        self.config = config
         self._usable: Tensor | None = None
-
-    def step(self) -> Step:
-        return self._optimise() if self.source.complete else self.source.collect()
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, list[Prompt]]:
         """The groups of this update: latents [G, k, *latent_shape], rewards [G, k] and the G prompts."""
@@ -154,7 +140,7 @@ class GDRO:
         drawn, policy = (t.to(x0.device), eps.to(x0.device), cond), self.bench.policy
         return squared_error(policy.velocity, x0, *drawn), squared_error(policy.reference_velocity, x0, *drawn)
 
-    def _loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         c = self.config
         latents, rewards, prompts = self._draw(generator)
         device = self.trainer.device
@@ -178,23 +164,3 @@ class GDRO:
             "s_top1": s.gather(1, r.argmax(1, keepdim=True)).mean().item(),
             "s_worst": s.gather(1, r.argmin(1, keepdim=True)).mean().item(),
         }
-
-    def _optimise(self) -> Step:
-        seed = content.seed("gdro", self.bench.seed, self.trainer.updates)
-        loss, measured = self._loss(torch.Generator().manual_seed(seed))
-        self.trainer.backward(loss)
-        measured["gradient_norm"] = self.trainer.update()
-        progress = f"update {self.trainer.updates}: ranking loss {measured['ranking_loss']:.2f}"
-        return Step("optimise", measured, progress)
-
-    # -- what the runner needs
-
-    def evaluated(self) -> AbstractContextManager[None]:
-        return self.trainer.evaluated()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"collected": self.source.collected, "trainer": self.trainer.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.source.collected = state["collected"]
-        self.trainer.load_state_dict(state["trainer"])

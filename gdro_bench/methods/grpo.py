@@ -22,7 +22,7 @@ from torch import Tensor
 from gdro_bench import content, sampling
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import Step, Workbench
-from gdro_bench.methods.trainer import Trainer
+from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
 from gdro_bench.sampling import Noising
 
@@ -48,12 +48,7 @@ class Config:
     kl_weight: float
     kl_form: Literal["rate", "step"]
     updates_per_epoch: int
-    learning_rate: float
-    warmup_steps: int
-    weight_decay: float
-    clip: float
-    ema_slope: float
-    ema_ceiling: float
+    optimiser: OptimiserConfig
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -132,7 +127,7 @@ class GRPO:
     def __init__(self, config: Config, bench: Workbench) -> None:
         _check(config, bench)
         self.config, self.bench = config, bench
-        self.trainer = Trainer(bench.policy, config)
+        self.trainer = Trainer(bench.policy, config.optimiser)
         self.schedule = sampling.times(bench.sampler.steps, bench.sampler.shift)
         self.epoch = 0
         self.rollout: Rollout | None = None

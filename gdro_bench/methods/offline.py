@@ -4,8 +4,10 @@ errors of policy and reference on what was drawn."""
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,31 +15,29 @@ from torch import Tensor
 from gdro_bench import content, sampling, task
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import Step, Workbench
+from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
 from gdro_bench.pool import Groups, Sampled
 from gdro_bench.sampling import ConditionalVelocity
 
 
-class Numbers(Protocol):
-    """The part of a method's TOML that decides its pool. Methods with the same numbers share one."""
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """`[pool]` of a method's TOML. Methods with the same numbers share one pool."""
 
-    @property
-    def pool_prompts(self) -> int: ...
-    @property
-    def pool_images(self) -> int: ...
-    @property
-    def pool_seed(self) -> int: ...
-    @property
-    def shard_prompts(self) -> int: ...
+    prompts: int
+    images: int  # a prompt
+    seed: int
+    shard_prompts: int
 
 
 class Source:
-    """The groups of the first `pool_prompts` training prompts, sampled from the reference model and scored once."""
+    """The groups of the first `prompts` training prompts, sampled from the reference model and scored once."""
 
-    def __init__(self, numbers: Numbers, bench: Workbench) -> None:
-        self.numbers, self.bench = numbers, bench
-        self.prompts = bench.prompts[: numbers.pool_prompts]
-        self.shards = math.ceil(len(self.prompts) / numbers.shard_prompts)
+    def __init__(self, config: PoolConfig, bench: Workbench) -> None:
+        self.config, self.bench = config, bench
+        self.prompts = bench.prompts[: config.prompts]
+        self.shards = math.ceil(len(self.prompts) / config.shard_prompts)
         self.collected = 0
         self._groups: Groups | None = None
         recipe = {
@@ -45,7 +45,7 @@ class Source:
             "reward": bench.scorer.name,
             "sampler": asdict(bench.sampler),
             "prompts": task.digest(self.prompts),
-            "pool": [len(self.prompts), numbers.pool_images, numbers.pool_seed, numbers.shard_prompts],
+            "pool": [len(self.prompts), config.images, config.seed, config.shard_prompts],
         }
         bench.pool.open(content.digest(recipe), recipe)
 
@@ -55,8 +55,8 @@ class Source:
 
     def collect(self) -> Step:
         """One more shard, made or found."""
-        first = self.collected * self.numbers.shard_prompts
-        prompts = self.prompts[first : first + self.numbers.shard_prompts]
+        first = self.collected * self.config.shard_prompts
+        prompts = self.prompts[first : first + self.config.shard_prompts]
         shard = self.bench.pool.shard(self.collected, lambda: self._sample(prompts))
         self.collected += 1
         values = torch.tensor([score.value for group in shard.scores for score in group])
@@ -66,8 +66,8 @@ class Source:
     @torch.no_grad()
     def _sample(self, prompts: list[task.Prompt]) -> Sampled:
         """Groups from the reference model, whatever the adapters are."""
-        n, bench = self.numbers.pool_images, self.bench
-        keys = [("pool", self.numbers.pool_seed, p.text, i) for p in prompts for i in range(n)]
+        n, bench = self.config.images, self.bench
+        keys = [("pool", self.config.seed, p.text, i) for p in prompts for i in range(n)]
         noise = sampling.noise_for(keys, bench.policy.latent_shape)
         each = [p for p in prompts for _ in range(n)]
         latents = sampling.sample(bench.policy, noise, each, bench.sampler, reference=True)
@@ -94,9 +94,44 @@ class Source:
         if not len(usable):
             raise BenchError(
                 f"None of the pool's {len(r)} groups has {images} scored images with different rewards.",
-                "Raise method.pool_prompts or method.pool_images, or set method.drop_flat=false.",
+                "Raise method.pool.prompts or method.pool.images, or set method.drop_flat=false.",
             )
         return usable
+
+
+class OfflineMethod:
+    """Fills the pool, a shard a step, then trains on it, an optimiser update a step. A method adds its loss."""
+
+    name: str
+
+    def __init__(self, pool: PoolConfig, optimiser: OptimiserConfig, bench: Workbench) -> None:
+        self.bench = bench
+        self.source = Source(pool, bench)
+        self.trainer = Trainer(bench.policy, optimiser)
+
+    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The loss of one update, whose draws all come from the generator, and what was measured on the way."""
+        raise NotImplementedError
+
+    def step(self) -> Step:
+        return self._optimise() if self.source.complete else self.source.collect()
+
+    def _optimise(self) -> Step:
+        seed = content.seed(self.name, self.bench.seed, self.trainer.updates)
+        loss, measured = self.loss(torch.Generator().manual_seed(seed))
+        self.trainer.backward(loss)
+        measured = {"loss": loss.item()} | measured | {"gradient_norm": self.trainer.update()}
+        return Step("optimise", measured, f"update {self.trainer.updates}: loss {measured['loss']:.2f}")
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        return self.trainer.evaluated()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"collected": self.source.collected, "trainer": self.trainer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.source.collected = state["collected"]
+        self.trainer.load_state_dict(state["trainer"])
 
 
 def draw_members(r: Tensor, k: int, spread: bool, generator: torch.Generator) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,31 +15,26 @@ from gdro_bench.methods.ema import Ema
 from gdro_bench.policy import Policy
 
 
-class Numbers(Protocol):
-    """The part of a method's TOML that its optimiser takes."""
+@dataclass(frozen=True, slots=True)
+class OptimiserConfig:
+    """`[optimiser]` of a method's TOML: AdamW, and the average of the weights that is evaluated (see `ema`)."""
 
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def warmup_steps(self) -> int: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def clip(self) -> float: ...
-    @property
-    def ema_slope(self) -> float: ...
-    @property
-    def ema_ceiling(self) -> float: ...
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    clip: float  # of the gradient's norm
+    ema_slope: float
+    ema_ceiling: float
 
 
 class Trainer:
     """Updates a policy's adapters; `updates` counts how often."""
 
-    def __init__(self, policy: Policy, numbers: Numbers) -> None:
-        self.numbers = numbers
+    def __init__(self, policy: Policy, config: OptimiserConfig) -> None:
+        self.config = config
         self.parameters = list(policy.parameters())
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=numbers.weight_decay)
-        self.ema = Ema(self.parameters, numbers.ema_slope, numbers.ema_ceiling)
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=config.weight_decay)
+        self.ema = Ema(self.parameters, config.ema_slope, config.ema_ceiling)
         self.updates = 0
 
     @property
@@ -54,16 +50,16 @@ class Trainer:
         if not torch.isfinite(loss):
             raise BenchError(
                 f"The loss is {loss.item()} at update {self.updates + 1}.",
-                "Lower method.learning_rate (or GDRO's method.beta); the last checkpoint is kept.",
+                "Lower method.optimiser.learning_rate (or GDRO's method.beta); the last checkpoint is kept.",
             )
         loss.backward()  # type: ignore[no-untyped-call]
 
     def update(self) -> float:
         """One optimiser step on the gradients so far; returns their norm before clipping."""
-        warm = min(1.0, (self.updates + 1) / max(1, self.numbers.warmup_steps))
+        warm = min(1.0, (self.updates + 1) / max(1, self.config.warmup_steps))
         for group in self.optimiser.param_groups:
-            group["lr"] = self.numbers.learning_rate * warm
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.numbers.clip)
+            group["lr"] = self.config.learning_rate * warm
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.updates += 1

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 SIZE = 64
+TOKEN_SIDE = 8  # px of an image token of the model
+THING_SIDE = 29  # an object fills x to x + 29, both inside: 30 px
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (205, 38, 38),
     "orange": (240, 135, 30),
@@ -342,46 +344,35 @@ THINGS: dict[str, Drawer] = {name: _glyph(character) for name, character in GLYP
 }
 
 
-def _spots(rng: Generator, things: tuple[ThingFacts, ...], place: str | None) -> list[tuple[int, int, int]]:
-    """A spot (x, y, side in px) for every single object, without overlap."""
-    if place is not None:  # beside a sign: one object in the other half of the picture
-        side = int(rng.integers(25, 31))
-        y = (SIZE - side - 2 if place == "top" else 2) + int(rng.integers(-1, 2))
-        return [(int(rng.integers(2, SIZE - side - 1)), y, side)] * len(things)
+def _spots(rng: Generator, things: tuple[ThingFacts, ...], place: str | None) -> list[tuple[int, int]]:
+    """The left upper corner of a box of `THING_SIDE` px for every single object, without overlap.
+
+    Corners lie on the grid of image tokens. At any other place the same object is another pattern to learn, and
+    a model of this size then draws blobs.
+    """
+    if place is not None:  # beside a sign: one object in the other half of the picture, left or right
+        return [(_on_grid(choose(rng, (0, 4))), _on_grid(4 if place == "top" else 0))] * len(things)
     total = sum(thing.count for thing in things)
     if total == 1:
-        side = int(rng.integers(30, 45))
-        return [(int(rng.integers(3, SIZE - side - 2)), int(rng.integers(3, SIZE - side - 2)), side)]
+        return [(_on_grid(choose(rng, (0, 2, 4))), _on_grid(choose(rng, (0, 2, 4))))]
     if things[-1].relation:
         return _related_spots(rng, str(things[-1].relation))
-    cells = [(0, 0), (1, 0), (0, 1), (1, 1)]
-    if total == 2:
-        first = int(rng.integers(2))
-        order = [cells[0], cells[3]] if first else [cells[2], cells[1]]
-        order = order if rng.random() < 0.5 else [(0, int(rng.integers(2))), (1, int(rng.integers(2)))]
-        order = [order[int(i)] for i in rng.permutation(2)]
-    else:
-        order = [cells[int(i)] for i in rng.permutation(4)[:total]]
-    return [_in_cell(rng, cell) for cell in order]
+    pairs = (((0, 0), (4, 4)), ((0, 4), (4, 0)), ((0, 0), (4, 0)), ((0, 4), (4, 4)))
+    cells: Sequence[tuple[int, int]] = choose(rng, pairs) if total == 2 else ((0, 0), (4, 0), (0, 4), (4, 4))
+    order = rng.permutation(len(cells))[:total]
+    return [(_on_grid(cells[int(i)][0]), _on_grid(cells[int(i)][1])) for i in order]
 
 
-def _in_cell(rng: Generator, cell: tuple[int, int]) -> tuple[int, int, int]:
-    side = int(rng.integers(22, 28))
-    slack = SIZE // 2 - side - 2
-    x, y = (c * SIZE // 2 + 1 + int(rng.integers(slack + 1)) for c in cell)
-    return x, y, side
+def _on_grid(token: int) -> int:
+    """Where an object's box starts, in px, that stands in four image tokens a side with one pixel to spare."""
+    return token * TOKEN_SIDE + 1
 
 
-def _related_spots(rng: Generator, relation: str) -> list[tuple[int, int, int]]:
+def _related_spots(rng: Generator, relation: str) -> list[tuple[int, int]]:
     """The reference object, then the one that stands `relation` it."""
-    across = relation in ("left of", "right of")
-    shared = int(rng.integers(2, SIZE - 30))
-    spots = []
-    for half in (0, 1):
-        side = int(rng.integers(22, 29))
-        along = half * SIZE // 2 + 1 + int(rng.integers(SIZE // 2 - side - 1))
-        off = int(np.clip(shared + rng.integers(-3, 4), 1, SIZE - side - 1))
-        spots.append((along, off, side) if across else (off, along, side))
+    shared = _on_grid(choose(rng, (0, 2, 4)))
+    near, far = _on_grid(0), _on_grid(4)
+    spots = [(near, shared), (far, shared)] if relation in ("left of", "right of") else [(shared, near), (shared, far)]
     return spots if relation in ("right of", "below") else spots[::-1]
 
 
@@ -396,8 +387,8 @@ def render(facts: Facts, rng: Generator) -> Picture:
     boxes: list[Box] = []
     for thing in facts.things:
         for _ in range(thing.count):
-            x, y, side = next(spots)
+            x, y = next(spots)
             colour = thing.colour or choose(rng, [c for c in COLOURS if c != wall])
-            THINGS[thing.name](draw, x, y, side, _shade(rng, colour))
-            boxes.append((x, y, x + side, y + side))
+            THINGS[thing.name](draw, x, y, THING_SIDE, _shade(rng, colour))
+            boxes.append((x, y, x + THING_SIDE, y + THING_SIDE))
     return Picture(np.asarray(image, dtype=np.uint8), panel, tuple(boxes))
