@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,12 +15,17 @@ from gdro_bench.policy import Cond, Policy
 from gdro_bench.score import Images, Score, Scorer
 from gdro_bench.task import Prompt
 
+BudgetKind = Literal["evaluations", "images", "seconds"]
 GRADIENT_COST = 3  # a forward pass with its backward pass, in forward passes
 
 
 @dataclass(slots=True)
 class Spent:
-    """Amounts of one kind of work; `evaluations` are velocity evaluations of one image."""
+    """Amounts of one kind of work.
+
+    `evaluations` are velocity evaluations of one image; `images` those sampled, or trained on (each time anew);
+    `seconds` is wall-clock time.
+    """
 
     evaluations: int = 0
     images: int = 0
@@ -38,18 +44,27 @@ class Spent:
 
 @dataclass(slots=True)
 class Ledger:
-    """`collection` (pool or rollouts) is kept apart from `optimisation`; `limit` is in velocity evaluations.
+    """`collection` (pool or rollouts) is kept apart from `optimisation`; `pool` is the part of `collection` that was,
+    or could have been, bought before. `limit` is of one kind.
 
     Evaluations under `torch.no_grad` are collection; the others, the reference's among them, are optimisation.
     """
 
     limit: int
+    kind: BudgetKind = "evaluations"
     collection: Spent = field(default_factory=Spent)
     optimisation: Spent = field(default_factory=Spent)
+    pool: Spent = field(default_factory=Spent)
 
     @property
     def total(self) -> Spent:
         return self.collection + self.optimisation
+
+    @property
+    def spent(self) -> float:
+        """How much of `limit` is gone."""
+        amount: float = getattr(self.total, self.kind)
+        return amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +88,7 @@ class MeteredPolicy:
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         if torch.is_grad_enabled():
             self.ledger.optimisation.evaluations += GRADIENT_COST * len(x)
+            self.ledger.optimisation.images += len(x)
         else:
             self.ledger.collection.evaluations += len(x)
         return self.policy.velocity(x, t, cond)

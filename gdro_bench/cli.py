@@ -47,7 +47,7 @@ def main() -> None:
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--out", default=Path("runs"), show_default=True, type=click.Path(path_type=Path), help="Where runs go.")
 @click.option("--set", "settings", multiple=True, metavar="GROUP.KEY=VALUE", help="Change one number; repeatable.")
-@click.option("--budget", type=int, help="Velocity evaluations, instead of the profile's.")
+@click.option("--budget", type=int, help="Velocity evaluations (or the profile's kind), instead of the profile's.")
 @click.option("--prompts", type=click.Path(path_type=Path), help="Your own prompts to evaluate on, one a line.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 def run(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gdro_bench import content, registry, task
+from gdro_bench.budget import BudgetKind
 from gdro_bench.errors import BenchError, unknown
 from gdro_bench.methods import METHODS
 from gdro_bench.models.lora import Lora
@@ -17,9 +19,13 @@ from gdro_bench.task import Prompt, Task
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """`evaluations` of velocity a run may spend, and `marks`, shares of it at which a run is evaluated."""
+    """`limit` of one `kind` that a run may spend, and `marks`, shares of it at which a run is evaluated.
 
-    evaluations: int
+    Kinds: velocity `evaluations`, `images` (sampled or trained on), or `seconds`, which no machine repeats exactly.
+    """
+
+    kind: BudgetKind
+    limit: int
     marks: tuple[float, ...]
 
 
@@ -30,6 +36,7 @@ class Profile:
     model: str
     prompts: str
     held_out_prompts: int
+    kept_images: int  # of the held-out prompts' pictures, at each mark
     max_unscored: float
     sampler: Sampler
     lora: Lora
@@ -50,6 +57,7 @@ class Plan:
     train: list[Prompt]
     held_out: list[Prompt]
     settings: dict[str, Any]
+    changed: tuple[str, ...]  # what the command line changed in them
     folder: Path
 
     @property
@@ -85,18 +93,19 @@ def make(
     if not path.exists():
         raise BenchError(f"Profile {profile_name!r} has no numbers for {method!r}.", f"Write {path.name} beside it.", 2)
     tables = {"profile": content.read(folder / "profile.toml"), "method": content.read(path)}
-    changed = [*settings, *([f"profile.budget.evaluations={budget}"] if budget is not None else [])]
+    changed = [*settings, *([f"profile.budget.limit={budget}"] if budget is not None else [])]
     content.override(tables, changed)
     profile = content.build(Profile, tables["profile"], "profile.toml")
     config = content.build(cls.config_type, tables["method"], path.name)
     _check(profile)
     train, held_out = _prompts(chosen, profile, prompts)
     own = [f"prompts={task.digest(held_out)[:8]}"] if prompts else []
-    run_folder = out / task_name / profile_name / folder_name(method, [*changed, *own], seed)
-    return Plan(chosen, profile_name, profile, method, config, seed, train, held_out, tables, run_folder)
+    said = (*changed, *own)
+    run_folder = out / task_name / profile_name / folder_name(method, said, seed)
+    return Plan(chosen, profile_name, profile, method, config, seed, train, held_out, tables, said, run_folder)
 
 
-def folder_name(method: str, changed: list[str], seed: int) -> str:
+def folder_name(method: str, changed: Sequence[str], seed: int) -> str:
     """A name that says what differs from the profile, in letters that are safe in a path; many changes are digested."""
     said = "-".join(setting.split(".", 1)[-1] for setting in changed)
     said = said if len(said) <= 60 else content.digest(said)[:12]
@@ -106,8 +115,8 @@ def folder_name(method: str, changed: list[str], seed: int) -> str:
 
 def _check(profile: Profile) -> None:
     marks = profile.budget.marks
-    if profile.budget.evaluations <= 0:
-        raise BenchError("The budget must be above 0 velocity evaluations.", "Try --budget 20000.", 2)
+    if profile.budget.limit <= 0:
+        raise BenchError(f"The budget must be above 0 {profile.budget.kind}.", "Try --budget 20000.", 2)
     if not marks or list(marks) != sorted(set(marks)) or marks[0] <= 0 or marks[-1] != 1.0:
         raise BenchError(f"The marks are {list(marks)}.", "They must rise from above 0 to 1.", 2)
 

@@ -66,11 +66,13 @@ class Pool:
         if index in self:
             shard = self.read(index)
             self.ledger.collection += shard.cost
+            self.ledger.pool += shard.cost
             return shard
         before, start = self.ledger.collection.copy(), time.perf_counter()
         latents, scores = make()
         cost = self.ledger.collection - before
         cost.seconds = time.perf_counter() - start
+        self.ledger.pool += cost
         shard = Shard(latents, scores, cost)
         self.write(index, shard)
         return shard

@@ -36,7 +36,7 @@ class RunBars:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.progress = bars(console, "it")
-        self.budget = self.progress.add_task("velocity evaluations", total=None)
+        self.budget = self.progress.add_task("budget", total=None)
         self.evaluation = self.progress.add_task("evaluating", total=None, visible=False)
         self.tenth = -1
 
@@ -50,12 +50,12 @@ class RunBars:
     ) -> None:
         self.progress.stop()
 
-    def spent(self, evaluations: int, limit: int, doing: str) -> None:
-        self.progress.update(self.budget, completed=min(evaluations, limit), total=limit, description=doing)
-        tenth = 10 * evaluations // limit
+    def spent(self, spent: float, limit: int, doing: str) -> None:
+        self.progress.update(self.budget, completed=min(spent, limit), total=limit, description=doing)
+        tenth = int(10 * spent / limit)
         if not self.console.is_terminal and tenth > self.tenth:
             self.tenth = tenth
-            self.console.print(f"{min(100, 100 * evaluations // limit)} % of the budget; {doing}")
+            self.console.print(f"{min(100, int(100 * spent / limit))} % of the budget; {doing}")
 
     def evaluating(self, done: int, total: int) -> None:
         self.progress.update(self.evaluation, completed=done, total=total, visible=done < total)

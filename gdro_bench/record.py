@@ -15,18 +15,23 @@ from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
 from gdro_bench.stats import Estimate
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """An evaluation at a mark. `gain` is against the base at equal prompts and noise; `parts` are means."""
+    """An evaluation at a mark. `gain` is against the base at equal prompts and noise; `parts` are means.
+
+    `pool_evaluations` are the part of `collection_evaluations` that went into a pool.
+    """
 
     mark: float  # share of the budget
     updates: int
+    pool_evaluations: int
     collection_evaluations: int
     optimisation_evaluations: int
-    images: int
+    images_sampled: int
+    images_trained: int
     reward_calls: int
     reward: Estimate
     gain: Estimate
@@ -40,7 +45,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What was run (every number and digest) and what came out."""
+    """What was run (every number and digest, and which numbers the command line `changed`) and what came out."""
 
     schema: int
     version: str
@@ -49,8 +54,10 @@ class Run:
     method: str
     seed: int
     settings: dict[str, Any]
+    changed: tuple[str, ...]
     digests: dict[str, str]
     instruments: dict[str, str]
+    budget_kind: str
     limit: int
     points: tuple[Point, ...]
 
@@ -73,8 +80,8 @@ def read(folder: Path) -> Run:
         raise BenchError(f"{folder} has no readable run record: {error}.", "Finish the run first.") from error
     if table.get("schema") != SCHEMA:
         raise BenchError(f"{path} has schema {table.get('schema')}, not {SCHEMA}.", "Run it again with this version.")
-    table["points"] = [point_from(point) for point in table["points"]]
-    return Run(**table | {"points": tuple(table["points"])})
+    points = tuple(point_from(point) for point in table["points"])
+    return Run(**table | {"points": points, "changed": tuple(table["changed"])})
 
 
 def point_from(table: dict[str, Any]) -> Point:

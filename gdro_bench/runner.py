@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,18 +27,20 @@ from gdro_bench.plan import Plan
 from gdro_bench.policy import Policy
 from gdro_bench.pool import Pool
 from gdro_bench.record import Point, Run
-from gdro_bench.rewards import REWARDS
+from gdro_bench.rewards import REWARDS, panel
 from gdro_bench.score import Images, Score, Scorer
 from gdro_bench.task import Prompt
 
 CHECKPOINT_UPDATES = 20
 SHEET_PROMPTS = 16
+ACCOUNTS = ("pool", "collection", "optimisation")  # of the ledger
+ROW = ("mark", "prompt", "text", "value", "note")  # the columns of scores.parquet that are no parts
 
 
 class Watcher(Protocol):
     """Sees a run's progress; the command line draws bars."""
 
-    def spent(self, evaluations: int, limit: int, doing: str) -> None: ...
+    def spent(self, spent: float, limit: int, doing: str) -> None: ...
     def evaluating(self, done: int, total: int) -> None: ...
 
 
@@ -49,6 +52,7 @@ class Book:
     points: list[Point] = field(default_factory=list)
     scores: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
+    seconds: list[dict[str, float]] = field(default_factory=list)  # spent when each point was made
     updates: int = 0
 
     def log(self, step: Step) -> None:
@@ -62,9 +66,10 @@ class Book:
     @classmethod
     def restore(cls, state: str) -> Book:
         table = json.loads(state)
-        spent = {name: Spent(**table["ledger"][name]) for name in ("collection", "optimisation")}
-        points = [record.point_from(point) for point in table["points"]]
-        return cls(Ledger(table["ledger"]["limit"], **spent), points, table["scores"], table["steps"], table["updates"])
+        spent: dict[str, Any] = {name: Spent(**table["ledger"].pop(name)) for name in ACCOUNTS}
+        ledger = Ledger(**table.pop("ledger"), **spent)
+        points = [record.point_from(point) for point in table.pop("points")]
+        return cls(ledger, points, **table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,8 @@ class Execution:
 
     def __init__(self, chosen: Plan, scorer: Scorer, device: str, watcher: Watcher) -> None:
         self.plan, self.scorer, self.watcher = chosen, scorer, watcher
-        self.book = Book(Ledger(chosen.profile.budget.evaluations))
+        budget = chosen.profile.budget
+        self.book = Book(Ledger(budget.limit, budget.kind))
         self.policy: Policy = open_policy(chosen.profile.model, chosen.profile.lora, device, chosen.seed)
         self.checkpoint = chosen.folder / "checkpoint.pt"
         self._claim_folder()
@@ -146,7 +152,7 @@ class Execution:
             self._save()
         while len(self.book.points) <= len(marks):
             mark = marks[len(self.book.points) - 1]
-            while self.book.ledger.total.evaluations < mark * self.book.ledger.limit:
+            while self.book.ledger.spent < mark * self.book.ledger.limit:
                 self._step()
             self._evaluate(mark)
             self._save()
@@ -159,7 +165,7 @@ class Execution:
         spent = ledger.optimisation if step.kind == "optimise" else ledger.collection
         spent.seconds += time.perf_counter() - start
         self.book.log(step)
-        self.watcher.spent(ledger.total.evaluations, ledger.limit, step.progress)
+        self.watcher.spent(ledger.spent, ledger.limit, step.progress)
         if step.kind == "optimise" and self.book.updates % CHECKPOINT_UPDATES == 0:
             self._save()
 
@@ -176,6 +182,9 @@ class Execution:
 
     def _evaluate(self, mark: float) -> None:
         """Scores the held-out prompts, one image each, from noise that is a function of task and prompt alone."""
+        if self.book.points and self.book.points[-1].updates == self.book.updates:
+            self._evaluate_again(mark)
+            return
         prompts, sampler, batch = self.plan.held_out, self.plan.profile.sampler, self.plan.profile.sampler.batch
         scores: list[Score] = []
         images: list[Images] = []
@@ -185,28 +194,46 @@ class Execution:
                 images.append(sampling.held_out_images(self.policy, part, self.plan.task.name, sampler))
                 scores += self.scorer(images[-1], part)
                 self.watcher.evaluating(len(scores), len(prompts))
-        self._keep_samples(mark, np.concatenate(images)[:SHEET_PROMPTS])
-        for i, (prompt, score) in enumerate(zip(prompts, scores, strict=True)):
-            row = {"mark": mark, "prompt": i, "text": prompt.text, "value": score.value, "note": score.note}
-            self.book.scores.append(row | dict(score.parts))
-        self.book.points.append(self._point(mark, scores))
+        pictures = np.concatenate(images)
+        self._keep_samples(mark, pictures[: self.plan.profile.kept_images])
+        statistics = panel.statistics(pictures)
+        rows = [
+            {"mark": mark, "prompt": i, "text": prompt.text, "value": score.value, "note": score.note, **score.parts}
+            for i, (prompt, score) in enumerate(zip(prompts, scores, strict=True))
+        ]
+        self._enter(mark, [row | more for row, more in zip(rows, statistics, strict=True)])
 
-    def _point(self, mark: float, scores: list[Score]) -> Point:
-        values = np.array([score.value for score in scores])
+    def _evaluate_again(self, mark: float) -> None:
+        """Nothing was learnt since the last mark (the pool was filled, say): what it painted then, it paints now."""
+        last, samples = self.book.points[-1].mark, self.plan.folder / "samples"
+        shutil.copytree(samples / f"{last:.2f}", samples / f"{mark:.2f}", dirs_exist_ok=True)
+        self._enter(mark, [row | {"mark": mark} for row in self.book.scores if row["mark"] == last])
+
+    def _enter(self, mark: float, rows: list[dict[str, Any]]) -> None:
+        self.book.scores += rows
+        self.book.points.append(self._point(mark, rows))
+        ledger = self.book.ledger
+        spent = {name: getattr(ledger, name).seconds for name in ACCOUNTS}
+        self.book.seconds.append({"mark": mark} | spent)
+
+    def _point(self, mark: float, rows: list[dict[str, Any]]) -> Point:
+        values = np.array([row["value"] for row in rows])
         base = np.array([row["value"] for row in self.book.scores if row["mark"] == 0.0])
-        parts = {name: [score.parts[name] for score in scores if score.scored] for name in scores[0].parts}
+        scored = [row for row in rows if not math.isnan(row["value"])]
         ledger = self.book.ledger
         return Point(
             mark=mark,
             updates=self.book.updates,
+            pool_evaluations=ledger.pool.evaluations,
             collection_evaluations=ledger.collection.evaluations,
             optimisation_evaluations=ledger.optimisation.evaluations,
-            images=ledger.total.images,
+            images_sampled=ledger.collection.images,
+            images_trained=ledger.optimisation.images,
             reward_calls=ledger.total.reward_calls,
             reward=stats.bootstrap_mean(values),
             gain=stats.paired_gain(base, values),
             unscored=int(np.isnan(values).sum()),
-            parts={name: float(np.mean(part)) if part else math.nan for name, part in parts.items()},
+            parts={name: _mean([row[name] for row in scored]) for name in rows[0] if name not in ROW},
         )
 
     def _keep_samples(self, mark: float, images: Images) -> None:
@@ -224,8 +251,7 @@ class Execution:
         with self.method.evaluated():
             self.policy.save(folder / "lora")
         self._sheet()
-        seconds = {"collection": book.ledger.collection.seconds, "optimisation": book.ledger.optimisation.seconds}
-        write_atomically(folder / "timing.json", json.dumps(seconds, indent=1).encode())
+        write_atomically(folder / "timing.json", json.dumps(book.seconds, indent=1).encode())
         run = Run(
             schema=record.SCHEMA,
             version=__version__,
@@ -234,8 +260,10 @@ class Execution:
             method=self.plan.method,
             seed=self.plan.seed,
             settings=self.plan.settings,
+            changed=self.plan.changed,
             digests=self.plan.digests | {"model": self.policy.name},
             instruments={"reward": self.scorer.name},
+            budget_kind=book.ledger.kind,
             limit=book.ledger.limit,
             points=tuple(book.points),
         )
@@ -249,10 +277,14 @@ class Execution:
         columns, captions = {}, {}
         for title, mark in (("before", 0.0), ("after", final)):
             paths = sorted((self.plan.folder / "samples" / f"{mark:.2f}").glob("*.png"))
-            columns[title] = np.stack([np.asarray(Image.open(path)) for path in paths])
-            captions[title] = [r["note"] for r in self.book.scores if r["mark"] == mark][: len(paths)]
+            columns[title] = np.stack([np.asarray(Image.open(path)) for path in paths[:SHEET_PROMPTS]])
+            captions[title] = [r["note"] for r in self.book.scores if r["mark"] == mark][: len(columns[title])]
         prompts = [p.text for p in self.plan.held_out[: len(columns["before"])]]
         figures.sample_sheet(self.plan.folder / "sheet", columns, captions, prompts)
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
 
 
 def execute(chosen: Plan, device: str, watcher: Watcher) -> Run:

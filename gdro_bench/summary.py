@@ -25,7 +25,7 @@ def print_run(console: Console, run: Run, folder: Path) -> None:
     verdict = "above" if last.gain.low > 0 else "below" if last.gain.high < 0 else "within noise of"
     console.print(f"The held-out reward is {verdict} the base's ({run.instruments['reward']}).")
     console.print(
-        f"Spent: {last.collection_evaluations:,} evaluations on collecting {last.images:,} images, "
+        f"Spent: {last.collection_evaluations:,} evaluations on collecting {last.images_sampled:,} images, "
         f"{last.optimisation_evaluations:,} on optimising, {last.reward_calls:,} reward calls."
     )
     console.print(f"Record: {folder / 'run.json'}   pictures: {folder / 'sheet.png'}", soft_wrap=True)

@@ -57,7 +57,7 @@ def test_velocity_without_gradient_is_collection_at_one_an_image(metered, passed
 def test_velocity_with_gradient_is_optimisation_at_three_an_image(metered, passed):
     metered.velocity(*inputs(metered)).sum().backward()
     assert passed == [2]
-    assert (metered.ledger.collection, metered.ledger.optimisation) == (Spent(), Spent(evaluations=2 * GRADIENT_COST))
+    assert (metered.ledger.collection, metered.ledger.optimisation) == (Spent(), Spent(2 * GRADIENT_COST, images=2))
     assert GRADIENT_COST == 3
 
 
@@ -93,6 +93,11 @@ def test_decoding_and_scoring_are_counted(metered):
     assert images.dtype == np.uint8
     assert len(scores) == 2
     assert metered.ledger.collection == Spent(images=2, reward_calls=2)
+
+
+@pytest.mark.parametrize(("kind", "spent"), [("evaluations", 11), ("images", 22), ("seconds", 44.0)])
+def test_a_budget_is_of_one_kind(kind, spent):
+    assert Ledger(100, kind, Spent(1, 2, 3, 4.0), Spent(10, 20, 30, 40.0)).spent == spent
 
 
 def test_spending_adds_and_subtracts():

@@ -20,11 +20,14 @@ from gdro_bench import record
 from gdro_bench.cli import main
 from gdro_bench.methods import METHODS
 from gdro_bench.models.pocket import network
-from gdro_bench.rewards import readers
+from gdro_bench.rewards import panel, readers
 
-SHORT = {
+BUDGET = 400
+SHORT: dict[str, object] = {
+    "profile.budget.limit": BUDGET,
     "profile.sampler.steps": 3,
     "profile.held_out_prompts": 6,
+    "profile.kept_images": 4,
     "profile.reader.workers": 0,
     "profile.budget.marks": "[0.6,1.0]",
 }
@@ -39,13 +42,12 @@ METHOD_SHORT: dict[str, dict[str, object]] = {
     "flow-grpo": ROLLOUT_SHORT,
     "dance-grpo": ROLLOUT_SHORT,
 }
-BUDGET = 400
 
 
 def arguments(out: Path, method: str = "gdro", **changed: object) -> list[str]:
     settings = SHORT | METHOD_SHORT[method] | {name.replace("__", "."): value for name, value in changed.items()}
     flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-    return ["run", "ocr", "--method", method, "--out", str(out), "--budget", str(BUDGET), "--device", "cpu", *flags]
+    return ["run", "ocr", "--method", method, "--out", str(out), "--device", "cpu", *flags]
 
 
 def call(out: Path, method: str = "gdro", **changed: object) -> Result:
@@ -74,7 +76,11 @@ def test_a_run_leaves_a_record_a_sheet_and_adapters(finished: Path) -> None:
     assert [point.mark for point in run.points] == [0.0, 0.6, 1.0]
     assert run.points[-1].evaluations >= BUDGET
     assert run.points[0].gain.mean == 0
-    assert len(record.read_scores(folder(finished))) == 3 * 6
+    scores = record.read_scores(folder(finished))
+    assert len(scores) == 3 * 6
+    assert scores[list(panel.NAMES)].notna().all(axis=None)
+    for mark in ("0.00", "0.60", "1.00"):
+        assert len(list((folder(finished) / "samples" / mark).iterdir())) == 4
     for name in ("sheet.png", "sheet.pdf", "steps.parquet", "timing.json", "lora/pytorch_lora_weights.safetensors"):
         assert (folder(finished) / name).stat().st_size > 0
 
@@ -99,6 +105,34 @@ def test_a_ready_pool_is_charged_as_if_made(finished: Path, tmp_path: Path) -> N
     finally:
         (tmp_path / "pools").rename(finished / "pools")
     assert recorded(tmp_path) == recorded(finished)
+
+
+def test_the_pool_is_charged_apart(finished: Path) -> None:
+    last = record.read(folder(finished)).points[-1]
+    assert last.pool_evaluations == last.collection_evaluations == 8 * 4 * 3
+    assert (last.images_sampled, last.reward_calls) == (8 * 4, 8 * 4)
+    assert last.optimisation_evaluations == 4 * last.images_trained == 4 * 8 * last.updates
+    timing = json.loads((folder(finished) / "timing.json").read_text())
+    assert [entry["mark"] for entry in timing] == [0.0, 0.6, 1.0]
+    assert timing[-1]["pool"] == pytest.approx(timing[-1]["collection"], rel=0.2)
+    assert timing[-1]["optimisation"] > timing[0]["optimisation"] == 0
+
+
+def test_a_mark_before_the_first_update_is_the_base_again(tmp_path: Path) -> None:
+    assert call(tmp_path, profile__budget__marks="[0.1,1.0]").exit_code == 0
+    base, during_the_pool, last = record.read(folder(tmp_path)).points
+    assert (during_the_pool.updates, during_the_pool.reward) == (0, base.reward)
+    assert during_the_pool.pool_evaluations > 0
+    assert last.updates > 0
+    assert len(list((folder(tmp_path) / "samples" / "0.10").iterdir())) == 4
+
+
+@pytest.mark.parametrize("method", ["gdro", "flow-grpo"])
+def test_a_budget_of_images_ends_a_run(method: str, tmp_path: Path) -> None:
+    assert call(tmp_path, method, profile__budget__kind="images", profile__budget__limit=60).exit_code == 0
+    run = record.read(folder(tmp_path))
+    assert (run.budget_kind, run.limit) == ("images", 60)
+    assert 60 <= run.points[-1].images_sampled + run.points[-1].images_trained < 100
 
 
 def test_every_method_is_in_the_tests_of_whole_runs() -> None:
