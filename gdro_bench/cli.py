@@ -13,6 +13,8 @@ from rich.console import Console
 from gdro_bench import __version__
 from gdro_bench.errors import BenchError
 
+AXIS_NAMES = ("evaluations", "seconds", "images", "updates")
+
 
 class Group(click.Group):
     """Shows a `BenchError` as its two sentences, and Ctrl-C as one."""
@@ -69,6 +71,54 @@ def run(
     with progress.RunBars(console) as bars:
         finished = runner.execute(chosen, device, bars)
     summary.print_run(console, finished, chosen.folder)
+
+
+@main.command()
+@click.argument("task")
+@click.option("--method", "methods", multiple=True, default=["gdro"], show_default=True, help="Repeatable.")
+@click.option("--over", multiple=True, metavar="GROUP.KEY=A,B", help="Values to try, one run each; repeatable.")
+@click.option("--seeds", default="0", show_default=True, help="Seeds, with commas between them.")
+@click.option("--profile", default="pocket", show_default=True, help="Which model, instruments and budget.")
+@click.option("--out", default=Path("runs"), show_default=True, type=click.Path(path_type=Path), help="Where runs go.")
+@click.option("--set", "settings", multiple=True, metavar="GROUP.KEY=VALUE", help="For all runs; repeatable.")
+@click.option("--budget", type=int, help="Instead of the profile's.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+def sweep(task: str, methods: tuple[str, ...], over: tuple[str, ...], seeds: str, device: str, **chosen: Any) -> None:
+    """Train on TASK once for every method, value and seed, one after another; killed, the same command goes on."""
+    from gdro_bench import progress, summary
+    from gdro_bench import sweep as sweeping
+
+    plans = sweeping.plans(task, methods, over, sweeping.numbers(seeds), **chosen)
+    console = Console()
+    with progress.RunBars(console) as bars:
+        outcomes = sweeping.execute(plans, device, bars)
+    summary.print_sweep(console, outcomes)
+    if any(outcome.run is None for outcome in outcomes):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--runs", default=Path("runs"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Where the report goes.  [default: RUNS/compare]")
+@click.option("--x", "axis", default="evaluations", show_default=True, type=click.Choice(AXIS_NAMES))
+@click.option("--reward", "level", type=float, help="R*, the reward to match methods at, instead of one chosen.")
+@click.option("--reference", default="gdro", show_default=True, help="The method that others are held against.")
+def compare(
+    folders: tuple[Path, ...], runs: Path, out: Path | None, axis: str, level: float | None, reference: str
+) -> None:
+    """Draw figures, tables and a page from the finished runs in FOLDERS, or from all under --runs."""
+    from gdro_bench import summary
+    from gdro_bench.compare import entries, report
+
+    groups, unfinished = entries.groups(folders, runs)
+    console = Console()
+    for group in groups:
+        compared = entries.compare(group, bool(folders), reference)
+        folder = (out or runs / "compare") / f"{compared.first.task}-{compared.first.profile}"
+        summary.print_comparison(console, report.write(compared, folder, axis, level), folder)
+    for folder in unfinished:
+        console.print(f"Left out, unfinished: {folder}", soft_wrap=True)
 
 
 @main.command("list")

@@ -102,12 +102,16 @@ def seed(*key: str | int) -> int:
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big") >> 1
 
 
-def override(tables: Mapping[str, dict[str, Any]], settings: Sequence[str]) -> None:
+def override(tables: Mapping[str, dict[str, Any]], settings: Sequence[str]) -> tuple[str, ...]:
     """Applies `--set group.key=value` to the tables in place; values are TOML, or plain text.
+
+    Returns what really changed, as settings in one spelling: `method.tau=5e-2` is `method.tau=0.05`, or nothing if
+    that is what the file says.
 
     Raises:
         BenchError: a setting is not of that form, or names nothing that exists.
     """
+    before = flat(tables)
     for setting in settings:
         matched = re.fullmatch(r"([a-z_]+(?:\.[a-z_0-9]+)+)=(.+)", setting)
         if not matched:
@@ -120,7 +124,24 @@ def override(tables: Mapping[str, dict[str, Any]], settings: Sequence[str]) -> N
             table = table[name]
         if key not in table:
             raise unknown(f"setting in {'.'.join(path)} called", key, table)
-        table[key] = _toml_value(matched[2])
+        table[key] = _like(table[key], _toml_value(matched[2]))
+    return tuple(f"{name}={_said(value)}" for name, value in flat(tables).items() if before.get(name) != value)
+
+
+def flat(table: Mapping[str, Any], group: str = "") -> dict[str, Any]:
+    """Every value of nested tables by its dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= flat(value, f"{group}{key}.") if isinstance(value, dict) else {f"{group}{key}": value}
+    return found
+
+
+def _like(old: Any, new: Any) -> Any:
+    return float(new) if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool) else new
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _toml_value(written: str) -> Any:

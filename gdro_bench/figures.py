@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
@@ -52,9 +56,103 @@ def loss_curve(path: Path, losses: pd.DataFrame) -> None:
     save(figure, path)
 
 
+def reward_curves(path: Path, curves: pd.DataFrame, panels: dict[str, str], y_label: str, level: float | None) -> None:
+    """Reward against cost, a panel a way of counting it: mean, 95 % band and every seed.
+
+    Args:
+        curves: rows (label, seed) in order of cost, `seed` "mean" or a number; columns `reward`, `reward_low`,
+            `reward_high` and the costs. panels: column of a cost -> its label. level: a reward to mark, R*.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels) + 0.6, 4.0), sharey=True, squeeze=False)
+    for axis, (column, x_label) in zip(axes[0], panels.items(), strict=True):
+        for (label, rows), style in zip(curves.groupby("label", sort=False), _styles(), strict=False):
+            _band(axis, rows, column, "reward", str(label), style)
+        base = curves["reward"].iloc[0]
+        axis.axhline(base, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
+        axis.annotate(f"base {base:.3f}", (1, base), (-2, 3), ("axes fraction", "data"), "offset points", ha="right")
+        if level is not None:
+            axis.axhline(level, color="0.35", linewidth=1, linestyle=(0, (5, 3)))
+            axis.annotate(f"R* {level:.3f}", (0, level), (3, 3), ("axes fraction", "data"), "offset points")
+        axis.set(xlabel=x_label, xlim=(0, None))
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel(textwrap.fill(y_label, 48))
+    _legend(figure, axes[0, 0], curves["label"].nunique())
+    save(figure, path)
+
+
+def trajectories(path: Path, curves: pd.DataFrame, qualities: dict[str, str], y_label: str) -> None:
+    """Reward against statistics of the pictures, a panel a statistic: the way from the base (o) to the last mark."""
+    columns = min(4, len(qualities))
+    rows = -(-len(qualities) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 3.3 * rows), sharey=True, squeeze=False)
+    for axis in axes.flat[len(qualities) :]:
+        axis.set_axis_off()
+    for axis, (column, x_label) in zip(axes.flat, qualities.items(), strict=False):
+        for (label, rows_of_it), style in zip(curves.groupby("label", sort=False), _styles(), strict=False):
+            _way(axis, rows_of_it, column, str(label), style)
+        axis.plot(curves[column].iloc[0], curves["reward"].iloc[0], marker="o", color="0.2", markersize=7, zorder=5)
+        axis.set(xlabel=x_label)
+        axis.grid(alpha=0.3)
+    for first in axes[:, 0]:
+        first.set_ylabel(textwrap.fill(y_label, 36))
+    _legend(figure, axes[0, 0], curves["label"].nunique())
+    save(figure, path)
+
+
+def ablation(path: Path, curves: pd.DataFrame, panels: dict[str, str], name: str, x_label: str) -> None:
+    """What one number does: reward and statistics against updates, a line a value (`label`), dark to light."""
+    labels = list(dict.fromkeys(curves["label"]))
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(labels)))
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False)
+    for axis, (column, y_label) in zip(axes[0], panels.items(), strict=True):
+        for i, label in enumerate(labels):
+            style = (colours[i], _MARKERS[i % len(_MARKERS)], "-")
+            _band(axis, curves[curves["label"] == label], "updates", column, label, style)
+        axis.set(xlabel=x_label, ylabel=textwrap.fill(y_label, 40), xlim=(0, None))
+        axis.grid(alpha=0.3)
+    figure.suptitle(name)
+    _legend(figure, axes[0, 0], len(labels))
+    save(figure, path)
+
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+Style = tuple[Any, str, Any]  # colour, marker, line
+
+
+def _styles() -> Iterator[Style]:
+    lines = ("-", "--", "-.", ":", (0, (3, 1, 1, 1)))
+    for i in itertools.count():
+        yield _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], lines[i % len(lines)]
+
+
+def _band(axis: Axes, rows: pd.DataFrame, x: str, y: str, label: str, style: Style) -> None:
+    colour, marker, line = style
+    for seed, of_seed in rows.groupby("seed", sort=False):
+        if seed == "mean":
+            axis.plot(of_seed[x], of_seed[y], color=colour, marker=marker, markersize=4, linestyle=line, label=label)
+            axis.fill_between(of_seed[x], of_seed[f"{y}_low"], of_seed[f"{y}_high"], color=colour, alpha=0.15, lw=0)
+        else:
+            axis.plot(of_seed[x], of_seed[y], color=colour, linewidth=0.7, alpha=0.4)
+
+
+def _way(axis: Axes, rows: pd.DataFrame, x: str, label: str, style: Style) -> None:
+    colour, marker, line = style
+    for seed, way in rows.groupby("seed", sort=False):
+        width, alpha = (1.8, 1.0) if seed == "mean" else (0.7, 0.35)
+        axis.plot(way[x], way["reward"], color=colour, linestyle=line, linewidth=width, alpha=alpha)
+    end = rows[rows["seed"] == "mean"].iloc[-1]
+    axis.plot(end[x], end["reward"], color=colour, marker=marker, linestyle=line, label=label)
+
+
+def _legend(figure: Figure, axis: Axes, entries: int) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(entries, 5), frameon=False)
+
+
 def save(figure: Figure, path: Path) -> None:
     """PNG and PDF without a date, so that the same data give the same file."""
     figure.tight_layout()
-    figure.savefig(path.with_suffix(".png"), dpi=110)
-    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+    figure.savefig(path.with_suffix(".png"), dpi=110, bbox_inches="tight")
+    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None}, bbox_inches="tight")
     plt.close(figure)

@@ -74,7 +74,7 @@ class Plan:
 def make(
     task_name: str,
     method: str,
-    profile_name: str,
+    profile: str,
     seed: int,
     out: Path,
     settings: tuple[str, ...] = (),
@@ -87,22 +87,21 @@ def make(
         BenchError: an unknown name or setting, a value of the wrong type, a bad prompt file.
     """
     chosen = task.load(task_name)
-    folder = content.find("profile", profile_name)
+    folder = content.find("profile", profile)
     cls = registry.lookup("method", method, METHODS)
     path = folder / f"{method}.toml"
     if not path.exists():
-        raise BenchError(f"Profile {profile_name!r} has no numbers for {method!r}.", f"Write {path.name} beside it.", 2)
+        raise BenchError(f"Profile {profile!r} has no numbers for {method!r}.", f"Write {path.name} beside it.", 2)
     tables = {"profile": content.read(folder / "profile.toml"), "method": content.read(path)}
-    changed = [*settings, *([f"profile.budget.limit={budget}"] if budget is not None else [])]
-    content.override(tables, changed)
-    profile = content.build(Profile, tables["profile"], "profile.toml")
+    asked = [*settings, *([f"profile.budget.limit={budget}"] if budget is not None else [])]
+    changed = content.override(tables, asked)
+    settled = content.build(Profile, tables["profile"], "profile.toml")
     config = content.build(cls.config_type, tables["method"], path.name)
-    _check(profile)
-    train, held_out = _prompts(chosen, profile, prompts)
-    own = [f"prompts={task.digest(held_out)[:8]}"] if prompts else []
-    said = (*changed, *own)
-    run_folder = out / task_name / profile_name / folder_name(method, said, seed)
-    return Plan(chosen, profile_name, profile, method, config, seed, train, held_out, tables, said, run_folder)
+    _check(settled)
+    train, held_out = _prompts(chosen, settled, prompts)
+    changed += (f"prompts={task.digest(held_out)[:8]}",) if prompts else ()
+    run_folder = out / task_name / profile / folder_name(method, changed, seed)
+    return Plan(chosen, profile, settled, method, config, seed, train, held_out, tables, changed, run_folder)
 
 
 def folder_name(method: str, changed: Sequence[str], seed: int) -> str:

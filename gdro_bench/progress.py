@@ -38,6 +38,7 @@ class RunBars:
         self.progress = bars(console, "it")
         self.budget = self.progress.add_task("budget", total=None)
         self.evaluation = self.progress.add_task("evaluating", total=None, visible=False)
+        self.runs = self.progress.add_task("runs", total=None, visible=False)
         self.tenth = -1
 
     def __enter__(self) -> RunBars:
@@ -59,3 +60,10 @@ class RunBars:
 
     def evaluating(self, done: int, total: int) -> None:
         self.progress.update(self.evaluation, completed=done, total=total, visible=done < total)
+
+    def next_run(self, name: str, done: int, total: int) -> None:
+        self.progress.reset(self.budget)
+        self.tenth = -1
+        self.progress.update(self.runs, completed=done, total=total, visible=total > 1, description="runs")
+        if not self.console.is_terminal:
+            self.console.print(f"Run {done + 1} of {total}: {name}")

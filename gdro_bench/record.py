@@ -22,7 +22,7 @@ SCHEMA = 2
 class Point:
     """An evaluation at a mark. `gain` is against the base at equal prompts and noise; `parts` are means.
 
-    `pool_evaluations` are the part of `collection_evaluations` that went into a pool.
+    `pool_evaluations` and `pool_images` are the parts of what was collected that went into a pool.
     """
 
     mark: float  # share of the budget
@@ -30,6 +30,7 @@ class Point:
     pool_evaluations: int
     collection_evaluations: int
     optimisation_evaluations: int
+    pool_images: int
     images_sampled: int
     images_trained: int
     reward_calls: int

@@ -227,6 +227,7 @@ class Execution:
             pool_evaluations=ledger.pool.evaluations,
             collection_evaluations=ledger.collection.evaluations,
             optimisation_evaluations=ledger.optimisation.evaluations,
+            pool_images=ledger.pool.images,
             images_sampled=ledger.collection.images,
             images_trained=ledger.optimisation.images,
             reward_calls=ledger.total.reward_calls,

@@ -1,4 +1,8 @@
-"""Intervals: bootstrap over prompts, paired where two evaluations share their prompts and noise."""
+"""Intervals: bootstrap over prompts, paired where two evaluations share their prompts and noise.
+
+Several seeds add a second level, crossed with the first: seeds are drawn anew within each method, prompts once for
+all methods, which were all evaluated on the same ones.
+"""
 
 from __future__ import annotations
 
@@ -43,3 +47,42 @@ def paired_gain(before: NDArray[np.float64], after: NDArray[np.float64], seed: i
     if before.shape != after.shape:
         raise ValueError(f"paired values must have one shape, not {before.shape} and {after.shape}")
     return bootstrap_mean(after - before, seed)
+
+
+Weights = NDArray[np.float64]  # [RESAMPLES, n]: how often each of n things was drawn, as shares
+
+
+def draws(n: int, seed: int) -> Weights:
+    """Bootstrap weights [RESAMPLES, n] of n things drawn n times with replacement."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
+
+
+def replicates(values: NDArray[np.float64], seeds: Weights, prompts: Weights) -> NDArray[np.float64]:
+    """Resampled means [RESAMPLES, M] of values [S, M, N] over S seeds and N prompts; NaN ones are left out."""
+    scored = ~np.isnan(values)
+    parts = (np.where(scored, values, 0.0), scored.astype(float))
+    total, count = (np.einsum("smr,rs->rm", part @ prompts.T, seeds) for part in parts)
+    with np.errstate(invalid="ignore"):
+        means: NDArray[np.float64] = total / count
+    return means
+
+
+def estimate(mean: float, resampled: NDArray[np.float64]) -> Estimate:
+    """A mean with the 95 % interval of its resampled values [R]; infinite ones stand for `more than was seen`."""
+    if np.isnan(resampled).all():
+        return Estimate(mean, np.nan, np.nan)
+    tail = (1 - LEVEL) / 2 * 100
+    low, high = np.nanpercentile(resampled, (tail, 100 - tail), method="nearest")
+    return Estimate(mean, float(low), float(high))
+
+
+def crossing(cost: NDArray[np.float64], reward: NDArray[np.float64], level: float) -> float:
+    """Where a curve of costs [M] and rewards [M], linear between its points, first reaches a level; inf if nowhere."""
+    reached = np.flatnonzero(reward >= level)
+    if not len(reached):
+        return np.inf
+    i = int(reached[0])
+    if i == 0:
+        return float(cost[0])
+    share = (level - reward[i - 1]) / (reward[i] - reward[i - 1])
+    return float(cost[i - 1] + share * (cost[i] - cost[i - 1]))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from gdro_bench.record import Run
+
+if TYPE_CHECKING:
+    from gdro_bench.sweep import Outcome
 
 
 def print_run(console: Console, run: Run, folder: Path) -> None:
@@ -30,3 +35,29 @@ def print_run(console: Console, run: Run, folder: Path) -> None:
     )
     console.print(f"Record: {folder / 'run.json'}   pictures: {folder / 'sheet.png'}", soft_wrap=True)
     console.print(f"Next: gdro-bench run {run.task} --method {run.method} --seed {run.seed + 1}", soft_wrap=True)
+    console.print(f"or:   gdro-bench compare --runs {folder.parents[2]}", soft_wrap=True)
+
+
+def print_sweep(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """A row a run, and what to type next."""
+    table = Table(title="sweep", title_justify="left")
+    for heading in ("run", "reward [95 %]", "gain over base [95 %]", "unscored"):
+        table.add_column(heading, justify="left" if heading == "run" else "right")
+    for outcome in outcomes:
+        if outcome.run is None:
+            table.add_row(outcome.plan.folder.name, "failed", "", "")
+        else:
+            last = outcome.run.points[-1]
+            table.add_row(outcome.plan.folder.name, str(last.reward), str(last.gain), str(last.unscored))
+    console.print(table)
+    for outcome in outcomes:
+        if outcome.failure:
+            console.print(f"{outcome.plan.folder}: {outcome.failure}", soft_wrap=True)
+    console.print(f"Next: gdro-bench compare --runs {outcomes[0].plan.folder.parents[2]}", soft_wrap=True)
+
+
+def print_comparison(console: Console, said: Sequence[str], folder: Path) -> None:
+    """The headlines of a report and where it is."""
+    for sentence in said:
+        console.print(f"- {sentence}", soft_wrap=True)
+    console.print(f"Report: {folder / 'page.html'} (figures, tables and data beside it)", soft_wrap=True)

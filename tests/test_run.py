@@ -110,7 +110,7 @@ def test_a_ready_pool_is_charged_as_if_made(finished: Path, tmp_path: Path) -> N
 def test_the_pool_is_charged_apart(finished: Path) -> None:
     last = record.read(folder(finished)).points[-1]
     assert last.pool_evaluations == last.collection_evaluations == 8 * 4 * 3
-    assert (last.images_sampled, last.reward_calls) == (8 * 4, 8 * 4)
+    assert (last.pool_images, last.images_sampled, last.reward_calls) == (8 * 4, 8 * 4, 8 * 4)
     assert last.optimisation_evaluations == 4 * last.images_trained == 4 * 8 * last.updates
     timing = json.loads((folder(finished) / "timing.json").read_text())
     assert [entry["mark"] for entry in timing] == [0.0, 0.6, 1.0]

@@ -91,10 +91,22 @@ def test_a_sign_hangs_where_the_prompt_says_in_its_colour(place, half):
 )
 def test_the_subject_stands_in_its_relation_to_the_reference(relation, axis, sign):
     things = (world.ThingFacts("clock"), world.ThingFacts("apple", relation=relation))
-    for seed in range(20):
-        spots = world._spots(default_rng(seed), things, None)
-        reference, subject = (np.array([y, x]) for x, y in spots)
-        assert sign * (subject - reference)[axis] > abs((subject - reference)[1 - axis])
+    reference, subject = (np.array([y, x]) for x, y in world._spots(things, None))
+    assert sign * (subject - reference)[axis] > abs((subject - reference)[1 - axis])
+
+
+def test_an_object_beside_a_sign_stands_where_the_prompt_says():
+    for facts, prompt in sign_prompts(60):
+        for box, thing in zip(world.render(facts, default_rng(0)).boxes, facts.things, strict=True):
+            assert f"{thing.name} at the {thing.side}" in prompt
+            assert (box[0] < 32) == (thing.side == "left")
+
+
+def test_an_object_has_its_usual_colour_unless_the_prompt_gives_one():
+    assert set(world.USUAL_COLOURS) == set(world.THINGS)
+    assert set(world.USUAL_COLOURS.values()) <= set(world.COLOURS)
+    plain, yellow = (world.Facts("blue", "plain", None, (world.ThingFacts("bus", c),)) for c in (None, "yellow"))
+    assert (world.render(plain, default_rng(0)).pixels == world.render(yellow, default_rng(0)).pixels).all()
 
 
 def test_objects_stand_on_the_grid_of_image_tokens_without_overlap():

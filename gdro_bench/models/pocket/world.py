@@ -38,6 +38,13 @@ TYPE_SIZES = {"small": 14, "": 16, "large": 19}  # px
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MIN_LETTERS, MAX_LETTERS = 3, 5
 COUNTS = {2: "two", 3: "three", 4: "four"}
+LAYOUTS = {  # where a number of objects stand, in image tokens
+    1: ((2, 2),),
+    2: ((0, 2), (4, 2)),
+    3: ((0, 0), (4, 0), (2, 4)),
+    4: ((0, 0), (4, 0), (0, 4), (4, 4)),
+}
+SIDES = ("left", "right")
 RELATIONS = ("left of", "right of", "above", "below")
 FADED_SHARE = 0.5  # of signs: every second one has weathered, which no prompt says
 FADING = (0.6, 0.95)  # how far a faded sign's ink has gone towards the panel's colour: from legible to hardly seen
@@ -69,12 +76,14 @@ class SignFacts:
 
 @dataclass(frozen=True, slots=True)
 class ThingFacts:
-    """Objects of one class. `relation` places this one against the thing before it, as GenEval's position tag does."""
+    """Objects of one class, in their usual colour if none is given. `relation` places this one against the thing
+    before it, as GenEval's position tag does; `side` of the picture is for an object beside a sign."""
 
     name: str
     colour: str | None = None
     count: int = 1
     relation: str | None = None
+    side: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +128,8 @@ def random_letters(rng: Generator) -> str:
 def sign_facts(rng: Generator, word: str) -> Facts:
     """A wall with a sign that says `word`, and in five of six scenes an object."""
     wall, sign, thing = (str(c) for c in rng.choice(list(COLOURS), 3, replace=False))
-    things = (ThingFacts(choose(rng, list(THINGS)), thing),) if rng.random() < 5 / 6 else ()
+    with_thing = rng.random() < 5 / 6
+    things = (ThingFacts(choose(rng, list(THINGS)), thing, side=choose(rng, SIDES)),) if with_thing else ()
     type_size = choose(rng, ("small", "", "", "large"))
     return Facts(wall, choose(rng, TEXTURES), SignFacts(word, sign, choose(rng, PLACES), type_size), things)
 
@@ -168,7 +178,7 @@ def phrase(facts: Facts, rng: Generator) -> str:
     texture = "" if facts.texture == "plain" else f"{facts.texture} "
     wall = f"a {facts.wall} {texture}wall".replace("a orange", "an orange")
     board = article(f"{sign.type_size} {sign.colour} sign".strip())
-    thing = article(f"{facts.things[0].colour} {facts.things[0].name}") if facts.things else ""
+    thing = " and ".join(f"{article(f'{t.colour} {t.name}')} at the {t.side}" for t in facts.things)
     wording = int(rng.integers(3))
     if wording == 0:
         return f'{board} that reads "{sign.word}" at the {sign.place} of {wall}' + (f" with {thing}" if thing else "")
@@ -342,53 +352,57 @@ THINGS: dict[str, Drawer] = {name: _glyph(character) for name, character in GLYP
     "book": _book,
     "sports ball": _sports_ball,
 }
+USUAL_COLOURS = {
+    "airplane": "white",
+    "umbrella": "purple",
+    "scissors": "black",
+    "cup": "white",
+    "cat": "orange",
+    "cow": "brown",
+    "horse": "brown",
+    "clock": "black",
+    "stop sign": "red",
+    "traffic light": "black",
+    "kite": "pink",
+    "bus": "yellow",
+    "apple": "red",
+    "book": "blue",
+    "sports ball": "orange",
+}
 
 
-def _spots(rng: Generator, things: tuple[ThingFacts, ...], place: str | None) -> list[tuple[int, int]]:
+def _spots(things: tuple[ThingFacts, ...], place: str | None) -> list[tuple[int, int]]:
     """The left upper corner of a box of `THING_SIDE` px for every single object, without overlap.
 
-    Corners lie on the grid of image tokens. At any other place the same object is another pattern to learn, and
-    a model of this size then draws blobs.
+    Corners lie on the grid of image tokens: at any other place the same object is another pattern to learn. And what
+    a prompt leaves open about places is settled here, not drawn: a model of this size paints both of two choices.
     """
-    if place is not None:  # beside a sign: one object in the other half of the picture, left or right
-        return [(_on_grid(choose(rng, (0, 4))), _on_grid(4 if place == "top" else 0))] * len(things)
-    total = sum(thing.count for thing in things)
-    if total == 1:
-        return [(_on_grid(choose(rng, (0, 2, 4))), _on_grid(choose(rng, (0, 2, 4))))]
-    if things[-1].relation:
-        return _related_spots(rng, str(things[-1].relation))
-    pairs = (((0, 0), (4, 4)), ((0, 4), (4, 0)), ((0, 0), (4, 0)), ((0, 4), (4, 4)))
-    cells: Sequence[tuple[int, int]] = choose(rng, pairs) if total == 2 else ((0, 0), (4, 0), (0, 4), (4, 4))
-    order = rng.permutation(len(cells))[:total]
-    return [(_on_grid(cells[int(i)][0]), _on_grid(cells[int(i)][1])) for i in order]
+    return [(x * TOKEN_SIDE + 1, y * TOKEN_SIDE + 1) for x, y in _cells(things, place)]
 
 
-def _on_grid(token: int) -> int:
-    """Where an object's box starts, in px, that stands in four image tokens a side with one pixel to spare."""
-    return token * TOKEN_SIDE + 1
-
-
-def _related_spots(rng: Generator, relation: str) -> list[tuple[int, int]]:
-    """The reference object, then the one that stands `relation` it."""
-    shared = _on_grid(choose(rng, (0, 2, 4)))
-    near, far = _on_grid(0), _on_grid(4)
-    spots = [(near, shared), (far, shared)] if relation in ("left of", "right of") else [(shared, near), (shared, far)]
-    return spots if relation in ("right of", "below") else spots[::-1]
+def _cells(things: tuple[ThingFacts, ...], place: str | None) -> Sequence[tuple[int, int]]:
+    """The same corners in image tokens; an object takes four a side."""
+    if place is not None:  # beside a sign: one object in the other half of the picture
+        return [(0 if things[0].side == "left" else 4, 4 if place == "top" else 0)]
+    relation = things[-1].relation
+    if relation is not None:  # the reference object, then the one that stands so to it
+        near_and_far = ((0, 2), (4, 2)) if relation in ("left of", "right of") else ((2, 0), (2, 4))
+        return near_and_far if relation in ("right of", "below") else near_and_far[::-1]
+    return LAYOUTS[sum(thing.count for thing in things)]
 
 
 def render(facts: Facts, rng: Generator) -> Picture:
     """Draws the scene; all that the facts leave open comes from `rng`."""
-    named = {thing.colour for thing in facts.things}
-    wall = facts.wall or choose(rng, [c for c in COLOURS if c not in named])
+    worn = {thing.colour or USUAL_COLOURS[thing.name] for thing in facts.things}
+    wall = facts.wall or choose(rng, [c for c in COLOURS if c not in worn])
     image = _draw_wall(rng, wall, facts.texture or choose(rng, TEXTURES))
     draw = ImageDraw.Draw(image)
     panel = _draw_sign(rng, draw, facts.sign) if facts.sign else None
-    spots = iter(_spots(rng, facts.things, facts.sign.place if facts.sign else None)) if facts.things else iter(())
+    spots = iter(_spots(facts.things, facts.sign.place if facts.sign else None)) if facts.things else iter(())
     boxes: list[Box] = []
     for thing in facts.things:
         for _ in range(thing.count):
             x, y = next(spots)
-            colour = thing.colour or choose(rng, [c for c in COLOURS if c != wall])
-            THINGS[thing.name](draw, x, y, THING_SIDE, _shade(rng, colour))
+            THINGS[thing.name](draw, x, y, THING_SIDE, _shade(rng, thing.colour or USUAL_COLOURS[thing.name]))
             boxes.append((x, y, x + THING_SIDE, y + THING_SIDE))
     return Picture(np.asarray(image, dtype=np.uint8), panel, tuple(boxes))

@@ -1,0 +1,273 @@
+"""Finished runs -> what can be said of their methods: curves, matched reward, matched budget. Knows nothing of torch.
+
+An entry is one method with one set of numbers, and all its seeds. Entries share a figure only if their runs were made
+for the same task, model, instruments, prompts and budget.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gdro_bench import content, record, stats
+from gdro_bench.errors import BenchError, unknown
+from gdro_bench.record import Point, Run
+
+Floats = NDArray[np.float64]
+FIRST_RUNS = "Type: gdro-bench sweep ocr --method gdro --method flow-grpo --seeds 0,1,2"
+COLUMNS = ("mark", "prompt", "text", "value", "note")
+AXES = {
+    "evaluations": "velocity evaluations",
+    "seconds": "device seconds",
+    "images": "images sampled or trained on",
+    "updates": "optimiser updates",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A finished run with its scores: `parts`, the reward's among them as `reward`, [M, N] at M marks (the base's
+    first) of N prompts; what was read, [M][N]; the seconds spent at each mark."""
+
+    run: Run
+    folder: Path
+    prompts: tuple[str, ...]
+    parts: dict[str, Floats]
+    notes: list[list[str]]
+    seconds: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method with one set of numbers; its runs by seed."""
+
+    label: str
+    runs: tuple[Evaluated, ...]
+
+    @property
+    def method(self) -> str:
+        return self.runs[0].run.method
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Of the first seed: all seeds have the same marks."""
+        return self.runs[0].run.points
+
+    @cached_property
+    def seed_weights(self) -> stats.Weights:
+        return stats.draws(len(self.runs), content.seed("seeds", self.label))
+
+    def values(self, part: str) -> Floats:
+        """[S, M, N]."""
+        stacked: Floats = np.stack([run.parts[part] for run in self.runs])
+        return stacked
+
+    def mean(self, part: str) -> Floats:
+        """[M], over seeds and scored prompts."""
+        means: Floats = np.nanmean(self.values(part), axis=(0, 2))
+        return means
+
+    def replicates(self, part: str, prompts: stats.Weights) -> Floats:
+        """[R, M]."""
+        return stats.replicates(self.values(part), self.seed_weights, prompts)
+
+    def cost(self, axis: str, with_pool: bool) -> Floats:
+        """Spent at each mark, mean over seeds: [M]."""
+        per_seed = [[_cost(run, i, axis, with_pool) for i in range(len(self.points))] for run in self.runs]
+        mean: Floats = np.mean(per_seed, axis=0)
+        return mean
+
+    @property
+    def knee(self) -> int:
+        """The first mark after an update."""
+        return next((i for i, point in enumerate(self.points) if point.updates), len(self.points))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Entries that share a figure, the one that the others are held against, and the prompts' bootstrap weights."""
+
+    entries: tuple[Entry, ...]
+    reference: Entry
+    prompts: stats.Weights
+    ablations: dict[str, tuple[Entry, ...]]  # what one number does, by its name
+
+    @property
+    def first(self) -> Run:
+        return self.reference.runs[0].run
+
+    @property
+    def parts(self) -> list[str]:
+        return [name for name in self.reference.runs[0].parts if name != "reward"]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# From folders to entries
+
+
+def find(folders: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """The folders of finished and of unfinished runs under these, in order of their names."""
+    finished: set[Path] = set()
+    begun: set[Path] = set()
+    for folder in folders:
+        finished |= {path.parent for path in folder.rglob("run.json")}
+        begun |= {path.parent for path in folder.rglob("plan.json")}
+    return sorted(finished), sorted(begun - finished)
+
+
+def groups(named: Sequence[Path], runs: Path) -> tuple[list[list[Evaluated]], list[Path]]:
+    """The runs to compare, by task and profile, and the unfinished ones that were passed over.
+
+    Args:
+        named: folders that hold runs and must share one figure. runs: where to look if none is named.
+
+    Raises:
+        BenchError: there is nothing to compare, or a named folder is of no use.
+    """
+    for folder in named:
+        finished, begun = find([folder])
+        if begun and not finished:
+            raise BenchError(f"The run in {begun[0]} is not finished.", "Type its command again: it goes on.")
+        if not finished:
+            raise BenchError(f"There is no finished run in {folder}.", FIRST_RUNS)
+    finished, begun = find(named or [runs])
+    if not finished:
+        raise BenchError(f"There is no finished run under {runs}.", FIRST_RUNS)
+    loaded = [load(folder) for folder in finished]
+    if named:
+        return [loaded], begun
+    grouped: dict[tuple[str, str], list[Evaluated]] = {}
+    for run in loaded:
+        grouped.setdefault((run.run.task, run.run.profile), []).append(run)
+    return list(grouped.values()), begun
+
+
+def load(folder: Path) -> Evaluated:
+    """A finished run.
+
+    Raises:
+        BenchError: it is not finished, of another schema, or its scores are missing.
+    """
+    if not (folder / "run.json").exists():
+        raise BenchError(f"{folder} holds no finished run.", "Type the command that began it again: it goes on.")
+    run = record.read(folder)
+    try:
+        scores = record.read_scores(folder)
+        seconds = json.loads((folder / "timing.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BenchError(
+            f"The run in {folder} is not whole: {error}.", "Delete the folder and run it again."
+        ) from error
+    shape = (len(run.points), -1)
+    parts = {name: scores[name].to_numpy(float).reshape(shape) for name in scores if name not in COLUMNS}
+    parts = {"reward": scores["value"].to_numpy(float).reshape(shape)} | parts
+    notes = scores["note"].to_numpy().reshape(shape)
+    prompts = tuple(scores["text"][: notes.shape[1]])
+    return Evaluated(run, folder, prompts, parts, notes.tolist(), seconds)
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """All that must be equal for runs to share a figure, by name; single settings before the digests of many."""
+    settings = content.flat({"profile": run.settings["profile"]})
+    digests = {f"digest of {name}": value for name, value in run.digests.items() if name != "method"}
+    own = {"task": run.task, "profile": run.profile, "budget kind": run.budget_kind, "budget": run.limit}
+    return own | run.instruments | settings | digests
+
+
+def check_comparable(runs: Sequence[Evaluated]) -> None:
+    """Raises:
+    BenchError: naming the first field in which two runs differ, and both values."""
+    first = identity(runs[0].run)
+    for other in runs[1:]:
+        for field, value in identity(other.run).items():
+            if first.get(field) != value:
+                raise BenchError(
+                    f"{runs[0].folder} and {other.folder} cannot share a figure: "
+                    f"{field} is {first.get(field)} in one, {value} in the other.",
+                    "Name the folders that belong together: gdro-bench compare FOLDER FOLDER ...",
+                )
+
+
+def compare(runs: Sequence[Evaluated], variants: bool, reference: str = "gdro") -> Comparison:
+    """Runs that may share a figure as a comparison.
+
+    Args:
+        variants: whether methods with changed numbers are entries of their own even where the unchanged one is there.
+        reference: label of the entry that the others are held against; the first entry if that is not there.
+
+    Raises:
+        BenchError: the runs differ in what they must share, or two are of one seed.
+    """
+    check_comparable(runs)
+    entries = _entries(runs)
+    plain = {entry.method for entry in entries if not _changed(entry)}
+    shown = [e for e in entries if variants or not _changed(e) or e.method not in plain]
+    labels = [entry.label for entry in shown]
+    if reference != "gdro" and reference not in labels:
+        raise unknown("method to compare with called", reference, labels)
+    chosen = next((entry for entry in shown if entry.label == reference), shown[0])
+    weights = stats.draws(len(runs[0].prompts), seed=0)
+    return Comparison(tuple(shown), chosen, weights, _ablations(entries))
+
+
+def _entries(runs: Sequence[Evaluated]) -> list[Entry]:
+    groups: dict[tuple[str, str], dict[int, Evaluated]] = {}
+    for run in runs:
+        seeds = groups.setdefault((run.run.method, run.run.digests["method"]), {})
+        if run.run.seed in seeds:
+            raise BenchError(
+                f"{seeds[run.run.seed].folder} and {run.folder} are both seed {run.run.seed} of {run.run.method}.",
+                "Leave one out.",
+            )
+        seeds[run.run.seed] = run
+    made = [Entry(_label(next(iter(g.values())).run), tuple(g[s] for s in sorted(g))) for g in groups.values()]
+    return sorted(made, key=lambda entry: (entry.method != "gdro", entry.label))
+
+
+def _label(run: Run) -> str:
+    said = ", ".join(setting.removeprefix("method.") for setting in run.changed if setting.startswith("method."))
+    return f"{run.method} ({said})" if said else run.method
+
+
+def _changed(entry: Entry) -> list[str]:
+    return [setting for setting in entry.runs[0].run.changed if setting.startswith("method.")]
+
+
+def _ablations(entries: Sequence[Entry]) -> dict[str, tuple[Entry, ...]]:
+    """For each number of a method that alone was changed: the entries, the unchanged one among them, by its value."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if len(_changed(entry)) == 1:
+            name = _changed(entry)[0].split("=")[0].removeprefix("method.")
+            found.setdefault(f"{entry.method}: {name}", []).append(entry)
+    for key, varied in found.items():
+        varied += [entry for entry in entries if entry.method == key.split(":")[0] and not _changed(entry)]
+        varied.sort(key=lambda entry: _order(setting_of(entry, key)))
+    return {key: tuple(varied) for key, varied in sorted(found.items()) if len(varied) > 1}
+
+
+def setting_of(entry: Entry, key: str) -> Any:
+    """The value that an entry of an ablation has for the ablation's number, given the ablation's name."""
+    return content.flat(entry.runs[0].run.settings["method"])[key.split(": ")[1]]
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    return (isinstance(value, str), 0.0 if isinstance(value, str) else float(value), str(value))
+
+
+def _cost(run: Evaluated, i: int, axis: str, with_pool: bool) -> float:
+    point, seconds = run.run.points[i], run.seconds[i]
+    total, pool = {
+        "evaluations": (point.collection_evaluations + point.optimisation_evaluations, point.pool_evaluations),
+        "images": (point.images_sampled + point.images_trained, point.pool_images),
+        "seconds": (seconds["collection"] + seconds["optimisation"], seconds["pool"]),
+        "updates": (point.updates, 0),
+    }[axis]
+    return float(total if with_pool else total - pool)

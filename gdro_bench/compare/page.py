@@ -1,0 +1,117 @@
+"""A comparison's page: one HTML file that needs nothing else. All text from records and prompts is escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+if TYPE_CHECKING:
+    from gdro_bench.compare.report import Grid
+    from gdro_bench.compare.tables import Table
+
+STYLE = Path(__file__).with_name("page.css")
+SCRIPT = Path(__file__).with_name("page.js")
+
+
+def render(
+    title: str,
+    said: Sequence[str],
+    tables: Sequence[Table],
+    figures: Mapping[str, Path],
+    grids: Sequence[Grid],
+    runs: Sequence[Sequence[str]],
+) -> str:
+    """The page's HTML. figures: title -> PNG file. runs: cells of the list of runs."""
+    drawn = list(figures.items())
+    parts = [
+        _list(said),
+        *(_figure(name, path) for name, path in drawn[:1]),
+        *(_table(table) for table in tables),
+        *(_grid(grid) for grid in grids),
+        *(_figure(name, path) for name, path in drawn[1:]),
+        _runs(runs),
+    ]
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
+    body = f"<h1>{escape(title)}</h1>\n" + "\n".join(parts)
+    dialog = '<dialog><img alt=""><p></p><p class="note">Click to close.</p></dialog>'
+    style, script = (path.read_text(encoding="utf-8") for path in (STYLE, SCRIPT))
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{style}</style></head>\n<body>\n{body}\n{dialog}\n'
+        f"<script>{script}</script>\n</body></html>\n"
+    )
+
+
+def _list(said: Sequence[str]) -> str:
+    return '<ul class="said">' + "".join(f"<li>{escape(sentence)}</li>" for sentence in said) + "</ul>"
+
+
+def _uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _figure(name: str, path: Path) -> str:
+    image = f'<img src="{_uri(path.read_bytes())}" alt="{escape(name)}">'
+    caption = f"<figcaption>{escape(CAPTIONS.get(name, ABLATION))}</figcaption>"
+    return f"<h2>{escape(name)}</h2>\n<figure>{image}{caption}</figure>"
+
+
+CAPTIONS = {
+    "Reward against cost": "Thick: mean over seeds; thin: each seed; band: 95 % interval. A pool is paid for before "
+    "the first update: the flat start of a curve. The dashed line is the matched reward R*.",
+    "Reward against the pictures' statistics": "From the base (dot) to the end of the budget (marker). A method whose "
+    "reward rises while a statistic leaves the base's value changes more than it was asked to.",
+}
+ABLATION = "Runs that differ in this number alone. Band: 95 % interval."
+
+
+def _cells(tag: str, cells: Sequence[str]) -> str:
+    return "".join(f"<{tag}>{cell}</{tag}>" for cell in cells)
+
+
+def _table(table: Table) -> str:
+    head = _cells("th", [f"<button>{escape(cell)}</button>" for cell in table.header])
+    rows = "".join(f"<tr>{_cells('td', list(map(escape, row)))}</tr>" for row in table.cells)
+    return (
+        f'<h2>{escape(table.title)}</h2>\n<p class="note screen">Click a heading to sort.</p><div class="wide">'
+        f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+
+
+def _grid(grid: Grid) -> str:
+    rows = []
+    for i, prompt in enumerate(grid.prompts):
+        pictures = [
+            _picture(images[i], grid.captions[title][i], f"{prompt} ({title})")
+            for title, images in grid.columns.items()
+        ]
+        rows.append(f"<tr>{_cells('td', [escape(prompt), *pictures])}</tr>")
+    head = _cells("th", ["prompt", *map(escape, grid.columns)])
+    table = f'<table class="grid"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return (
+        f'<h2>{escape(grid.title)}</h2>\n<p class="note">Same noise along a row; below a picture, what was read.</p>'
+        f'<div class="wide">{table}</div>'
+    )
+
+
+def _picture(image: NDArray[np.uint8], caption: str, alt: str) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    picture = f'<img src="{_uri(buffer.getvalue())}" alt="{escape(alt)}">'
+    return f"<button>{picture}</button>{escape(caption) or '(nothing read)'}"
+
+
+def _runs(runs: Sequence[Sequence[str]]) -> str:
+    head = _cells("th", ["method", "seed", "digest of its numbers", "command"])
+    rows = "".join(
+        f"<tr>{_cells('td', [*map(escape, run[:3]), f'<code>{escape(run[3])}</code>'])}</tr>" for run in runs
+    )
+    table = f'<table class="runs"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    return f'<h2>Runs</h2>\n<div class="wide">{table}</div>'

@@ -1,0 +1,179 @@
+"""A comparison in numbers and words: curves, tables and headlines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from gdro_bench import stats
+from gdro_bench.compare import matched
+from gdro_bench.compare.entries import AXES, Comparison, Entry
+from gdro_bench.stats import Estimate, Weights
+
+PARTS = {
+    "text_area": "share of the picture under text",
+    "edge_density": "edge density (full scale a px)",
+    "colour_entropy": "colour entropy (bits)",
+    "diversity": "diversity (RMS distance to other pictures)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table for people, cells as text, and the numbers behind it."""
+
+    name: str
+    title: str
+    header: list[str]
+    cells: list[list[str]]
+    numbers: pd.DataFrame
+
+    def markdown(self) -> str:
+        lines = [self.header, ["---", *["---:"] * (len(self.header) - 1)], *self.cells]
+        return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines) + "\n"
+
+    def latex(self) -> str:
+        body = [" & ".join(map(_tex, line)) + r" \\" for line in [self.header, *self.cells]]
+        columns = "l" + "r" * (len(self.header) - 1)
+        top = [f"% {self.title}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", body[0], r"\midrule"]
+        return "\n".join([*top, *body[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def curve_table(entries: Sequence[Entry], prompts: Weights) -> pd.DataFrame:
+    """A row a mark of every seed and of their mean: costs, reward and parts, the mean's with 95 % intervals."""
+    rows: list[dict[str, object]] = []
+    for entry in entries:
+        names = ["reward", *(name for name in entry.runs[0].parts if name != "reward")]
+        intervals = {name: entry.replicates(name, prompts) for name in names}
+        for i, point in enumerate(entry.points):
+            row: dict[str, object] = {"label": entry.label, "seed": "mean", "mark": point.mark}
+            row |= _costs(entry, i)
+            for name in names:
+                found = stats.estimate(float(entry.mean(name)[i]), intervals[name][:, i])
+                row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+            rows.append(row)
+        for run in entry.runs if len(entry.runs) > 1 else ():
+            alone = Entry(entry.label, (run,))
+            for i, point in enumerate(alone.points):
+                row = {"label": entry.label, "seed": str(run.run.seed), "mark": point.mark} | _costs(alone, i)
+                rows.append(row | {name: float(alone.mean(name)[i]) for name in names})
+    return pd.DataFrame(rows)
+
+
+def _costs(entry: Entry, i: int) -> dict[str, object]:
+    costs: dict[str, object] = {}
+    for axis in AXES:
+        costs[axis] = float(entry.cost(axis, True)[i])
+        costs[f"{axis}_without_pool"] = float(entry.cost(axis, False)[i])
+    return costs
+
+
+def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: float, axis: str) -> Table:
+    to, parts = compared.reference.label, drawn_parts(compared)
+    header = ["method", "first mark there", "reward there", f"{AXES[axis]} to R*", f"ratio to {to}"]
+    header += ["without pools", f"ratio to {to}, without pools", *(PARTS[name] for name in parts)]
+    cells, numbers = [], []
+    for row in rows:
+        mark = "not reached" if row.mark is None else f"{row.entry.points[row.mark].mark:.0%}"
+        costs = [text for pool in (True, False) for text in (_cost(row.cost[pool]), _ratio(row.ratio[pool]))]
+        cells.append([row.entry.label, mark, str(row.reward), *costs, *(_number(row.parts[name]) for name in parts)])
+        number: dict[str, object] = {
+            "label": row.entry.label,
+            "seeds": len(row.entry.runs),
+            "level": level,
+            "mark": mark,
+        }
+        number |= _spread("reward", row.reward) | row.parts
+        for pool, said in ((True, ""), (False, "_without_pool")):
+            number |= _spread(f"{axis}{said}", row.cost[pool]) | _spread(f"ratio{said}", row.ratio[pool])
+        numbers.append(number)
+    title = f"At matched reward, R* = {level:.3f}"
+    return Table("matched-reward", title, header, cells, pd.DataFrame(numbers))
+
+
+def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Table:
+    parts, run = drawn_parts(compared), compared.first
+    header = ["method", "seeds", "reward", "gain over base", f"less {compared.reference.label}'s", "that is"]
+    header += [PARTS[name] for name in parts]
+    cells, numbers = [], []
+    for row in rows:
+        same = row.entry is compared.reference
+        said = "" if same else f"{_verdict(row.difference)} it"
+        apart = "" if same else str(row.difference)
+        texts = [row.entry.label, str(len(row.entry.runs)), str(row.reward), str(row.gain), apart, said]
+        cells.append([*texts, *(_number(row.parts[name]) for name in parts)])
+        number: dict[str, object] = {"label": row.entry.label, "seeds": len(row.entry.runs)}
+        number |= _spread("reward", row.reward) | _spread("gain", row.gain) | _spread("difference", row.difference)
+        numbers.append(number | row.parts)
+    title = f"At matched budget, {run.limit:,} {run.budget_kind}"
+    return Table("matched-budget", title, header, cells, pd.DataFrame(numbers))
+
+
+def drawn_parts(compared: Comparison) -> list[str]:
+    return [name for name in PARTS if name in compared.parts]
+
+
+def _spread(name: str, found: Estimate) -> dict[str, object]:
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _cost(found: Estimate) -> str:
+    return _bounded(found, lambda value: f"{value:,.0f}")
+
+
+def _ratio(found: Estimate) -> str:
+    return "1" if found.low == found.high == 1 else _bounded(found, lambda value: f"{value:.2f}")
+
+
+def _bounded(found: Estimate, say: Callable[[float], str]) -> str:
+    if not math.isfinite(found.mean):
+        return "not reached"
+    return f"{say(found.mean)} [{say(found.low)}, {say(found.high) if math.isfinite(found.high) else 'not reached'}]"
+
+
+def _verdict(difference: Estimate) -> str:
+    return "above" if difference.low > 0 else "below" if difference.high < 0 else "within noise of"
+
+
+def _tex(text: str) -> str:
+    for plain, escaped in {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"}.items():
+        text = text.replace(plain, escaped)
+    return text.replace("R*", "$R^*$")
+
+
+def headlines(
+    compared: Comparison,
+    at_reward: Sequence[matched.AtReward],
+    at_budget: Sequence[matched.AtBudget],
+    level: float | None,
+    axis: str,
+) -> list[str]:
+    """What came out, in sentences; a difference within noise is called so."""
+    to, run = compared.reference.label, compared.first
+    said = [] if level is not None else ["No method's reward rises above the base's beyond noise: nothing to match."]
+    for row in at_reward:
+        if row.entry is compared.reference:
+            continue
+        if not math.isfinite(row.ratio[True].mean):
+            who = to if row.mark is not None else row.entry.label
+            said.append(f"{who} does not reach R* = {level:.3f} within the budget.")
+            continue
+        said.append(
+            f"To reach R* = {level:.3f}, {row.entry.label} spends {_ratio(row.ratio[True])} times {to}'s {AXES[axis]}, "
+            f"or {_ratio(row.ratio[False])} times without counting pools."
+        )
+    for end in at_budget:
+        if end.entry is not compared.reference:
+            verdict = f"{_verdict(end.difference)} {to}'s (difference {end.difference})"
+            said.append(f"At {run.limit:,} {run.budget_kind} the reward of {end.entry.label} is {verdict}.")
+    seeds = min(len(entry.runs) for entry in compared.entries)
+    over = "seeds and prompts" if seeds > 1 else "prompts alone where there is one seed (its luck is not in them)"
+    said.append(f"Reward: {run.instruments['reward']}. Brackets are 95 % bootstrap intervals over {over}.")
+    return said

@@ -1,0 +1,85 @@
+"""Many runs that differ in method, seed or numbers, one after another. They share pools, and each resumes by itself."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gdro_bench import plan, runner
+from gdro_bench.errors import BenchError
+from gdro_bench.plan import Plan
+from gdro_bench.record import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A plan and its record, or why there is none."""
+
+    plan: Plan
+    run: Run | None
+    failure: str = ""
+
+
+class Watcher(runner.Watcher, Protocol):
+    """Also sees which run of how many is under way."""
+
+    def next_run(self, name: str, done: int, total: int) -> None: ...
+
+
+def numbers(written: str) -> list[int]:
+    """Seeds from `0,1,2`.
+
+    Raises:
+        BenchError: one is not a whole number of at least 0.
+    """
+    parts = [part.strip() for part in written.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise BenchError(f"The seeds are {written!r}.", "Write whole numbers with commas: --seeds 0,1,2.", 2)
+    return [int(part) for part in parts]
+
+
+def combinations(over: Sequence[str]) -> list[tuple[str, ...]]:
+    """Settings of every run of a sweep: one of each `group.key=a,b`'s values, in all combinations.
+
+    Raises:
+        BenchError: one is not of that form.
+    """
+    choices = []
+    for varied in over:
+        key, equals, values = varied.partition("=")
+        if not equals or not values:
+            raise BenchError(f"--over {varied!r} is not of the form group.key=a,b.", "Try method.tau=0.5,0.05.", 2)
+        choices.append([f"{key}={value.strip()}" for value in values.split(",")])
+    return list(itertools.product(*choices))
+
+
+def plans(
+    task: str,
+    methods: Sequence[str],
+    over: Sequence[str],
+    seeds: Sequence[int],
+    settings: Sequence[str] = (),
+    **chosen: Any,
+) -> list[Plan]:
+    """Every run of the sweep, checked before the first begins; those that come out the same are made once."""
+    made = [
+        plan.make(task, method, seed=seed, settings=(*settings, *varied), **chosen)
+        for method in methods
+        for varied in combinations(over)
+        for seed in seeds
+    ]
+    return list({made.folder: made for made in made}.values())
+
+
+def execute(chosen: Sequence[Plan], device: str, watcher: Watcher) -> list[Outcome]:
+    """Runs them all; one that fails does not keep the others from their turn."""
+    outcomes = []
+    for done, one in enumerate(chosen):
+        watcher.next_run(one.folder.name, done, len(chosen))
+        try:
+            outcomes.append(Outcome(one, runner.execute(one, device, watcher)))
+        except BenchError as error:
+            outcomes.append(Outcome(one, None, str(error)))
+    return outcomes

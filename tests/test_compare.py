@@ -1,0 +1,320 @@
+"""Comparisons of runs whose curves are known, so that their answers are too."""
+
+import base64
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from gdro_bench import record, stats
+from gdro_bench.cli import AXIS_NAMES, main
+from gdro_bench.compare import entries, matched, report
+from gdro_bench.record import Point, Run
+from gdro_bench.stats import Estimate
+
+PROMPTS = 40
+MARKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+LIMIT = 1000
+EVIL = '<script>alert("x")</script>'
+
+
+def make_run(
+    folder: Path,
+    method: str = "gdro",
+    seed: int = 0,
+    rewards: tuple[float, ...] = (0.4, 0.4, 0.6, 0.7, 0.8),
+    pool: int = 300,
+    changed: tuple[str, ...] = (),
+    **fields: object,
+) -> Path:
+    """A finished run on disk whose mean reward at each mark is known; `pool` evaluations come before any update."""
+    unit = Estimate(0.0, 0.0, 0.0)
+    points, rows, timing = [], [], []
+    spread = np.linspace(-0.1, 0.1, PROMPTS)
+    for mark, reward in zip(MARKS, rewards, strict=True):
+        spent = int(mark * LIMIT)
+        pooled = min(pool, spent)
+        optimised = spent - pooled
+        counts = {"collection_evaluations": pooled, "optimisation_evaluations": optimised}
+        counts |= {"pool_images": pooled, "images_sampled": pooled, "images_trained": optimised, "reward_calls": 0}
+        points.append(Point(mark, optimised // 10, pooled, **counts, reward=unit, gain=unit, unscored=0, parts={}))
+        timing.append({"mark": mark, "pool": pooled / 10, "collection": pooled / 10, "optimisation": optimised / 10})
+        for i in range(PROMPTS):
+            row = {"mark": mark, "prompt": i, "text": f"prompt {i}", "value": reward + spread[i], "note": "W"}
+            row |= {"text_area": 0.2 + mark / 10, "edge_density": 0.1, "exact": 0.0}
+            rows.append(row | ({"text": f'a sign "{EVIL}"', "note": EVIL} if i == 0 else {}))
+    run = Run(
+        schema=record.SCHEMA, version="0", task="ocr", profile="pocket", method=method, seed=seed,
+        settings={"profile": {"sampler": {"steps": 8}}, "method": {"tau": 0.05, "optimiser": {"clip": 1.0}}},
+        changed=changed, digests={"model": "m", "method": f"{method}{changed}", "held_out": "h"},
+        instruments={"reward": "OCR"}, budget_kind="evaluations", limit=LIMIT, points=tuple(points),
+    )  # fmt: skip
+    for setting in changed:
+        run.settings["method"]["tau"] = float(setting.split("=")[1])
+    record.write(replace(run, **fields), folder)  # type: ignore[arg-type]
+    pd.DataFrame(rows).to_parquet(folder / "scores.parquet")
+    (folder / "timing.json").write_text(json.dumps(timing))
+    for mark in MARKS:
+        samples = folder / "samples" / f"{mark:.2f}"
+        samples.mkdir(parents=True)
+        for i in range(8):
+            Image.fromarray(np.full((8, 8, 3), 20 * i, dtype=np.uint8)).save(samples / f"{i:04d}.png")
+    return folder
+
+
+SLOWER = (0.4, 0.45, 0.5, 0.55, 0.6)
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> entries.Comparison:
+    gdro = [entries.load(make_run(tmp_path / f"g{s}", seed=s)) for s in range(3)]
+    flow = [entries.load(make_run(tmp_path / f"f{s}", "flow-grpo", s, SLOWER, pool=0)) for s in range(3)]
+    return entries.compare([*gdro, *flow], variants=False)
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["compare", *map(str, arguments)])
+
+
+# -- statistics
+
+
+def test_a_curve_is_crossed_between_its_points() -> None:
+    cost, reward = np.array([0.0, 10, 20]), np.array([0.0, 0.5, 1.0])
+    assert stats.crossing(cost, reward, 0.75) == 15
+    assert stats.crossing(cost, reward, 0.0) == 0
+    assert stats.crossing(cost, reward, 1.1) == math.inf
+    assert stats.crossing(cost, np.array([0.0, 0.9, 0.2]), 0.9) == 10  # the first time counts
+
+
+def test_replicates_of_seeds_and_prompts_have_the_variance_of_both() -> None:
+    rng = np.random.default_rng(0)
+    seeds, prompts = rng.normal(0, 1, (20, 1, 1)), rng.normal(0, 2, (1, 1, 50))
+    found = stats.replicates(seeds + prompts, stats.draws(20, 1), stats.draws(50, 2))[:, 0]
+    assert found.mean() == pytest.approx(float((seeds + prompts).mean()), abs=0.03)
+    assert found.var() == pytest.approx(seeds.var() / 20 + prompts.var() / 50, rel=0.1)
+
+
+def test_an_unscored_image_is_left_out_of_replicates() -> None:
+    values = np.array([[[1.0, np.nan, 3.0]]])
+    found = stats.replicates(values, np.ones((3, 1)), np.eye(3))
+    assert found[[0, 2], 0].tolist() == [1.0, 3.0]
+    assert math.isnan(found[1, 0])
+
+
+# -- matched reward and budget
+
+
+def test_the_common_level_is_what_the_slowest_reaches(compared: entries.Comparison) -> None:
+    assert matched.common_level(compared) == pytest.approx(0.6)
+
+
+def test_a_method_that_gains_nothing_does_not_lower_the_level(tmp_path: Path, compared: entries.Comparison) -> None:
+    flat = entries.load(make_run(tmp_path / "d", "dpo", rewards=(0.4, 0.4, 0.39, 0.38, 0.3)))
+    runs = [run for entry in compared.entries for run in entry.runs]
+    with_flat = entries.compare([*runs, flat], variants=False)
+    assert matched.common_level(with_flat) == pytest.approx(0.6)
+    row = next(r for r in matched.at_reward(with_flat, 0.6, "evaluations") if r.entry.method == "dpo")
+    assert (row.mark, row.cost[True].mean, row.ratio[False].mean) == (None, math.inf, math.inf)
+
+
+def test_costs_at_matched_reward_count_the_pool_or_not(compared: entries.Comparison) -> None:
+    gdro, flow = matched.at_reward(compared, 0.5, "evaluations")
+    assert (gdro.entry.label, flow.entry.label) == ("gdro", "flow-grpo")
+    assert gdro.cost[True].mean == pytest.approx(400)  # 0.4 when the pool is full at 300, 0.6 at 500
+    assert gdro.cost[False].mean == pytest.approx(100)
+    assert flow.cost[True].mean == flow.cost[False].mean == pytest.approx(500)
+    assert flow.ratio[True].mean == pytest.approx(1.25)
+    assert flow.ratio[False].mean == pytest.approx(5.0)
+    assert flow.ratio[True].low <= 1.25 <= flow.ratio[True].high
+    assert (gdro.mark, flow.mark) == (2, 2)
+
+
+@pytest.mark.parametrize(("axis", "gdro", "flow"), [("seconds", 40, 50), ("images", 400, 500), ("updates", 10, 50)])
+def test_cost_can_be_counted_otherwise(compared: entries.Comparison, axis: str, gdro: float, flow: float) -> None:
+    found = matched.at_reward(compared, 0.5, axis)
+    assert [row.cost[True].mean for row in found] == pytest.approx([gdro, flow])
+
+
+def test_differences_at_matched_budget_are_paired_by_prompt(compared: entries.Comparison) -> None:
+    gdro, flow = matched.at_budget(compared)
+    assert gdro.reward.mean == pytest.approx(0.8)
+    assert (gdro.difference.low, gdro.difference.high) == (0, 0)
+    assert flow.difference.mean == pytest.approx(-0.2)
+    # all runs differ from prompt to prompt alike, so nothing is left of that spread in the difference
+    assert flow.difference.high - flow.difference.low < 1e-9 < flow.reward.high - flow.reward.low
+    assert flow.gain.mean == pytest.approx(0.2)
+
+
+# -- which runs share a figure
+
+
+def test_variants_are_ablations_and_stay_out_of_the_main_figure(tmp_path: Path) -> None:
+    runs = [entries.load(make_run(tmp_path / "a"))]
+    runs += [entries.load(make_run(tmp_path / f"{t}", changed=(f"method.tau={t}",))) for t in (0.5, 0.025)]
+    plain, all_ = (entries.compare(runs, variants) for variants in (False, True))
+    assert [entry.label for entry in plain.entries] == ["gdro"]
+    assert [entry.label for entry in all_.entries] == ["gdro", "gdro (tau=0.025)", "gdro (tau=0.5)"]
+    assert list(plain.ablations) == ["gdro: tau"]
+    values = [entries.setting_of(entry, "gdro: tau") for entry in plain.ablations["gdro: tau"]]
+    assert values == [0.025, 0.05, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"limit": 500}, "budget is 1000 in one, 500 in the other"),
+        ({"task": "geneval"}, "task is ocr in one, geneval in the other"),
+        ({"settings": {"profile": {"sampler": {"steps": 4}}, "method": {}}}, "profile.sampler.steps is 8 in one, 4"),
+        ({"digests": {"model": "n", "method": "x", "held_out": "h"}}, "digest of model is m in one, n in the other"),
+        ({"instruments": {"reward": "another"}}, "reward is OCR in one, another in the other"),
+    ],
+)
+def test_runs_that_cannot_share_a_figure_are_refused(tmp_path: Path, fields: dict[str, object], said: str) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", "dpo", **fields)
+    result = call(tmp_path / "a", tmp_path / "b")
+    assert result.exit_code == 1
+    assert said in result.output
+    assert "Name the folders that belong together" in result.output
+
+
+def test_two_runs_of_one_seed_are_refused(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b")
+    assert "are both seed 0 of gdro" in call(tmp_path).output
+
+
+def test_tasks_are_reported_apart_when_no_folder_is_named(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", task="geneval")
+    result = call("--runs", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in (tmp_path / "compare").iterdir()} == {"ocr-pocket", "geneval-pocket"}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (lambda folder: folder.mkdir(), "There is no finished run in"),
+        (lambda folder: None, "There is no finished run in"),
+        (lambda folder: (folder.mkdir(), (folder / "plan.json").write_text("{}")), "is not finished"),
+        (lambda folder: make_run(folder, schema=1), "has schema 1, not 2"),
+        (lambda folder: (make_run(folder) / "scores.parquet").unlink(), "is not whole"),
+    ],
+)
+def test_a_folder_that_is_of_no_use_is_named(tmp_path: Path, prepare, said: str) -> None:
+    prepare(tmp_path / "run")
+    result = call(tmp_path / "run")
+    assert result.exit_code == 1
+    assert said in result.output
+    assert "Traceback" not in result.output
+
+
+def test_without_runs_it_says_what_to_type(tmp_path: Path) -> None:
+    result = call("--runs", tmp_path)
+    assert result.exit_code == 1
+    assert "gdro-bench sweep ocr --method gdro --method flow-grpo" in result.output
+
+
+def test_an_unfinished_run_is_passed_over_and_named(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "plan.json").write_text("{}")
+    result = call("--runs", tmp_path)
+    assert result.exit_code == 0
+    assert f"Left out, unfinished: {tmp_path / 'b'}" in result.output
+
+
+def test_an_unknown_reference_is_named(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    assert "Did you mean 'gdro'?" in call(tmp_path, "--reference", "gdr0").output
+
+
+def test_the_axes_of_the_command_line_are_those_of_the_report() -> None:
+    assert tuple(entries.AXES) == AXIS_NAMES
+
+
+# -- what is written
+
+
+@pytest.fixture
+def written(tmp_path: Path, compared: entries.Comparison) -> Path:
+    report.write(compared, tmp_path / "out", "evaluations", None)
+    return tmp_path / "out"
+
+
+def test_everything_is_written(written: Path) -> None:
+    names = {path.name for path in written.iterdir()}
+    assert {"page.html", "report.md", "curves.csv", "reward.pdf", "reward.png", "quality.pdf", "quality.png"} <= names
+    assert {f"matched-{what}.{kind}" for what in ("reward", "budget") for kind in ("csv", "md", "tex")} <= names
+    assert {"grid-first.pdf", "grid-first.png", "grid-rises.png"} <= names
+
+
+def test_the_same_records_give_the_same_bytes(written: Path, compared: entries.Comparison, tmp_path: Path) -> None:
+    report.write(compared, tmp_path / "again", "evaluations", None)
+    for path in written.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def test_tables_say_what_the_numbers_say(written: Path) -> None:
+    table = pd.read_csv(written / "matched-reward.csv", index_col="label")
+    assert table.loc["flow-grpo", "ratio"] == pytest.approx(1000 / 500)
+    assert table.loc["flow-grpo", "ratio_without_pool"] == pytest.approx(1000 / 200)
+    assert "| flow-grpo |" in (written / "matched-reward.md").read_text()
+    assert r"\toprule" in (written / "matched-reward.tex").read_text()
+    said = (written / "report.md").read_text()
+    assert "flow-grpo spends 2.00" in said
+    assert "5.00" in said
+    assert "the reward of flow-grpo is below gdro's (difference -0.200" in said
+
+
+def test_a_difference_within_noise_is_called_so(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("gdro", "dpo"):
+        folder = make_run(tmp_path / name, name)
+        scores = pd.read_parquet(folder / "scores.parquet")
+        scores["value"] += rng.normal(0, 0.3, len(scores)) * (scores["mark"] == 1.0)
+        scores.to_parquet(folder / "scores.parquet")
+    runs = [entries.load(tmp_path / name) for name in ("gdro", "dpo")]
+    said = report.write(entries.compare(runs, False), tmp_path / "out", "evaluations", None)
+    assert any("the reward of dpo is within noise of gdro's" in sentence for sentence in said)
+    assert any("prompts alone where there is one seed" in sentence for sentence in said)
+
+
+def test_prompts_and_readings_stay_text(written: Path) -> None:
+    page = (written / "page.html").read_text()
+    assert EVIL not in page
+    assert "&lt;script&gt;alert(" in page
+    assert page.count("<script>") == 1  # its own
+
+
+def test_the_page_holds_its_pictures_and_needs_nothing_else(written: Path) -> None:
+    page = (written / "page.html").read_text()
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert len(pictures) >= 2 + 3 * 8
+    assert all(base64.b64decode(picture)[:4] == b"\x89PNG" for picture in pictures)
+    assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_ablations_are_drawn_by_the_number(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", changed=("method.tau=0.5",), rewards=SLOWER)
+    assert call("--runs", tmp_path).exit_code == 0
+    data = pd.read_csv(tmp_path / "compare" / "ocr-pocket" / "ablation-gdro-tau.csv")
+    assert sorted(set(data["label"])) == [0.05, 0.5]
+    assert (tmp_path / "compare" / "ocr-pocket" / "ablation-gdro-tau.pdf").exists()
+
+
+def test_without_any_gain_there_is_nothing_to_match(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", rewards=(0.4,) * 5)
+    result = call(tmp_path / "a", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "nothing to match" in result.output
