@@ -155,7 +155,7 @@ def pretrain(model: str, out: Path, seed: int, device: str, images: int | None) 
 
 @main.command()
 @click.argument("task")
-@click.option("--split", default="train", show_default=True, type=click.Choice(["train", "held-out"]))
+@click.option("--split", default="train", show_default=True, type=click.Choice(["train", "tuning", "held-out"]))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("-n", "count", default=2000, show_default=True, type=click.IntRange(min=1))
 def prompts(task: str, split: str, seed: int, count: int) -> None:

@@ -10,11 +10,13 @@ from click.testing import CliRunner, Result
 from gdro_bench.cli import main
 
 FROZEN = {
+    "compare": ["--out", "--reference", "--reward", "--runs", "--x", "folders"],
     "doctor": [],
     "list": [],
     "pretrain": ["--device", "--images", "--out", "--seed", "model"],
     "prompts": ["--count", "--seed", "--split", "task"],
     "run": ["--budget", "--device", "--method", "--out", "--profile", "--prompts", "--seed", "--set", "task"],
+    "sweep": ["--budget", "--device", "--method", "--out", "--over", "--profile", "--seeds", "--set", "task"],
 }
 
 
@@ -50,6 +52,10 @@ def test_help_answers_without_torch() -> None:
         (["run", "ocr", "--set", "method.k=many"], "It must be of type int."),
         (["run", "ocr", "--budget", "0"], "must be above 0"),
         (["run", "ocr", "--prompts", "nowhere.txt"], "nowhere.txt cannot be read"),
+        (["sweep", "ocr", "--over", "method.tau"], "is not of the form group.key=a,b"),
+        (["sweep", "ocr", "--over", "method.tao=1,2"], "Did you mean 'tau'?"),
+        (["sweep", "ocr", "--seeds", "1,x"], "Write whole numbers with commas"),
+        (["sweep", "ocr", "--method", "gdro", "--method", "flowgrpo"], "Did you mean 'flow-grpo'?"),
         (["pretrain", "flux"], "There is no model to pretrain called 'flux'."),
     ],
 )

@@ -167,13 +167,25 @@ def test_words_of_the_splits_differ_and_fit_a_sign():
 
 
 @pytest.mark.parametrize(
-    ("split", "count", "name"), [("train", 2000, "pocket_train.txt"), ("held-out", 200, "pocket_held_out.txt")]
+    ("split", "count", "name"),
+    [
+        ("train", 2000, "pocket_train.txt"),
+        ("held-out", 200, "pocket_held_out.txt"),
+        ("tuning", 200, "pocket_tuning.txt"),
+    ],
 )
 def test_shipped_prompts_are_those_that_the_command_makes(split, count, name):
     shipped = (OCR / name).read_text(encoding="utf-8").splitlines()
     assert shipped == making.ocr_prompts(split, 0, count)
     assert {task.quoted(line) for line in shipped} <= set(making.words(split))
     assert len(set(shipped)) == count
+
+
+def test_no_tuning_prompt_is_trained_on():
+    train, tuning = (
+        (OCR / f"pocket_{name}.txt").read_text(encoding="utf-8").splitlines() for name in ("train", "tuning")
+    )
+    assert not set(train) & set(tuning)
 
 
 # -- tokens

@@ -23,7 +23,7 @@ from gdro_bench.rewards.ocr import open_reward
 from gdro_bench.score import Images, Score
 
 matplotlib.use("Agg")
-WORD_FILES = {"train": "words_train.txt", "held-out": "words_held_out.txt"}
+WORD_FILES = {"train": "words_train.txt", "held-out": "words_held_out.txt", "tuning": "words_train.txt"}
 
 
 def words(split: str) -> list[str]:

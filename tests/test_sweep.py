@@ -1,0 +1,69 @@
+"""Sweeps: which runs they hold, that they share a pool and resume, and that their runs can be compared."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gdro_bench import record, sweep
+from gdro_bench.cli import main
+
+SHORT = {
+    "profile.budget.limit": 200,
+    "profile.budget.marks": "[0.6,1.0]",
+    "profile.sampler.steps": 3,
+    "profile.held_out_prompts": 4,
+    "profile.kept_images": 4,
+    "profile.reader.workers": 0,
+    "method.pool.prompts": 4,
+    "method.pool.images": 4,
+    "method.pool.shard_prompts": 2,
+    "method.k": 4,
+    "method.groups": 1,
+    "method.drop_flat": "false",
+}
+
+
+def call(out: Path, *more: str) -> Result:
+    flags = [part for name, value in SHORT.items() for part in ("--set", f"{name}={value}")]
+    return CliRunner().invoke(main, ["sweep", "ocr", "--out", str(out), "--device", "cpu", *flags, *more])
+
+
+def test_values_are_combined() -> None:
+    assert sweep.combinations(["method.tau=0.5,0.05", "method.k=2, 6"]) == [
+        ("method.tau=0.5", "method.k=2"),
+        ("method.tau=0.5", "method.k=6"),
+        ("method.tau=0.05", "method.k=2"),
+        ("method.tau=0.05", "method.k=6"),
+    ]
+    assert sweep.combinations([]) == [()]
+
+
+def test_the_profile_s_own_value_is_the_plain_run(tmp_path: Path) -> None:
+    plans = sweep.plans(
+        "ocr", ["gdro"], ["method.tau=0.5,5e-2,0.05"], [0, 1], profile="pocket", out=tmp_path, budget=None
+    )
+    assert [plan.folder.name for plan in plans] == ["gdro-tau=0.5-s0", "gdro-tau=0.5-s1", "gdro-s0", "gdro-s1"]
+
+
+def test_a_sweep_shares_its_pool_resumes_and_can_be_compared(tmp_path: Path) -> None:
+    result = call(tmp_path, "--over", "method.tau=0.5,0.05")
+    assert result.exit_code == 0, result.output
+    assert "Run 2 of 2" in result.output
+    assert "gdro-bench compare --runs" in result.output
+    runs = {path.parent: record.read(path.parent) for path in tmp_path.glob("ocr/pocket/*/run.json")}
+    assert sorted(len([c for c in run.changed if "tau" in c]) for run in runs.values()) == [0, 1]
+    assert len(list((tmp_path / "pools").iterdir())) == 1
+    stamps = {folder: (folder / "run.json").stat().st_mtime_ns for folder in runs}
+    assert call(tmp_path, "--over", "method.tau=0.5,0.05").exit_code == 0
+    assert {folder: (folder / "run.json").stat().st_mtime_ns for folder in runs} == stamps
+    compared = CliRunner().invoke(main, ["compare", *map(str, runs)])
+    assert compared.exit_code == 0, compared.output
+
+
+@pytest.mark.filterwarnings("ignore:.*NaN.*")
+def test_a_run_that_fails_leaves_the_others_their_turn(tmp_path: Path) -> None:
+    result = call(tmp_path, "--over", "method.beta=1e39,50")
+    assert result.exit_code == 1
+    assert "The loss is" in result.output
+    assert len(list(tmp_path.glob("ocr/pocket/*/run.json"))) == 1
