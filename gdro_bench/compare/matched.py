@@ -101,7 +101,7 @@ def _ratio(comparison: Comparison, entry: Entry, to: Entry, level: float, axis: 
         return Estimate(1.0, 1.0, 1.0)
 
     def costs(rewards: Callable[[Entry], Floats]) -> Floats:
-        with np.errstate(invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             mine, others = (cost_at(e, level, axis, pool, rewards(e)) for e in (entry, to))
             return mine / others
 

@@ -14,10 +14,10 @@ from gdro_bench.compare.entries import AXES, Comparison, Entry
 from gdro_bench.stats import Estimate, Weights
 
 PARTS = {
-    "text_area": "share of the picture under text",
-    "edge_density": "edge density (full scale a px)",
+    "text_area": "text area (share)",
+    "edge_density": "edge density (1/px)",
     "colour_entropy": "colour entropy (bits)",
-    "diversity": "diversity (RMS distance to other pictures)",
+    "diversity": "diversity (RMS)",
 }
 
 
