@@ -155,16 +155,17 @@ def pretrain(model: str, out: Path, seed: int, device: str, images: int | None) 
 
 @main.command()
 @click.argument("task")
-@click.option("--split", default="train", show_default=True, type=click.Choice(["train", "tuning", "held-out"]))
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-@click.option("-n", "count", default=2000, show_default=True, type=click.IntRange(min=1))
-def prompts(task: str, split: str, seed: int, count: int) -> None:
-    """Write the pocket prompts of TASK to standard output; the files in tasks/ were made so."""
-    from gdro_bench import content
-    from gdro_bench.models.pocket import making
+@click.option("--split", type=click.Choice(["train", "tuning", "held-out"]), help="[default: train; geneval: held-out]")
+@click.option("--seed", type=click.IntRange(min=0), help="[default: 0; geneval: 43]")
+@click.option("-n", "count", type=click.IntRange(min=1), help="How many; of geneval's held-out split, of each tag.")
+@click.option(
+    "--classes", default="coco", show_default=True, type=click.Choice(["coco", "pocket"]), help="For geneval."
+)
+def prompts(task: str, **chosen: Any) -> None:
+    """Write prompts of TASK to standard output: the files in tasks/ were made so, geneval's published test set, too."""
+    from gdro_bench import prompt_sets
 
-    content.find("task", task)
-    for line in making.ocr_prompts(split, seed, count):
+    for line in prompt_sets.lines(task, **chosen):
         click.echo(line)
 
 

@@ -25,7 +25,8 @@ def sample_sheet(
     """Rows of a prompt and one image a column, each captioned with what was read; written as PNG and PDF.
 
     Args:
-        path: without ending. columns: title -> images [N, H, W, 3]. captions: title -> N captions. prompts: N.
+        path: without ending. columns: title -> images [N, H, W, 3]. captions: title -> N captions, or
+            not there. prompts: N.
     """
     width = len(columns) + 1
     beside = max(1, 6 // width)  # prompts beside each other
@@ -39,8 +40,8 @@ def sample_sheet(
         axes[row, first].text(0.98, 0.5, wrapped, ha="right", va="center", fontsize=8)
         for j, (title, images) in enumerate(columns.items(), first + 1):
             axes[row, j].imshow(images[i], interpolation="nearest")
-            caption = captions[title][i].replace("$", r"\$") or "(nothing read)"
-            axes[row, j].set_title(f"{title}\n{caption}", fontsize=8)
+            said = f"\n{captions[title][i] or '(nothing read)'}" if title in captions else ""
+            axes[row, j].set_title(f"{title}{said}".replace("$", r"\$"), fontsize=8)
     save(figure, path)
 
 

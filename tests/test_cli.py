@@ -14,7 +14,7 @@ FROZEN = {
     "doctor": [],
     "list": [],
     "pretrain": ["--device", "--images", "--out", "--seed", "model"],
-    "prompts": ["--count", "--seed", "--split", "task"],
+    "prompts": ["--classes", "--count", "--seed", "--split", "task"],
     "run": ["--budget", "--device", "--method", "--out", "--profile", "--prompts", "--seed", "--set", "task"],
     "sweep": ["--budget", "--device", "--method", "--out", "--over", "--profile", "--seeds", "--set", "task"],
 }

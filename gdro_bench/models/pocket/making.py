@@ -23,6 +23,7 @@ from gdro_bench.rewards.ocr import open_reward
 from gdro_bench.score import Images, Score
 
 matplotlib.use("Agg")
+SHEET = 24  # pictures on a sample sheet
 WORD_FILES = {"train": "words_train.txt", "held-out": "words_held_out.txt", "tuning": "words_train.txt"}
 
 
@@ -85,11 +86,20 @@ def write_card(out: Path, seed: int, config: Pretraining, console: Console) -> N
     console.print(f"Reading {len(held_out)} held-out images for the card")
     images, scores = _held_out(policy, held_out, profile)
     figures.loss_curve(weights / "loss", pd.read_json(out / "losses.jsonl", lines=True))
-    notes = {"base": [score.note for score in scores[:24]]}
-    figures.sample_sheet(weights / "samples", {"base": images[:24]}, notes, [p.text for p in held_out[:24]])
+    notes = {"base": [score.note for score in scores[:SHEET]]}
+    figures.sample_sheet(weights / "samples", {"base": images[:SHEET]}, notes, [p.text for p in held_out[:SHEET]])
+    scenes = things_prompts(SHEET)
+    images = sampling.held_out_images(policy, scenes, "things", profile.sampler)
+    figures.sample_sheet(weights / "things", {"base": images}, {}, [p.text for p in scenes])
     card = _card(policy.name, seed, config, profile, scores)
     (weights / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     console.print(f"Weights and card: {weights}", soft_wrap=True)
+
+
+def things_prompts(count: int) -> list[task.Prompt]:
+    """Prompts in GenEval's grammar."""
+    rng = np.random.default_rng(0)
+    return [task.Prompt(world.phrase(world.thing_facts(rng), rng), "") for _ in range(count)]
 
 
 def _held_out(policy: PocketPolicy, prompts: list[task.Prompt], profile: Profile) -> tuple[Images, list[Score]]:
@@ -119,7 +129,9 @@ on the 16x16x4 latents of a small convolutional autoencoder, for 64x64 pictures.
 
 ![loss](loss.png)
 
-![samples](samples.png)
+![samples: signs](samples.png)
+
+![samples: GenEval's grammar](things.png)
 
 It writes words of {world.MIN_LETTERS} to {world.MAX_LETTERS} capital letters and knows {len(world.THINGS)} objects; a
 prompt outside the world's grammar is read as far as its words are known.

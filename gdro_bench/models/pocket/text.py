@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gdro_bench.models.pocket import world
+from gdro_bench.rewards.geneval_prompts import plural
 
 LETTER_SLOTS = 2 * world.MAX_LETTERS - 1  # half-letter steps, so that odd and even lengths are both centred
 WORD_SLOTS = 17
@@ -38,7 +39,7 @@ class Tokenizer:
     @classmethod
     def of_the_world(cls) -> Tokenizer:
         grammar = "that reads at of with and sign saying word wall photo left right above below two three four"
-        names = " ".join(f"{name} {world.plural(name)}" for name in world.THINGS)
+        names = " ".join(f"{name} {plural(name)}" for name in world.THINGS)
         said = f"{grammar} {names} {' '.join(world.COLOURS)} {' '.join(world.TEXTURES)} top bottom small large"
         return cls(tuple(sorted(set(said.split()))), world.LETTERS)
 

@@ -17,6 +17,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from gdro_bench.rewards.geneval_prompts import NUMBERS, RELATIONS, article, plural
+
 SIZE = 64
 TOKEN_SIDE = 8  # px of an image token of the model
 THING_SIDE = 29  # an object fills x to x + 29, both inside: 30 px
@@ -37,7 +39,6 @@ PLACES = ("top", "bottom")
 TYPE_SIZES = {"small": 14, "": 16, "large": 19}  # px
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MIN_LETTERS, MAX_LETTERS = 3, 5
-COUNTS = {2: "two", 3: "three", 4: "four"}
 LAYOUTS = {  # where a number of objects stand, in image tokens
     1: ((2, 2),),
     2: ((0, 2), (4, 2)),
@@ -45,7 +46,6 @@ LAYOUTS = {  # where a number of objects stand, in image tokens
     4: ((0, 0), (4, 0), (0, 4), (4, 4)),
 }
 SIDES = ("left", "right")
-RELATIONS = ("left of", "right of", "above", "below")
 FADED_SHARE = 0.5  # of signs: every second one has weathered, which no prompt says
 FADING = (0.6, 0.95)  # how far a faded sign's ink has gone towards the panel's colour: from legible to hardly seen
 
@@ -161,15 +161,6 @@ def thing_facts(rng: Generator) -> Facts:
     return Facts(None, None, None, things)
 
 
-def article(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
-
-
-def plural(noun: str) -> str:
-    """GenEval's own plural: `es` after an s, else `s` (so `scissorses`)."""
-    return noun + ("es" if noun.endswith("s") else "s")
-
-
 def phrase(facts: Facts, rng: Generator) -> str:
     """The facts as an English prompt; sign scenes in one of three wordings, the others in GenEval's grammar."""
     if facts.sign is None:
@@ -190,7 +181,7 @@ def phrase(facts: Facts, rng: Generator) -> str:
 
 def _phrase_things(things: tuple[ThingFacts, ...]) -> str:
     if things[0].count > 1:
-        return f"a photo of {COUNTS[things[0].count]} {plural(things[0].name)}"
+        return f"a photo of {NUMBERS[things[0].count]} {plural(things[0].name)}"
     named = [article(f"{t.colour} {t.name}" if t.colour else t.name) for t in things]
     if len(things) == 1:
         return f"a photo of {named[0]}"

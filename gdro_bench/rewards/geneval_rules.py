@@ -1,0 +1,150 @@
+"""GenEval's verdicts on detected objects (arXiv 2310.11513), and the training scores that are made of them.
+
+`verdict` is the official one. `published_score` is what Flow-GRPO (arXiv 2505.05470) trains on, to the letter;
+`mended_score` is that without its two quirks; `strict` asks for exact counts as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gdro_bench.rewards.geneval_prompts import Clause, Scene
+
+THRESHOLD = 0.3  # a detection counts above this score
+COUNTING_THRESHOLD = 0.9  # in scenes tagged `counting`
+MAX_OBJECTS = 16  # a class, the best by score
+POSITION_THRESHOLD = 0.1  # of both boxes' sizes that an offset must exceed
+RELATION_THRESHOLD = 0.5  # of the offset's length along an axis
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """An object: its box (x0, y0, x1, y1) in px, y downwards, and the detector's score in 0..1."""
+
+    box: Box
+    score: float
+
+
+Objects = Mapping[str, Sequence[Detection]]  # by class, best first
+Colours = Callable[[str, Sequence[Detection]], list[str]]  # (class, objects) -> the colour of each
+
+
+def kept(detected: Objects, tag: str) -> dict[str, list[Detection]]:
+    """The detections that count in a scene of this tag, best first; classes without any are left out."""
+    threshold = COUNTING_THRESHOLD if tag == "counting" else THRESHOLD
+    best = {
+        name: sorted((d for d in found if d.score > threshold), key=lambda d: -d.score)[:MAX_OBJECTS]
+        for name, found in detected.items()
+    }
+    return {name: found for name, found in best.items() if found}
+
+
+def relations(a: Box, b: Box) -> set[str]:
+    """How a lies against b: none, one or two of `left of`, `right of`, `above`, `below`."""
+    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a, b
+    offset = np.array([(ax0 + ax1 - bx0 - bx1) / 2, (ay0 + ay1 - by0 - by1) / 2])
+    sizes = np.abs([ax1 - ax0 + bx1 - bx0, ay1 - ay0 + by1 - by0])
+    revised = np.maximum(np.abs(offset) - POSITION_THRESHOLD * sizes, 0) * np.sign(offset)
+    if (np.abs(revised) < 1e-3).all():
+        return set()
+    dx, dy = revised / np.linalg.norm(offset)  # the offset before revision
+    along = {"left of": -dx, "right of": dx, "above": -dy, "below": dy}
+    return {name for name, share in along.items() if share > RELATION_THRESHOLD}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The official verdict
+
+
+def verdict(scene: Scene, objects: Objects, colours: Colours) -> bool:
+    """Whether everything asked for is there: at least the count of each class, judged on its best `count` objects."""
+    matched: list[Sequence[Detection] | None] = []
+    for clause in scene.include:
+        found = list(objects.get(clause.name, ()))[: clause.count]
+        matched.append(found if _holds(clause, found, matched, colours) else None)
+    excluded = any(len(objects.get(clause.name, ())) >= clause.count for clause in scene.exclude)
+    return all(group is not None for group in matched) and not excluded
+
+
+def _holds(
+    clause: Clause,
+    found: Sequence[Detection],
+    before: Sequence[Sequence[Detection] | None],
+    colours: Colours,
+) -> bool:
+    if len(found) < clause.count:
+        return False
+    if clause.colour is not None and colours(clause.name, found).count(clause.colour) < clause.count:
+        return False
+    if clause.position is None:
+        return True
+    relation, target = clause.position
+    targets = before[target]
+    return targets is not None and all(relation in relations(a.box, b.box) for a in found for b in targets)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Training scores
+
+
+def published_score(scene: Scene, objects: Objects, colours: Colours) -> float:
+    """Flow-GRPO's partial credit, as its server computes it: the mean of what each clause earns.
+
+    Quirks: 1. not clipped: a class that is there n times when c were asked for earns 1 - |c - n| / c, so below 0 from
+    n = 2c + 1 on. 2. a position clause earns 1 in every case, and 0 on top if it fails. `exclude` is not read.
+    """
+    return _score(scene, objects, colours, mended=False)
+
+
+def mended_score(scene: Scene, objects: Objects, colours: Colours) -> float:
+    """The same in 0..1: no part falls below 0, and a position clause earns 1 only if it holds."""
+    return _score(scene, objects, colours, mended=True)
+
+
+def strict(scene: Scene, objects: Objects, colours: Colours) -> bool:
+    """Everything asked for and nothing more of it: full marks in every part of the mended score."""
+    return mended_score(scene, objects, colours) == 1.0
+
+
+def _score(scene: Scene, objects: Objects, colours: Colours, mended: bool) -> float:
+    parts: list[float] = []
+    matched: list[Sequence[Detection] | None] = []
+    for clause in scene.include:
+        found = objects.get(clause.name, ())
+        earned, holds = _earned(clause, found, matched, colours, mended)
+        parts += earned
+        matched.append(found if holds else None)
+    return float(np.mean([max(part, 0.0) if mended else part for part in parts]))
+
+
+def _earned(
+    clause: Clause,
+    found: Sequence[Detection],
+    before: Sequence[Sequence[Detection] | None],
+    colours: Colours,
+    mended: bool,
+) -> tuple[list[float], bool]:
+    """What a clause earns, part by part, and whether it holds."""
+    parts = [_near(clause.count, len(found))]
+    if len(found) != clause.count:
+        return [*parts, *([0.0] if clause.colour or clause.position else [])], False
+    holds = True
+    if clause.colour is not None:
+        right = colours(clause.name, found).count(clause.colour)
+        parts.append(_near(clause.count, right))
+        holds = right == clause.count
+    if clause.position is not None and holds:
+        relation, target = clause.position
+        targets = before[target]
+        holds = targets is not None and all(relation in relations(a.box, b.box) for a in found for b in targets)
+        parts += ([1.0] if holds else [0.0]) if mended else ([1.0] if holds else [0.0, 1.0])
+    return parts, holds
+
+
+def _near(asked: int, there: int) -> float:
+    return 1 - abs(asked - there) / asked
