@@ -121,6 +121,34 @@ def compare(
         console.print(f"Left out, unfinished: {folder}", soft_wrap=True)
 
 
+@main.command("eval")
+@click.argument("task")
+@click.option("--profile", default="pocket", show_default=True, help="Which model and instruments.")
+@click.option("--images", type=click.Path(path_type=Path), help="Score these: CSV (path, prompt), or GenEval's layout.")
+@click.option("--model", type=click.Path(path_type=Path), help="Weights to paint with, instead of the profile's.")
+@click.option("--lora", type=click.Path(path_type=Path), help="Adapters to paint with, such as a run's lora/.")
+@click.option("--prompts", type=click.Path(path_type=Path), help="Your own prompts to paint, one a line.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write eval.json and scores.csv there.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+def eval_(task: str, profile: str, images: Path | None, out: Path | None, device: str, **painted: Path | None) -> None:
+    """Score a model's pictures, or those in --images, on TASK, without training."""
+    from gdro_bench import evaluation, plan, progress, runner, summary
+
+    console = Console()
+    if images and any(painted.values()):
+        raise BenchError("With --images nothing is painted.", "Leave out --model, --lora and --prompts.", 2)
+    measured, settled, held_out = plan.to_evaluate(task, profile, painted.pop("prompts"))
+    pictures = evaluation.read(images) if images else evaluation.paint(settled, held_out, task, device, **painted)
+    scorer = runner.open_reward(measured, settled)
+    with progress.EvaluationBar(console) as bar:
+        scores = evaluation.score(pictures, scorer, bar.evaluating)
+    found = evaluation.result(scorer, scores)
+    summary.print_evaluation(console, found)
+    if out is not None:
+        evaluation.write(out, pictures, scores, found)
+        console.print(f"Written: {out / 'eval.json'}, {out / 'scores.csv'}", soft_wrap=True)
+
+
 @main.command("list")
 def list_() -> None:
     """Show tasks, profiles and the methods that each profile has numbers for."""

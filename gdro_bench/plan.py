@@ -104,6 +104,17 @@ def make(
     return Plan(chosen, profile, settled, method, config, seed, train, held_out, tables, changed, run_folder)
 
 
+def to_evaluate(task_name: str, profile: str, prompts: Path | None) -> tuple[Task, Profile, list[Prompt]]:
+    """What an evaluation without training depends on: task, profile, and the held-out prompts or one's own.
+
+    Raises:
+        BenchError: as for `make`.
+    """
+    chosen = task.load(task_name)
+    settled = content.load(content.find("profile", profile) / "profile.toml", Profile)
+    return chosen, settled, _prompts(chosen, settled, prompts)[1]
+
+
 def folder_name(method: str, changed: Sequence[str], seed: int) -> str:
     """A name that says what differs from the profile, in letters that are safe in a path; many changes are digested."""
     said = "-".join(setting.split(".", 1)[-1] for setting in changed)

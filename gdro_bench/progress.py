@@ -67,3 +67,23 @@ class RunBars:
         self.progress.update(self.runs, completed=done, total=total, visible=total > 1, description="runs")
         if not self.console.is_terminal:
             self.console.print(f"Run {done + 1} of {total}: {name}")
+
+
+class EvaluationBar:
+    """One bar for pictures that are being scored; without a terminal it is silent."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = bars(console, "pictures")
+        self.task = self.progress.add_task("scoring", total=None)
+        self.shown = console.is_terminal
+
+    def __enter__(self) -> EvaluationBar:
+        if self.shown:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def evaluating(self, done: int, total: int) -> None:
+        self.progress.update(self.task, completed=done, total=total)

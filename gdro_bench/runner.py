@@ -23,13 +23,13 @@ from gdro_bench.errors import BenchError
 from gdro_bench.files import no_room, write_atomically
 from gdro_bench.methods import METHODS, Method, Step, Workbench
 from gdro_bench.models import open_policy, pick_device
-from gdro_bench.plan import Plan
+from gdro_bench.plan import Plan, Profile
 from gdro_bench.policy import Policy
 from gdro_bench.pool import Pool
 from gdro_bench.record import Point, Run
 from gdro_bench.rewards import REWARDS, panel
 from gdro_bench.score import Images, Score, Scorer
-from gdro_bench.task import Prompt
+from gdro_bench.task import Prompt, Task
 
 CHECKPOINT_UPDATES = 20
 SHEET_PROMPTS = 16
@@ -94,9 +94,9 @@ class CheckedScorer:
         return scores
 
 
-def open_reward(chosen: Plan) -> Scorer:
-    reward = registry.lookup("reward", chosen.task.reward, REWARDS)
-    return CheckedScorer(reward(chosen.profile.reader), chosen.profile.max_unscored)
+def open_reward(measured: Task, profile: Profile) -> Scorer:
+    reward = registry.lookup("reward", measured.reward, REWARDS)
+    return CheckedScorer(reward(profile.reader), profile.max_unscored)
 
 
 class Execution:
@@ -292,4 +292,4 @@ def execute(chosen: Plan, device: str, watcher: Watcher) -> Run:
     """Runs the plan, or goes on with it, or returns its record if it is finished."""
     if (chosen.folder / "run.json").exists():
         return record.read(chosen.folder)
-    return Execution(chosen, open_reward(chosen), pick_device(device), watcher).run()
+    return Execution(chosen, open_reward(chosen.task, chosen.profile), pick_device(device), watcher).run()

@@ -12,6 +12,7 @@ from rich.table import Table
 from gdro_bench.record import Run
 
 if TYPE_CHECKING:
+    from gdro_bench.evaluation import Result
     from gdro_bench.sweep import Outcome
 
 
@@ -61,3 +62,14 @@ def print_comparison(console: Console, said: Sequence[str], folder: Path) -> Non
     for sentence in said:
         console.print(f"- {sentence}", soft_wrap=True)
     console.print(f"Report: {folder / 'page.html'} (figures, tables and data beside it)", soft_wrap=True)
+
+
+def print_evaluation(console: Console, found: Result) -> None:
+    """The reward and its parts, with intervals."""
+    table = Table(title=f"{found.instrument}, {found.pictures} pictures", title_justify="left")
+    for heading in ("what", "mean [95 %]"):
+        table.add_column(heading, justify="left" if heading == "what" else "right")
+    for name, value in {"reward": found.reward, **found.parts}.items():
+        table.add_row(name.replace("_", " "), str(value))
+    console.print(table)
+    console.print(f"Not scored: {found.unscored}.")

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from gdro_bench.cli import main
 
 FROZEN = {
+    "eval": ["--device", "--images", "--lora", "--model", "--out", "--profile", "--prompts", "task"],
     "compare": ["--out", "--reference", "--reward", "--runs", "--x", "folders"],
     "doctor": [],
     "list": [],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gdro_bench.errors import BenchError, unknown
-from gdro_bench.models.lora import Lora
+from gdro_bench.models.lora import Lora, load_lora
 from gdro_bench.policy import Policy
 
 MODELS = ("pocket",)
@@ -16,6 +18,22 @@ def open_policy(model: str, lora: Lora, device: str, seed: int) -> Policy:
     from gdro_bench.models.pocket.policy import PocketPolicy
 
     return PocketPolicy.open(device, lora, seed)
+
+
+def open_model(model: str, weights: Path | None, lora: Path | None, device: str) -> Policy:
+    """A model to look at: the profile's `model` or the weights of a folder, with trained adapters or without.
+
+    Raises:
+        BenchError: an unknown model, or weights or adapters that cannot be loaded.
+    """
+    if model not in MODELS:
+        raise unknown("model", model, MODELS)
+    from gdro_bench.models.pocket.policy import WEIGHTS, PocketPolicy
+
+    policy = PocketPolicy.open(device, None, 0, weights or WEIGHTS)
+    if lora is not None:
+        load_lora(policy.transformer, lora)
+    return policy
 
 
 def pick_device(name: str) -> str:

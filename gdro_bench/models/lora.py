@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
+from gdro_bench.errors import BenchError
+
 ADAPTER = "policy"
 
 
@@ -34,6 +36,23 @@ def add_lora(transformer: Any, lora: Lora, seed: int) -> None:
             r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), init_lora_weights="gaussian"
         )
         transformer.add_adapter(config, adapter_name=ADAPTER)
+
+
+def load_lora(transformer: Any, folder: Path) -> None:
+    """Puts saved adapters on a transformer.
+
+    Raises:
+        BenchError: the folder holds none, or they do not fit the model.
+    """
+    try:
+        transformer.load_lora_adapter(folder, prefix=None, adapter_name=ADAPTER, use_safetensors=True)
+    except Exception as error:  # diffusers and peft raise whatever they meet
+        raise BenchError(
+            f"The adapters in {folder} cannot be loaded: {error}.",
+            "Give a folder with pytorch_lora_weights.safetensors, such as the lora/ of a finished run.",
+        ) from error
+    if not any(True for _ in lora_parameters(transformer)):
+        raise BenchError(f"The adapters in {folder} fit no module of this model.", "Give those of a run on it.")
 
 
 def lora_parameters(transformer: Any) -> Iterator[Parameter]:

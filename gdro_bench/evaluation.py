@@ -1,0 +1,143 @@
+"""Scores pictures without training anything: those of a folder or a list, or those that a model paints."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from gdro_bench import sampling, stats, task
+from gdro_bench.errors import BenchError
+from gdro_bench.files import write_atomically
+from gdro_bench.models import open_model, pick_device
+from gdro_bench.plan import Profile
+from gdro_bench.score import Images, Score, Scorer
+from gdro_bench.stats import Estimate
+from gdro_bench.task import Prompt
+
+BATCH = 64
+Done = Callable[[int, int], None]  # how many of how many
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Pictures to be scored: where each came from, its pixels [H, W, 3], and its prompt."""
+
+    sources: list[str]
+    images: list[NDArray[np.uint8]]
+    prompts: list[Prompt]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an instrument said of a set of pictures."""
+
+    instrument: str
+    pictures: int
+    unscored: int
+    reward: Estimate
+    parts: dict[str, Estimate]
+
+
+def paint(
+    profile: Profile, prompts: list[Prompt], task_name: str, device: str, model: Path | None, lora: Path | None
+) -> Pictures:
+    """One picture a prompt, from the noise that a run's marks are evaluated with.
+
+    Args:
+        model: a folder of weights, instead of the profile's model. lora: a folder of adapters for it.
+    """
+    policy = open_model(profile.model, model, lora, pick_device(device))
+    images = sampling.held_out_images(policy, prompts, task_name, profile.sampler)
+    return Pictures([policy.name] * len(prompts), list(images), prompts)
+
+
+def read(path: Path) -> Pictures:
+    """Pictures from disk: a CSV file with columns `path` and `prompt`, or a folder as GenEval lays it out
+    (`00000/metadata.jsonl` with a prompt, `00000/samples/0000.png`).
+
+    Raises:
+        BenchError: nothing is there, a picture cannot be read, or a prompt has no text in straight double quotes.
+    """
+    listed = list(_from_csv(path) if path.is_file() else _from_folders(path))
+    if not listed:
+        raise BenchError(
+            f"There are no pictures in {path}.",
+            "Give a CSV file with the columns path and prompt, or a folder with 00000/metadata.jsonl and samples/.",
+        )
+    images = [_open(picture) for picture, _ in listed]
+    return Pictures([str(picture) for picture, _ in listed], images, [_prompt(*pair) for pair in listed])
+
+
+def _from_csv(path: Path) -> Iterator[tuple[Path, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file), 2):
+            if not row.get("path") or not row.get("prompt"):
+                raise BenchError(f"{path}, line {number}, lacks a path or a prompt.", "Give both columns a value.")
+            yield path.parent / row["path"], row["prompt"]
+
+
+def _from_folders(path: Path) -> Iterator[tuple[Path, str]]:
+    for metadata in sorted(path.glob("*/metadata.jsonl")):
+        try:
+            prompt = str(json.loads(metadata.read_text(encoding="utf-8"))["prompt"])
+        except (ValueError, KeyError) as error:
+            raise BenchError(f"{metadata} gives no prompt: {error}.", "It must be one JSON object with one.") from error
+        yield from ((picture, prompt) for picture in sorted((metadata.parent / "samples").glob("*.png")))
+
+
+def _open(path: Path) -> NDArray[np.uint8]:
+    try:
+        return np.asarray(Image.open(path).convert("RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise BenchError(f"The picture {path} cannot be read: {error}.", "Mend or remove it.") from error
+
+
+def _prompt(path: Path, text: str) -> Prompt:
+    target = task.quoted(text)
+    if target is None:
+        raise BenchError(
+            f"The prompt of {path} has no text in straight double quotes: {text[:80]!r}.",
+            'The OCR reward needs to know what to read: write the words to draw as "WORDS".',
+        )
+    return Prompt(text, target)
+
+
+def score(pictures: Pictures, scorer: Scorer, done: Done) -> list[Score]:
+    """Scores all pictures, in batches of one size."""
+    scores: list[Score] = []
+    pairs = zip(pictures.images, pictures.prompts, strict=True)
+    for _, same in itertools.groupby(pairs, lambda pair: pair[0].shape):
+        alike = list(same)
+        for start in range(0, len(alike), BATCH):
+            batch = alike[start : start + BATCH]
+            images: Images = np.stack([image for image, _ in batch])
+            scores += scorer(images, [prompt for _, prompt in batch])
+            done(len(scores), len(pictures.images))
+    return scores
+
+
+def result(scorer: Scorer, scores: Sequence[Score]) -> Result:
+    """Means with 95 % intervals over pictures."""
+    values = np.array([score.value for score in scores])
+    parts = {name: stats.bootstrap_mean(np.array([score.parts[name] for score in scores])) for name in scores[0].parts}
+    return Result(scorer.name, len(scores), int(np.isnan(values).sum()), stats.bootstrap_mean(values), parts)
+
+
+def write(folder: Path, pictures: Pictures, scores: Sequence[Score], found: Result) -> None:
+    """`eval.json`, the result, and `scores.csv`, a row a picture."""
+    rows = [
+        {"source": source, "prompt": prompt.text, "reward": score.value, "read": score.note, **score.parts}
+        for source, prompt, score in zip(pictures.sources, pictures.prompts, scores, strict=True)
+    ]
+    write_atomically(folder / "eval.json", json.dumps(dataclasses.asdict(found), indent=1).encode())
+    write_atomically(folder / "scores.csv", pd.DataFrame(rows).to_csv(index=False).encode())

@@ -1,0 +1,118 @@
+"""Scoring without training: pictures from disk with the real reader, and a run's adapters against its record."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from numpy.random import default_rng
+from PIL import Image
+
+from gdro_bench import record
+from gdro_bench.cli import main
+from gdro_bench.models.pocket import making, world
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["eval", *map(str, arguments), "--device", "cpu"])
+
+
+def picture(path: Path, word: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    facts = world.Facts("blue", "plain", world.SignFacts(word, "white", "top", "large"), ())
+    Image.fromarray(world.render(facts, default_rng(1)).pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    picture(tmp_path / "right.png", "CAFE")
+    picture(tmp_path / "wrong.png", "CAFE")
+    large = Image.open(tmp_path / "right.png").resize((128, 128))  # of another size
+    large.save(tmp_path / "large.png")
+    file = tmp_path / "list.csv"
+    file.write_text(
+        'path,prompt\nright.png,"a sign ""cafe"""\nlarge.png,"a sign ""CAFE"""\nwrong.png,"a sign ""MOON"""\n'
+    )
+    return file
+
+
+def test_a_list_of_pictures_is_scored_and_written(listed: Path, tmp_path: Path) -> None:
+    result = call("ocr", "--images", listed, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert scores["reward"].tolist() == [1.0, 1.0, 0.0]
+    assert scores["read"].tolist() == ["CAFE"] * 3
+    found = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert found["pictures"] == 3
+    assert found["reward"]["mean"] == pytest.approx(2 / 3)
+    assert found["reward"]["low"] < 2 / 3 < found["reward"]["high"]
+
+
+def test_geneval_s_folders_are_read(tmp_path: Path) -> None:
+    for i, word in enumerate(("CAFE", "HAND")):
+        picture(tmp_path / f"{i:05d}" / "samples" / "0000.png", word)
+        picture(tmp_path / f"{i:05d}" / "samples" / "0001.png", "ZOOM")
+        (tmp_path / f"{i:05d}" / "metadata.jsonl").write_text(json.dumps({"prompt": f'a sign "{word}"'}))
+    result = call("ocr", "--images", tmp_path, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "4 pictures" in result.output
+    assert pd.read_csv(tmp_path / "out" / "scores.csv")["reward"].tolist()[::2] == [1.0, 1.0]
+
+
+SETTINGS = (
+    "profile.budget.limit=200",
+    "profile.budget.marks=[1.0]",
+    "profile.reader.workers=0",
+    "method.prompts=2",
+    "method.k=4",
+    "method.optimiser.learning_rate=0.02",  # so that even this little training shows
+)
+
+
+def test_a_run_s_adapters_paint_what_its_record_says(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(making.ocr_prompts("tuning", 0, 16)))
+    flags = [part for setting in SETTINGS for part in ("--set", setting)]
+    chosen = ["--out", str(tmp_path / "runs"), "--device", "cpu", "--prompts", str(prompts)]
+    made = CliRunner().invoke(main, ["run", "ocr", "--method", "flow-grpo", *chosen, *flags])
+    assert made.exit_code == 0, made.output
+    folder = next(tmp_path.glob("runs/ocr/pocket/*"))
+    base, last = record.read(folder).points
+    result = call("ocr", "--lora", folder / "lora", "--prompts", prompts, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert found["reward"]["mean"] == pytest.approx(last.reward.mean, abs=1e-9) != base.reward.mean
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (lambda f: None, "There are no pictures in"),
+        (lambda f: (f / "list.csv").write_text("path,prompt\n"), "There are no pictures in"),
+        (lambda f: (f / "list.csv").write_text("path,prompt\na.png,\n"), "line 2, lacks a path or a prompt"),
+        (lambda f: (f / "list.csv").write_text('path,prompt\na.png,"a ""B"""\n'), "a.png cannot be read"),
+        (lambda f: ((f / "a.png").write_text("x"), (f / "list.csv").write_text('path,prompt\na.png,"a ""B"""\n')),
+         "a.png cannot be read"),
+        (lambda f: (picture(f / "a.png", "CAT"), (f / "list.csv").write_text("path,prompt\na.png,a cat\n")),
+         "no text in straight double quotes"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named(tmp_path: Path, prepare, said: str) -> None:
+    prepare(tmp_path)
+    images = tmp_path / "list.csv" if (tmp_path / "list.csv").exists() else tmp_path
+    result = call("ocr", "--images", images)
+    assert result.exit_code == 1
+    assert said in result.output
+    assert "Traceback" not in result.output
+
+
+def test_adapters_that_are_not_there_are_named(tmp_path: Path) -> None:
+    result = call("ocr", "--lora", tmp_path)
+    assert result.exit_code == 1
+    assert "cannot be loaded" in result.output
+
+
+def test_nothing_is_painted_where_pictures_are_given(tmp_path: Path) -> None:
+    assert "Leave out --model, --lora" in call("ocr", "--images", tmp_path, "--lora", tmp_path).output
