@@ -1,1 +1,1 @@
-"""Finished runs -> figures, tables, grids and a page: entries -> matched -> tables -> report, page. Without torch."""
+"""Finished runs -> figures, tables, grids and a page: entries, matched, tables, grids, page, report. Without torch."""

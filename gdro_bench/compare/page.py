@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 if TYPE_CHECKING:
-    from gdro_bench.compare.report import Grid
+    from gdro_bench.compare.grids import Grid
     from gdro_bench.compare.tables import Table
 
 STYLE = Path(__file__).with_name("page.css")

@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from PIL import Image
 
 from gdro_bench import figures
 from gdro_bench.compare import matched, page
 from gdro_bench.compare.entries import AXES, Comparison, Entry, setting_of
+from gdro_bench.compare.grids import grids
 from gdro_bench.compare.tables import PARTS, Table, budget_table, curve_table, drawn_parts, headlines, reward_table
 from gdro_bench.files import write_atomically
-
-GRID_ROWS = {"first": 5, "rises": 3, "falls": 3}
-GRID_TITLES = {
-    "first": "The first held-out prompts",
-    "rises": "Where the reward rose most",
-    "falls": "Where the reward fell most",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Pictures beside each other: columns title -> images [rows, H, W, 3], captions title -> what was read."""
-
-    name: str
-    title: str
-    prompts: list[str]
-    columns: dict[str, NDArray[np.uint8]]
-    captions: dict[str, list[str]]
 
 
 def write(compared: Comparison, out: Path, axis: str, level: float | None) -> list[str]:
@@ -50,11 +29,11 @@ def write(compared: Comparison, out: Path, axis: str, level: float | None) -> li
     said = headlines(compared, at_reward, at_budget, level, axis)
     curves = curve_table(compared.entries, compared.prompts)
     drawn = _draw(compared, curves, out, axis, level)
-    grids = _grids(compared, at_reward)
-    for grid in grids:
+    pictures = grids(compared, at_reward)
+    for grid in pictures:
         figures.sample_sheet(out / f"grid-{grid.name}", grid.columns, grid.captions, grid.prompts)
     _write_text(out, tables, curves, said)
-    html = page.render(_title(compared), said, tables, drawn, grids, _runs(compared))
+    html = page.render(_title(compared), said, tables, drawn, pictures, _runs(compared))
     write_atomically(out / "page.html", html.encode())
     return said
 
@@ -106,45 +85,6 @@ def _draw_ablation(path: Path, key: str, entries: Sequence[Entry], compared: Com
     panels = {"reward": "held-out reward"} | {name: PARTS[name] for name in drawn_parts(compared)[:2]}
     figures.ablation(path, curves, panels, key, AXES["updates"])
     write_atomically(path.with_suffix(".csv"), _csv(curves))
-
-
-def _grids(compared: Comparison, at_reward: Sequence[matched.AtReward]) -> list[Grid]:
-    """Base and methods at matched reward on the same noise: the first prompts, and where the reward moved most."""
-    shown: list[tuple[str, Entry, int]] = [("base", compared.reference, 0)]
-    for row in at_reward:
-        mark = len(row.entry.points) - 1 if row.mark is None else row.mark
-        there = f"{row.entry.points[mark].mark:.0%}" + (", R* not reached" if row.mark is None else "")
-        shown.append((f"{row.entry.label}, {there}", row.entry, mark))
-    kept = min(_kept(entry, mark) for _, entry, mark in shown)
-    change = np.mean([_change(entry, mark)[:kept] for _, entry, mark in shown[1:]] or [np.zeros(kept)], axis=0)
-    order = np.argsort(-np.nan_to_num(change), kind="stable")
-    rows = {"first": np.arange(kept), "rises": order[change[order] > 0], "falls": order[::-1][change[order[::-1]] < 0]}
-    grids = [_grid(name, chosen[: GRID_ROWS[name]], shown) for name, chosen in rows.items() if len(chosen)]
-    return grids if kept else []
-
-
-def _kept(entry: Entry, mark: int) -> int:
-    return len(list(_samples(entry, mark).glob("*.png")))
-
-
-def _samples(entry: Entry, mark: int) -> Path:
-    return entry.runs[0].folder / "samples" / f"{entry.points[mark].mark:.2f}"
-
-
-def _change(entry: Entry, mark: int) -> NDArray[np.float64]:
-    reward = entry.runs[0].parts["reward"]
-    changed: NDArray[np.float64] = reward[mark] - reward[0]
-    return changed
-
-
-def _grid(name: str, rows: NDArray[np.int64], shown: Sequence[tuple[str, Entry, int]]) -> Grid:
-    columns, captions = {}, {}
-    for title, entry, mark in shown:
-        paths = [_samples(entry, mark) / f"{i:04d}.png" for i in rows]
-        columns[title] = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
-        captions[title] = [entry.runs[0].notes[mark][i] for i in rows]
-    prompts = [shown[0][1].runs[0].prompts[i] for i in rows]
-    return Grid(name, GRID_TITLES[name], prompts, columns, captions)
 
 
 def _runs(compared: Comparison) -> list[list[str]]:
