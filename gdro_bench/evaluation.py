@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,9 @@ from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
 from gdro_bench.models import open_model, pick_device
 from gdro_bench.plan import Profile
-from gdro_bench.score import Images, Score, Scorer
+from gdro_bench.score import Images, Score, Scorer, corrected, judged
 from gdro_bench.stats import Estimate
-from gdro_bench.task import Prompt
+from gdro_bench.task import Correction, Prompt
 
 BATCH = 64
 Done = Callable[[int, int], None]  # how many of how many
@@ -39,13 +39,18 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an instrument said of a set of pictures."""
+    """What an instrument said of a set of pictures, and perhaps a judge; `corrected` is the corrected score of the
+    means, and the mean of the corrected scores, over the pictures that both could score."""
 
     instrument: str
     pictures: int
     unscored: int
     reward: Estimate
     parts: dict[str, Estimate]
+    judge: str = ""
+    unjudged: int = 0
+    axes: dict[str, Estimate] = field(default_factory=dict)
+    corrected: dict[str, Estimate] = field(default_factory=dict)
 
 
 def paint(
@@ -133,11 +138,35 @@ def result(scorer: Scorer, scores: Sequence[Score]) -> Result:
     return Result(scorer.name, len(scores), int(np.isnan(values).sum()), stats.bootstrap_mean(values), parts)
 
 
-def write(folder: Path, pictures: Pictures, scores: Sequence[Score], found: Result) -> None:
-    """`eval.json`, the result, and `scores.csv`, a row a picture."""
+def with_judge(found: Result, scores: Sequence[Score], judge: Scorer, said: Sequence[Score], by: Correction) -> Result:
+    """The result with a judge's axes and the corrected score, both its orders of averaging, with 95 % intervals."""
+    parts = {name: np.array([score.parts[name] for score in said]) for name in said[0].parts}
+    reward, u = np.array([score.value for score in scores]), judged(parts, by)
+    both = ~np.isnan(reward) & ~np.isnan(u)
+    estimates = {"of the means": _nothing(), "mean": stats.bootstrap_mean(corrected(reward, u, by))}
+    if both.any():
+        r, v = reward[both], u[both]
+        weights = stats.draws(len(r), seed=0)
+        whole = corrected(np.array([r.mean()]), np.array([v.mean()]), by)[0]
+        estimates["of the means"] = stats.estimate(float(whole), corrected(weights @ r, weights @ v, by))
+    axes = {name: stats.bootstrap_mean(values) for name, values in parts.items()}
+    unjudged = sum(not score.scored for score in said)
+    return replace(found, judge=judge.name, unjudged=unjudged, axes=axes, corrected=estimates)
+
+
+def _nothing() -> Estimate:
+    return Estimate(np.nan, np.nan, np.nan)
+
+
+def write(
+    folder: Path, pictures: Pictures, scores: Sequence[Score], said: Sequence[Score] | None, found: Result
+) -> None:
+    """`eval.json`, the result, and `scores.csv`, a row a picture. `said`: the judge's scores, if it was asked."""
     rows = [
         {"source": source, "prompt": prompt.text, "reward": score.value, "read": score.note, **score.parts}
         for source, prompt, score in zip(pictures.sources, pictures.prompts, scores, strict=True)
     ]
+    if said is not None:
+        rows = [row | dict(judgement.parts) for row, judgement in zip(rows, said, strict=True)]
     write_atomically(folder / "eval.json", json.dumps(dataclasses.asdict(found), indent=1).encode())
     write_atomically(folder / "scores.csv", pd.DataFrame(rows).to_csv(index=False).encode())

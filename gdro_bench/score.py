@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gdro_bench.task import Prompt
+from gdro_bench.task import Correction, Prompt
 
 Images = NDArray[np.uint8]  # [B, H, W, 3], RGB
 
@@ -35,3 +35,18 @@ class Scorer(Protocol):
     def name(self) -> str: ...
 
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]: ...
+
+
+def judged(parts: Mapping[str, NDArray[np.float64]], correction: Correction) -> NDArray[np.float64]:
+    """u: the mean of the task's axes of a judge's parts, each [N] in 1..5; NaN where one is."""
+    mean: NDArray[np.float64] = np.mean([parts[axis] for axis in correction.axes], axis=0)
+    return mean
+
+
+def corrected(reward: NDArray[np.float64], u: NDArray[np.float64], correction: Correction) -> NDArray[np.float64]:
+    """The corrected score r (u - pivot) + shift (arXiv 2601.02036, section 4.1), elementwise.
+
+    Of each image's r and u, then averaged; or of their means: which one the paper takes is not known. Of means is the
+    default here, because the paper's own table is consistent with it.
+    """
+    return reward * (u - correction.pivot) + correction.shift

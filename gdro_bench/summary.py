@@ -69,7 +69,10 @@ def print_evaluation(console: Console, found: Result) -> None:
     table = Table(title=f"{found.instrument}, {found.pictures} pictures", title_justify="left")
     for heading in ("what", "mean [95 %]"):
         table.add_column(heading, justify="left" if heading == "what" else "right")
-    for name, value in {"reward": found.reward, **found.parts}.items():
+    corrected = {f"corrected score, {order}": value for order, value in found.corrected.items()}
+    for name, value in {"reward": found.reward, **found.parts, **found.axes, **corrected}.items():
         table.add_row(name.replace("_", " "), str(value))
     console.print(table)
-    console.print(f"Not scored: {found.unscored}.")
+    console.print(f"Not scored: {found.unscored}." + (f" Not judged: {found.unjudged}." if found.judge else ""))
+    if found.judge:
+        console.print(f"Judge: {found.judge}.")

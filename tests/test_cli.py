@@ -10,7 +10,10 @@ from click.testing import CliRunner, Result
 from gdro_bench.cli import main
 
 FROZEN = {
-    "eval": ["--device", "--images", "--lora", "--model", "--out", "--profile", "--prompts", "task"],
+    "eval": [
+        *("--device", "--images", "--judge", "--judge-model"),
+        *("--lora", "--model", "--out", "--profile", "--prompts", "task"),
+    ],
     "compare": ["--out", "--reference", "--reward", "--runs", "--x", "folders"],
     "doctor": [],
     "list": [],

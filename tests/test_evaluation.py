@@ -3,15 +3,19 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from judge_server import RIGHT, Judge
 from numpy.random import default_rng
 from PIL import Image
 
-from gdro_bench import record
+from gdro_bench import evaluation, record
 from gdro_bench.cli import main
 from gdro_bench.models.pocket import making, world
+from gdro_bench.score import Score, corrected, judged
+from gdro_bench.task import Correction
 
 
 def call(*arguments: object) -> Result:
@@ -84,6 +88,53 @@ def test_a_run_s_adapters_paint_what_its_record_says(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "out" / "eval.json").read_text())
     assert found["reward"]["mean"] == pytest.approx(last.reward.mean, abs=1e-9) != base.reward.mean
+
+
+CORRECTION = Correction(("alignment", "coherence", "style"), pivot=3.0, shift=0.2)
+
+
+def test_the_corrected_score_is_the_paper_s():
+    r, u = np.array([0.5, 1.0]), np.array([4.0, 3.0])
+    assert corrected(r, u, CORRECTION) == pytest.approx([0.7, 0.2])
+    parts = {"alignment": np.array([5.0]), "coherence": np.array([3.0]), "style": np.array([1.0])}
+    assert judged(parts, CORRECTION) == pytest.approx([3.0])
+    assert judged(parts, Correction(("coherence", "style"), 3.0, 0.2)) == pytest.approx([2.0])
+
+
+def test_both_orders_of_averaging_are_told_apart():
+    def score(value: float) -> Score:
+        return Score(value, dict.fromkeys(CORRECTION.axes, value))
+
+    class Named:
+        name = "judge"
+
+    plain = evaluation.result(Named(), [score(1.0), score(0.0), score(float("nan"))])
+    found = evaluation.with_judge(
+        plain, [score(1.0), score(0.0), score(1.0)], Named(), [score(4.0), score(3.0), score(float("nan"))], CORRECTION
+    )
+    assert found.corrected["mean"].mean == pytest.approx((1.2 + 0.2) / 2)
+    assert found.corrected["of the means"].mean == pytest.approx(0.5 * 0.5 + 0.2)
+    assert found.corrected["of the means"].low <= 0.45 <= found.corrected["of the means"].high
+    assert found.unjudged == 1
+
+
+def test_a_judge_can_be_asked_too(server: Judge, listed: Path, tmp_path: Path) -> None:
+    server.answers = [RIGHT, RIGHT, "no", "no"]
+    result = call(
+        "ocr", "--images", listed, "--judge", server.url, "--judge-model", "judge-7b", "--out", tmp_path / "o"
+    )
+    assert result.exit_code == 0, result.output
+    assert "Judge: judge-7b (1-5)." in result.output
+    found = json.loads((tmp_path / "o" / "eval.json").read_text())
+    assert found["unjudged"] == 1
+    assert found["axes"]["alignment"]["mean"] == 4.5
+    assert len(pd.read_csv(tmp_path / "o" / "scores.csv")["style"].dropna()) == 2
+
+
+def test_a_judge_that_is_not_there_is_named(listed: Path) -> None:
+    result = call("ocr", "--images", listed, "--judge", "http://127.0.0.1:9/v1")
+    assert result.exit_code == 1
+    assert "The judge at http://127.0.0.1:9/v1 does not answer" in result.output
 
 
 @pytest.mark.parametrize(

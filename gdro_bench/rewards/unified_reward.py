@@ -1,0 +1,146 @@
+"""UnifiedReward 2.0 (arXiv 2503.05236) as a judge: alignment, coherence and style, each 1 to 5, asked of a server that
+speaks OpenAI's chat protocol (vLLM does).
+
+An answer must hold all three axes as numbers in 1..5. One that does not is asked for once more, then left unscored:
+nothing is put in its place. A picture that the server fails on is unscored; a server that is gone stops the run.
+Difference from the published client: the request is in our own words, after the published form.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import requests
+from numpy.typing import NDArray
+from PIL import Image
+
+from gdro_bench.errors import BenchError
+from gdro_bench.score import Images, Score
+from gdro_bench.task import Prompt
+
+AXES = ("alignment", "coherence", "style")
+LOWEST, HIGHEST = 1.0, 5.0
+REQUEST = """You see a picture that was made from a caption. Judge it on three axes, each rated from 1 to 5:
+- Alignment: how well the picture shows what the caption says.
+- Coherence: how free the picture is of glitches, distortions and impossible parts.
+- Style: how good the picture looks, whatever the caption says.
+Answer with exactly these three lines and nothing else, with your ratings in place of X, Y and Z:
+Alignment Score (1-5): X
+Coherence Score (1-5): Y
+Style Score (1-5): Z
+
+Your task is provided as follows:
+Text Caption: [{caption}]"""
+_ANSWER = re.compile(r"(Alignment|Coherence|Style) Score \(1-5\):[ \t]*(\S*)", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where the judge is (`url` ends in /v1) and how patiently it is asked; times in seconds."""
+
+    url: str
+    model: str
+    timeout: float = 120.0
+    concurrency: int = 16
+    attempts: int = 4
+    backoff: float = 1.0  # doubles from attempt to attempt
+
+
+class _Failed(Exception):
+    """The server answered, but with nothing that can be used."""
+
+
+def parse(answer: str) -> dict[str, float] | None:
+    """The three axes of an answer, or None unless each is there as a number in 1..5; the last mention counts, because
+    some models repeat the instruction first."""
+    last = {axis.lower(): said for axis, said in _ANSWER.findall(answer)}
+    if set(last) != set(AXES) or not all(_NUMBER.fullmatch(said) for said in last.values()):
+        return None
+    rated = {axis: float(last[axis]) for axis in AXES}
+    return rated if all(LOWEST <= value <= HIGHEST for value in rated.values()) else None
+
+
+class UnifiedReward:
+    """A `Scorer`: `value` is the mean of the three axes, which are its parts; NaN where there is no valid answer."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.name = f"{server.model} (1-5)"
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        with ThreadPoolExecutor(self.server.concurrency) as threads:
+            return list(threads.map(self._judge, images, prompts))
+
+    def _judge(self, image: NDArray[np.uint8], prompt: Prompt) -> Score:
+        answer = ""
+        for _ in range(2):  # one re-ask
+            try:
+                answer = self._ask(image, prompt)
+            except _Failed as error:
+                return _unscored(str(error))
+            rated = parse(answer)
+            if rated is not None:
+                return Score(sum(rated.values()) / len(rated), rated, answer)
+        return _unscored(f"no three ratings in {answer[:80]!r}")
+
+    def _ask(self, image: NDArray[np.uint8], prompt: Prompt) -> str:
+        """The server's answer, after as many attempts as it takes.
+
+        Raises:
+            _Failed: it keeps failing on this picture.
+            BenchError: it is not there, does not answer in time, or refuses the request.
+        """
+        trouble: Exception = _Failed("never asked")
+        for attempt in range(self.server.attempts):
+            if attempt:
+                time.sleep(self.server.backoff * 2 ** (attempt - 1))
+            try:
+                return self._post(_message(image, prompt))
+            except (_Failed, requests.RequestException) as error:
+                trouble = error
+        gone = (requests.exceptions.ConnectTimeout, requests.exceptions.ReadTimeout)
+        if isinstance(trouble, gone) or "refused" in str(trouble).lower() or "resolve" in str(trouble).lower():
+            raise BenchError(
+                f"The judge at {self.server.url} does not answer ({type(trouble).__name__}).",
+                "Start it again and type the same command: what was scored is kept where a run keeps it.",
+            ) from trouble
+        raise trouble if isinstance(trouble, _Failed) else _Failed(f"the judge broke off: {type(trouble).__name__}")
+
+    def _post(self, message: dict[str, Any]) -> str:
+        url = f"{self.server.url.rstrip('/')}/chat/completions"
+        body = {"model": self.server.model, "messages": [message], "temperature": 0, "max_tokens": 256}
+        response = requests.post(url, json=body, timeout=self.server.timeout)
+        if response.status_code == 429 or response.status_code >= 500:
+            raise _Failed(f"the judge answered HTTP {response.status_code}")
+        if response.status_code != 200:
+            raise BenchError(
+                f"The judge at {self.server.url} refuses: HTTP {response.status_code}, {response.text[:200]!r}.",
+                f"Check its address and that it serves {self.server.model!r}.",
+            )
+        try:
+            return str(response.json()["choices"][0]["message"]["content"])
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise _Failed(f"the judge's answer is no chat completion: {error}") from error
+
+
+def _message(image: NDArray[np.uint8], prompt: Prompt) -> dict[str, Any]:
+    """One user turn: the picture as PNG, then the request."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture = {"type": "image_url", "image_url": {"url": uri}}
+    return {"role": "user", "content": [picture, {"type": "text", "text": REQUEST.format(caption=prompt.text)}]}
+
+
+def _unscored(why: str) -> Score:
+    return Score(math.nan, dict.fromkeys(AXES, math.nan), f"not judged: {why}")
