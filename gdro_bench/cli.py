@@ -150,7 +150,11 @@ def eval_(
     if images and any(painted.values()):
         raise BenchError("With --images nothing is painted.", "Leave out --model, --lora and --prompts.", 2)
     measured, settled, held_out = plan.to_evaluate(task, profile, painted.pop("prompts"))
-    pictures = evaluation.read(images) if images else evaluation.paint(settled, held_out, task, device, **painted)
+    pictures = (
+        evaluation.read(images, plan.prompt_of(measured))
+        if images
+        else evaluation.paint(settled, held_out, task, device, **painted)
+    )
     scorer, said = runner.open_reward(measured, settled), None
     with progress.EvaluationBar(console) as bar:
         scores = evaluation.score(pictures, scorer, bar.evaluating)
@@ -176,25 +180,28 @@ def list_() -> None:
     for task in content.names("task"):
         for profile in content.names("profile"):
             files = content.find("profile", profile).glob("*.toml")
-            methods = sorted(f.stem for f in files if f.stem not in ("profile", "pretrain"))
+            methods = sorted(f.stem for f in files if f.stem not in ("profile", "pretrain", "detector"))
             table.add_row(task, profile, ", ".join(methods))
     Console().print(table)
 
 
 @main.command()
 @click.argument("model")
-@click.option("--out", default=Path("runs/pretrain-pocket"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="[default: runs/pretrain-MODEL]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--images", type=click.IntRange(min=64), help="Transformer images, instead of pretrain.toml's.")
-def pretrain(model: str, out: Path, seed: int, device: str, images: int | None) -> None:
-    """Make the base MODEL (pocket) anew: weights and model card under --out; killed, the same command goes on."""
+def pretrain(model: str, out: Path | None, seed: int, device: str, images: int | None) -> None:
+    """Make MODEL (pocket, pocket-detector) anew: weights and card under --out; pocket, killed, goes on where it was."""
     from gdro_bench.errors import unknown
-    from gdro_bench.models.pocket import making
+    from gdro_bench.models.pocket import detector_making, making
 
-    if model != "pocket":
-        raise unknown("model to pretrain called", model, ["pocket"])
-    making.pretrain(out, seed, device, images, Console())
+    if model == "pocket":
+        making.pretrain(out or Path("runs/pretrain-pocket"), seed, device, images, Console())
+    elif model == "pocket-detector":
+        detector_making.pretrain(out or Path("runs/pretrain-pocket-detector"), seed, Console())
+    else:
+        raise unknown("model to pretrain called", model, ["pocket", "pocket-detector"])
 
 
 @main.command()

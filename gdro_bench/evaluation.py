@@ -15,14 +15,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from gdro_bench import sampling, stats, task
+from gdro_bench import sampling, stats
 from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
 from gdro_bench.models import open_model, pick_device
 from gdro_bench.plan import Profile
 from gdro_bench.score import Images, Score, Scorer, corrected, judged
 from gdro_bench.stats import Estimate
-from gdro_bench.task import Correction, Prompt
+from gdro_bench.task import Correction, Prompt, PromptOf
 
 BATCH = 64
 Done = Callable[[int, int], None]  # how many of how many
@@ -66,12 +66,12 @@ def paint(
     return Pictures([policy.name] * len(prompts), list(images), prompts)
 
 
-def read(path: Path) -> Pictures:
-    """Pictures from disk: a CSV file with columns `path` and `prompt`, or a folder as GenEval lays it out
-    (`00000/metadata.jsonl` with a prompt, `00000/samples/0000.png`).
+def read(path: Path, prompt_of: PromptOf) -> Pictures:
+    """Pictures from disk: a CSV file with columns `path` and `prompt` (for GenEval also `metadata`), or a folder as
+    GenEval lays it out (`00000/metadata.jsonl` with a prompt, `00000/samples/0000.png`).
 
     Raises:
-        BenchError: nothing is there, a picture cannot be read, or a prompt has no text in straight double quotes.
+        BenchError: nothing is there, a picture cannot be read, or the task cannot use a prompt.
     """
     listed = list(_from_csv(path) if path.is_file() else _from_folders(path))
     if not listed:
@@ -79,25 +79,30 @@ def read(path: Path) -> Pictures:
             f"There are no pictures in {path}.",
             "Give a CSV file with the columns path and prompt, or a folder with 00000/metadata.jsonl and samples/.",
         )
-    images = [_open(picture) for picture, _ in listed]
-    return Pictures([str(picture) for picture, _ in listed], images, [_prompt(*pair) for pair in listed])
+    images = [_open(picture) for picture, _, _ in listed]
+    prompts = [prompt_of(text, metadata, f"The prompt of {picture}") for picture, text, metadata in listed]
+    return Pictures([str(picture) for picture, _, _ in listed], images, prompts)
 
 
-def _from_csv(path: Path) -> Iterator[tuple[Path, str]]:
+def _from_csv(path: Path) -> Iterator[tuple[Path, str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.DictReader(file), 2):
             if not row.get("path") or not row.get("prompt"):
                 raise BenchError(f"{path}, line {number}, lacks a path or a prompt.", "Give both columns a value.")
-            yield path.parent / row["path"], row["prompt"]
+            yield path.parent / row["path"], row["prompt"], row.get("metadata") or ""
 
 
-def _from_folders(path: Path) -> Iterator[tuple[Path, str]]:
+def _from_folders(path: Path) -> Iterator[tuple[Path, str, str]]:
     for metadata in sorted(path.glob("*/metadata.jsonl")):
+        line = metadata.read_text(encoding="utf-8").strip()
         try:
-            prompt = str(json.loads(metadata.read_text(encoding="utf-8"))["prompt"])
-        except (ValueError, KeyError) as error:
+            prompt = str(json.loads(line)["prompt"])
+        except (ValueError, KeyError, TypeError) as error:
             raise BenchError(f"{metadata} gives no prompt: {error}.", "It must be one JSON object with one.") from error
-        yield from ((picture, prompt) for picture in sorted((metadata.parent / "samples").glob("*.png")))
+        pictures = sorted((metadata.parent / "samples").glob("*.png"))
+        if not pictures:
+            raise BenchError(f"{metadata.parent} has no samples/*.png.", "Add the missing pictures.")
+        yield from ((picture, prompt, line) for picture in pictures)
 
 
 def _open(path: Path) -> NDArray[np.uint8]:
@@ -105,16 +110,6 @@ def _open(path: Path) -> NDArray[np.uint8]:
         return np.asarray(Image.open(path).convert("RGB"))
     except (OSError, UnidentifiedImageError) as error:
         raise BenchError(f"The picture {path} cannot be read: {error}.", "Mend or remove it.") from error
-
-
-def _prompt(path: Path, text: str) -> Prompt:
-    target = task.quoted(text)
-    if target is None:
-        raise BenchError(
-            f"The prompt of {path} has no text in straight double quotes: {text[:80]!r}.",
-            'The OCR reward needs to know what to read: write the words to draw as "WORDS".',
-        )
-    return Prompt(text, target)
 
 
 def score(pictures: Pictures, scorer: Scorer, done: Done) -> list[Score]:

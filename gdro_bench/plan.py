@@ -12,9 +12,10 @@ from gdro_bench.budget import BudgetKind
 from gdro_bench.errors import BenchError, unknown
 from gdro_bench.methods import METHODS
 from gdro_bench.models.lora import Lora
+from gdro_bench.rewards import PROMPTS
 from gdro_bench.rewards.readers import ReaderConfig
 from gdro_bench.sampling import Sampler
-from gdro_bench.task import Prompt, Task
+from gdro_bench.task import Prompt, PromptOf, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,13 @@ def _check(profile: Profile) -> None:
 def _prompts(chosen: Task, profile: Profile, own: Path | None) -> tuple[list[Prompt], list[Prompt]]:
     if profile.prompts not in chosen.prompts:
         raise unknown(f"prompt set of task {chosen.name!r} called", profile.prompts, chosen.prompts)
-    files = chosen.prompts[profile.prompts]
-    folder = content.find("task", chosen.name)
-    held_out = task.read_prompts(own) if own else task.read_prompts(folder / files.held_out)[: profile.held_out_prompts]
-    return task.read_prompts(folder / files.train), held_out
+    files, folder = chosen.prompts[profile.prompts], content.find("task", chosen.name)
+    make = prompt_of(chosen)
+    held_out = task.read_prompts(own or folder / files.held_out, make)
+    return task.read_prompts(folder / files.train, make), held_out if own else held_out[: profile.held_out_prompts]
+
+
+def prompt_of(measured: Task) -> PromptOf:
+    """What makes the task's prompts of text and metadata."""
+    found: PromptOf = registry.lookup("prompt", measured.reward, PROMPTS)
+    return found

@@ -285,7 +285,9 @@ class Execution:
 
 
 def _mean(values: list[float]) -> float:
-    return float(np.mean(values)) if values else math.nan
+    """Of the values that are there: a part may not concern every prompt."""
+    there = [value for value in values if not math.isnan(value)]
+    return float(np.mean(there)) if there else math.nan
 
 
 def execute(chosen: Plan, device: str, watcher: Watcher) -> Run:

@@ -21,7 +21,7 @@ def print_run(console: Console, run: Run, folder: Path) -> None:
     table = Table(title=f"{run.method} on {run.task}, {run.profile}, seed {run.seed}", title_justify="left")
     for heading in ("budget", "updates", "velocity evaluations", "reward [95 %]", "gain over base [95 %]", "unscored"):
         table.add_column(heading, justify="right")
-    for point in run.points:
+    for point in (p for p in run.points if p.mark == 0 or p.updates):  # a mark before the first update is the base
         name = "base" if point.mark == 0 else f"{point.mark:.0%}"
         gain = "" if point.mark == 0 else str(point.gain)
         cost = f"{point.evaluations:,}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,9 @@ class Prompt:
 
     text: str
     target: str
+
+
+PromptOf = Callable[[str, str, str], Prompt]  # (text, metadata or "", where it stands) -> a task's prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,27 +60,32 @@ def quoted(line: str) -> str | None:
     return parts[1] if len(parts) >= 3 and parts[1].replace(" ", "") else None
 
 
-def read_prompts(path: Path) -> list[Prompt]:
+def quoting(text: str, metadata: str, where: str) -> Prompt:
+    """A prompt whose target is its first quoted span.
+
+    Raises:
+        BenchError: it has no text in straight double quotes.
+    """
+    target = quoted(text)
+    if target is None:
+        raise BenchError(
+            f"{where} has no text in straight double quotes: {text.strip()[:80]!r}.",
+            'The OCR reward needs to know what to read: write the words to draw as "WORDS".',
+        )
+    return Prompt(text.strip(), target)
+
+
+def read_prompts(path: Path, prompt_of: PromptOf = quoting) -> list[Prompt]:
     """Prompts from a file, one a line; blank lines are passed over.
 
     Raises:
-        BenchError: the file cannot be read or is empty, or a line has no text in straight double quotes.
+        BenchError: the file cannot be read or is empty, or the task cannot use a line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"The prompt file {path} cannot be read: {error}.", "Give a UTF-8 text file.") from error
-    prompts = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        target = quoted(line)
-        if target is None:
-            raise BenchError(
-                f"{path}, line {number}, has no text in straight double quotes: {line.strip()[:80]!r}.",
-                'The OCR reward needs to know what to read: write the words to draw as "WORDS".',
-            )
-        prompts.append(Prompt(line.strip(), target))
+    prompts = [prompt_of(line, "", f"{path}, line {n},") for n, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
         raise BenchError(f"The prompt file {path} is empty.", "Give one prompt a line.")
     return prompts

@@ -24,14 +24,21 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """An object: its box (x0, y0, x1, y1) in px, y downwards, and the detector's score in 0..1."""
+    """An object: its box (x0, y0, x1, y1) in px, y downwards, the detector's score in 0..1, and its colour if the
+    detector tells colours."""
 
     box: Box
     score: float
+    colour: str | None = None
 
 
 Objects = Mapping[str, Sequence[Detection]]  # by class, best first
 Colours = Callable[[str, Sequence[Detection]], list[str]]  # (class, objects) -> the colour of each
+
+
+def told(name: str, found: Sequence[Detection]) -> list[str]:
+    """The colours that the detector told itself; an untold one is no colour."""
+    return [detection.colour or "" for detection in found]
 
 
 def kept(detected: Objects, tag: str) -> dict[str, list[Detection]]:

@@ -19,7 +19,7 @@ TOKEN_CHANNELS = LATENT_CHANNELS * 4
 LATENT_SHAPE = (GRID * GRID, TOKEN_CHANNELS)
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(8, channels)
@@ -43,19 +43,19 @@ class Autoencoder(nn.Module):
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(4),
             nn.Conv2d(48, encoder_width, 3, padding=1),
-            _Residual(encoder_width),
-            _Residual(encoder_width),
+            Residual(encoder_width),
+            Residual(encoder_width),
             nn.Conv2d(encoder_width, LATENT_CHANNELS, 1),
             nn.BatchNorm2d(LATENT_CHANNELS, affine=False),
         )
         self.decoder = nn.Sequential(
             nn.Conv2d(LATENT_CHANNELS, decoder_width, 3, padding=1),
-            _Residual(decoder_width),
-            _Residual(decoder_width),
-            _Residual(decoder_width),
+            Residual(decoder_width),
+            Residual(decoder_width),
+            Residual(decoder_width),
             nn.Conv2d(decoder_width, 128, 1),
             nn.PixelShuffle(2),
-            _Residual(32),
+            Residual(32),
             nn.Conv2d(32, 12, 3, padding=1),
             nn.PixelShuffle(2),
         )

@@ -1,0 +1,118 @@
+"""The pocket detector: a small convolutional network that finds the pocket world's objects, their boxes and colours.
+
+One cell of a 16x16 grid answers for an object whose centre lies in it (as in CenterNet, arXiv 1904.07850): a score for
+every class, the distances to the box's four sides, and the colour.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gdro_bench.errors import BenchError
+from gdro_bench.models.pocket import world
+from gdro_bench.models.pocket.network import Residual
+from gdro_bench.rewards.geneval_rules import Detection
+from gdro_bench.score import Images
+
+STRIDE = 4  # px of a cell
+GRID = world.SIZE // STRIDE
+CLASSES = tuple(sorted(world.THINGS))
+COLOURS = tuple(world.COLOURS)
+FLOOR = 0.05  # scores below it are no detections
+WEIGHTS = Path(__file__).parent / "detector_weights"  # apart from `weights`, whose content names the model
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """What the network says of every cell: class scores as logits [B, 15, 16, 16], colour logits [B, 10, 16, 16], and
+    distances from the cell's centre to the box's left, upper, right and lower side in px, [B, 4, 16, 16]."""
+
+    classes: Tensor
+    colours: Tensor
+    sides: Tensor
+
+
+class Detector(nn.Module):
+    """See the module."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.PixelUnshuffle(STRIDE),
+            nn.Conv2d(3 * STRIDE**2, width, 3, padding=1),
+            *(Residual(width) for _ in range(4)),
+            nn.GroupNorm(8, width),
+            nn.SiLU(),
+        )
+        self.head = nn.Conv2d(width, len(CLASSES) + len(COLOURS) + 4, 1)
+
+    def forward(self, pixels: Tensor) -> Heads:  # [B, 3, 64, 64] in -1..1
+        classes, colours, sides = self.head(self.body(pixels)).split([len(CLASSES), len(COLOURS), 4], dim=1)
+        return Heads(classes - 4.6, colours, nn.functional.softplus(sides) * STRIDE)  # rare at first: sigmoid 0.01
+
+
+def centres() -> tuple[Tensor, Tensor]:
+    """x and y of the cells' centres in px, each [16, 16]."""
+    along = torch.arange(GRID) * STRIDE + STRIDE / 2
+    y, x = torch.meshgrid(along, along, indexing="ij")
+    return x, y
+
+
+def decode(heads: Heads) -> list[dict[str, list[Detection]]]:
+    """For every picture: class -> detections, best first. A cell counts where no neighbour has a higher score."""
+    scores = heads.classes.sigmoid()
+    peaks = (scores == nn.functional.max_pool2d(scores, 3, stride=1, padding=1)) & (scores > FLOOR)
+    x, y = centres()
+    found: list[dict[str, list[Detection]]] = [{} for _ in scores]
+    for b, c, row, column in peaks.nonzero().tolist():
+        left, upper, right, lower = heads.sides[b, :, row, column].tolist()
+        cx, cy = float(x[row, column]), float(y[row, column])
+        colour = COLOURS[int(heads.colours[b, :, row, column].argmax())]
+        box = (cx - left, cy - upper, cx + right, cy + lower)
+        detection = Detection(box, float(scores[b, c, row, column]), colour)
+        found[b].setdefault(CLASSES[c], []).append(detection)
+    return [{name: sorted(of, key=lambda d: -d.score) for name, of in picture.items()} for picture in found]
+
+
+class PocketDetector:
+    """The shipped detector, on pictures: uint8 [B, 64, 64, 3] -> class -> detections for each."""
+
+    def __init__(self, network: Detector) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.name = "pocket detector"
+        self.classes = CLASSES
+
+    @classmethod
+    def open(cls, folder: Path = WEIGHTS) -> PocketDetector:
+        """Loads the detector of `folder`.
+
+        Raises:
+            BenchError: its weights are missing or damaged.
+        """
+        try:
+            network = Detector(**json.loads((folder / "detector.json").read_text()))
+            network.load_state_dict(load_file(folder / "detector.safetensors"))
+        except Exception as error:
+            raise BenchError(
+                f"The pocket detector in {folder} cannot be loaded: {error}.",
+                "Install gdro-bench again, or train it anew with `gdro-bench pretrain pocket-detector`.",
+            ) from error
+        return cls(network)
+
+    @torch.no_grad()
+    def __call__(self, images: Images) -> list[dict[str, list[Detection]]]:
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return decode(self.network(pixels))
+
+
+def save(network: Detector, width: int, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "detector.json").write_text(json.dumps({"width": width}) + "\n")
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "detector.safetensors")

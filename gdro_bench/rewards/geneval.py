@@ -1,0 +1,101 @@
+"""The GenEval reward: a detector's objects, held against what the prompt's metadata asks for.
+
+`value` is the training score (`geneval_rules`): mended, or Flow-GRPO's published one under the name
+`geneval-published`. Parts: the official verdict, the strict one, and the official verdict by tag (NaN for other tags;
+GenEval's overall score is the mean of the six tags' means).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Protocol
+
+from gdro_bench.errors import BenchError, unknown
+from gdro_bench.rewards import geneval_rules as rules
+from gdro_bench.rewards.geneval_prompts import TAGS, Scene, parse
+from gdro_bench.rewards.geneval_rules import Colours, Detection, Objects
+from gdro_bench.rewards.readers import ReaderConfig
+from gdro_bench.score import Images, Score
+from gdro_bench.task import Prompt
+
+
+class Detector(Protocol):
+    """Pictures -> class -> detections. `name` names the instrument; records carry it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> Sequence[str]: ...
+    def __call__(self, images: Images) -> Sequence[Mapping[str, Sequence[Detection]]]: ...
+
+
+class GenEvalReward:
+    """See the module. A prompt's `target` is its line of metadata."""
+
+    def __init__(self, detector: Detector, kind: str, score: Callable[[Scene, Objects, Colours], float]) -> None:
+        self.detector, self.score = detector, score
+        self.name = f"GenEval {kind} ({detector.name})"
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        """Raises:
+        BenchError: a prompt asks for a class that the detector does not know."""
+        scenes = [scene_of(prompt.target) for prompt in prompts]
+        for clause in (clause for scene in scenes for clause in scene.include):
+            if clause.name not in self.detector.classes:
+                raise unknown(f"class of the {self.detector.name} called", clause.name, self.detector.classes)
+        return [self._judge(scene, found) for scene, found in zip(scenes, self.detector(images), strict=True)]
+
+    def _judge(self, scene: Scene, detected: Mapping[str, Sequence[Detection]]) -> Score:
+        objects = rules.kept(detected, scene.tag)
+        correct = float(rules.verdict(scene, objects, rules.told))
+        parts = {"correct": correct, "strict": float(rules.strict(scene, objects, rules.told))}
+        parts |= {f"correct {tag}": correct if tag == scene.tag else math.nan for tag in TAGS}
+        return Score(self.score(scene, objects, rules.told), parts, _said(objects))
+
+
+@cache
+def scene_of(metadata: str) -> Scene:
+    return parse(json.loads(metadata))
+
+
+def _said(objects: Objects) -> str:
+    """What was detected, as a caption: `2 red cat, 1 black clock`."""
+    seen = Counter(f"{d.colour or ''} {name}".strip() for name, found in objects.items() for d in found)
+    return ", ".join(f"{count} {what}" for what, count in seen.items())
+
+
+def described(text: str, metadata: str, where: str) -> Prompt:
+    """A prompt whose target is its line of GenEval's metadata; in a prompt file that line is all there is.
+
+    Raises:
+        BenchError: it is no metadata.
+    """
+    line = metadata or text
+    try:
+        scene = scene_of(line)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise BenchError(
+            f"{where} is no metadata of GenEval: {type(error).__name__}: {error}.",
+            "See `gdro-bench prompts geneval -n 1` for the form.",
+        ) from error
+    if scene.tag not in TAGS:
+        raise BenchError(f"{where} has the tag {scene.tag!r}.", f"Known: {', '.join(TAGS)}.")
+    return Prompt(scene.prompt, line)
+
+
+def open_mended(config: ReaderConfig) -> GenEvalReward:
+    return GenEvalReward(_detector(), "mended score", rules.mended_score)
+
+
+def open_published(config: ReaderConfig) -> GenEvalReward:
+    return GenEvalReward(_detector(), "published score", rules.published_score)
+
+
+def _detector() -> Detector:
+    from gdro_bench.models.pocket.detector import PocketDetector
+
+    return PocketDetector.open()
