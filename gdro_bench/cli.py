@@ -128,41 +128,31 @@ def compare(
 @click.option("--model", type=click.Path(path_type=Path), help="Weights to paint with, instead of the profile's.")
 @click.option("--lora", type=click.Path(path_type=Path), help="Adapters to paint with, such as a run's lora/.")
 @click.option("--prompts", type=click.Path(path_type=Path), help="Your own prompts to paint, one a line.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write eval.json and scores.csv there.")
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--mask2former", metavar="SOURCE", help="For geneval, instead of the pocket detector: folder or hub id.")
+@click.option("--clip", metavar="SOURCE", help="Tells colours to --mask2former: a folder or hub id.")
 @click.option("--judge", metavar="URL", help="Ask UnifiedReward at this address (it ends in /v1), too.")
 @click.option("--judge-model", default="UnifiedReward", show_default=True, help="The name that its server knows it by.")
-def eval_(
-    task: str,
-    profile: str,
-    images: Path | None,
-    out: Path | None,
-    device: str,
-    judge: str | None,
-    judge_model: str,
-    **painted: Path | None,
-) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help="Write eval.json and scores.csv there.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+def eval_(task: str, profile: str, images: Path | None, prompts: Path | None, out: Path | None, **chosen: Any) -> None:
     """Score a model's pictures, or those in --images, on TASK, without training."""
-    from gdro_bench import evaluation, plan, progress, runner, summary
-    from gdro_bench.rewards import unified_reward
+    from gdro_bench import evaluation, plan, progress, summary
 
     console = Console()
-    if images and any(painted.values()):
-        raise BenchError("With --images nothing is painted.", "Leave out --model, --lora and --prompts.", 2)
-    measured, settled, held_out = plan.to_evaluate(task, profile, painted.pop("prompts"))
-    pictures = (
-        evaluation.read(images, plan.prompt_of(measured))
-        if images
-        else evaluation.paint(settled, held_out, task, device, **painted)
-    )
-    scorer, said = runner.open_reward(measured, settled), None
+    measured, settled, held_out = plan.to_evaluate(task, profile, prompts)
+    asked = evaluation.Asked(**chosen)
+    if images:
+        asked.refuse_painting(prompts)
+        pictures = evaluation.read(images, plan.prompt_of(measured))
+    else:
+        pictures = evaluation.paint(settled, held_out, task, asked)
+    scorer, judge = evaluation.instruments(measured, settled, asked)
     with progress.EvaluationBar(console) as bar:
         scores = evaluation.score(pictures, scorer, bar.evaluating)
-        found = evaluation.result(scorer, scores)
-        if judge is not None:
-            asked = unified_reward.UnifiedReward(unified_reward.Server(judge, judge_model))
-            said = evaluation.score(pictures, asked, bar.evaluating)
-            found = evaluation.with_judge(found, scores, asked, said, measured.correction)
+        said = None if judge is None else evaluation.score(pictures, judge, bar.evaluating)
+    found = evaluation.result(scorer, scores)
+    if judge is not None and said is not None:
+        found = evaluation.with_judge(found, scores, judge, said, measured.correction)
     summary.print_evaluation(console, found)
     if out is not None:
         evaluation.write(out, pictures, scores, said, found)

@@ -20,9 +20,12 @@ from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
 from gdro_bench.models import open_model, pick_device
 from gdro_bench.plan import Profile
+from gdro_bench.rewards import geneval
+from gdro_bench.rewards.unified_reward import Server, UnifiedReward
+from gdro_bench.runner import open_reward
 from gdro_bench.score import Images, Score, Scorer, corrected, judged
 from gdro_bench.stats import Estimate
-from gdro_bench.task import Correction, Prompt, PromptOf
+from gdro_bench.task import Correction, Prompt, PromptOf, Task
 
 BATCH = 64
 Done = Callable[[int, int], None]  # how many of how many
@@ -53,15 +56,48 @@ class Result:
     corrected: dict[str, Estimate] = field(default_factory=dict)
 
 
-def paint(
-    profile: Profile, prompts: list[Prompt], task_name: str, device: str, model: Path | None, lora: Path | None
-) -> Pictures:
-    """One picture a prompt, from the noise that a run's marks are evaluated with.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What to paint with and judge by, where it is not the profile's.
 
-    Args:
-        model: a folder of weights, instead of the profile's model. lora: a folder of adapters for it.
+    `model` is a folder of weights, `lora` one of adapters; `mask2former` and `clip` are folders or hub ids; `judge` is
+    a server's address.
     """
-    policy = open_model(profile.model, model, lora, pick_device(device))
+
+    model: Path | None
+    lora: Path | None
+    mask2former: str | None
+    clip: str | None
+    judge: str | None
+    judge_model: str
+    device: str
+
+    def refuse_painting(self, prompts: Path | None) -> None:
+        if self.model or self.lora or prompts:
+            raise BenchError("With --images nothing is painted.", "Leave out --model, --lora and --prompts.", 2)
+
+
+def instruments(measured: Task, profile: Profile, asked: Asked) -> tuple[Scorer, Scorer | None]:
+    """The reward, and the judge if one is asked.
+
+    Raises:
+        BenchError: an instrument cannot be had.
+    """
+    judge = UnifiedReward(Server(asked.judge, asked.judge_model)) if asked.judge else None
+    if not (asked.mask2former or asked.clip):
+        return open_reward(measured, profile), judge
+    if not (asked.mask2former and asked.clip) or "geneval" not in measured.reward:
+        raise BenchError("--mask2former and --clip go together, for GenEval.", "Give both, or neither.", 2)
+    from gdro_bench.rewards.mask2former import Mask2FormerDetector
+
+    return geneval.open_with(
+        measured.reward, Mask2FormerDetector(asked.mask2former, asked.clip, pick_device(asked.device))
+    ), judge
+
+
+def paint(profile: Profile, prompts: list[Prompt], task_name: str, asked: Asked) -> Pictures:
+    """One picture a prompt, from the noise that a run's marks are evaluated with."""
+    policy = open_model(profile.model, asked.model, asked.lora, pick_device(asked.device))
     images = sampling.held_out_images(policy, prompts, task_name, profile.sampler)
     return Pictures([policy.name] * len(prompts), list(images), prompts)
 

@@ -11,8 +11,8 @@ from gdro_bench.cli import main
 
 FROZEN = {
     "eval": [
-        *("--device", "--images", "--judge", "--judge-model"),
-        *("--lora", "--model", "--out", "--profile", "--prompts", "task"),
+        *("--clip", "--device", "--images", "--judge", "--judge-model", "--lora"),
+        *("--mask2former", "--model", "--out", "--profile", "--prompts", "task"),
     ],
     "compare": ["--out", "--reference", "--reward", "--runs", "--x", "folders"],
     "doctor": [],

@@ -103,7 +103,7 @@ def test_swapped_channels_do_not_go_unnoticed(shipped):
     images = np.stack([world.render(detector_making.facts_of(scene), rng).pixels for scene in scenes])
 
     def right(shown: np.ndarray) -> float:
-        kept = [geneval_rules.kept(found, "colors") for found in shipped(np.ascontiguousarray(shown))]
+        kept = [geneval_rules.kept(seen.objects, "colors") for seen in shipped(np.ascontiguousarray(shown))]
         return float(
             np.mean([geneval_rules.verdict(s, k, geneval_rules.told) for s, k in zip(scenes, kept, strict=True)])
         )
@@ -127,7 +127,7 @@ class Seen:
     classes = ("cat", "dog")
 
     def __init__(self, *found: dict[str, list[Detection]]) -> None:
-        self.found = found
+        self.found = [geneval_rules.Seen(objects, geneval_rules.told) for objects in found]
 
     def __call__(self, images):
         return self.found

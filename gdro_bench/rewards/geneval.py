@@ -10,27 +10,27 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Protocol
 
 from gdro_bench.errors import BenchError, unknown
 from gdro_bench.rewards import geneval_rules as rules
 from gdro_bench.rewards.geneval_prompts import TAGS, Scene, parse
-from gdro_bench.rewards.geneval_rules import Colours, Detection, Objects
+from gdro_bench.rewards.geneval_rules import Colours, Objects, Seen
 from gdro_bench.rewards.readers import ReaderConfig
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
 
 class Detector(Protocol):
-    """Pictures -> class -> detections. `name` names the instrument; records carry it."""
+    """Pictures -> what is seen on each. `name` names the instrument; records carry it."""
 
     @property
     def name(self) -> str: ...
     @property
     def classes(self) -> Sequence[str]: ...
-    def __call__(self, images: Images) -> Sequence[Mapping[str, Sequence[Detection]]]: ...
+    def __call__(self, images: Images) -> Sequence[Seen]: ...
 
 
 class GenEvalReward:
@@ -47,14 +47,14 @@ class GenEvalReward:
         for clause in (clause for scene in scenes for clause in scene.include):
             if clause.name not in self.detector.classes:
                 raise unknown(f"class of the {self.detector.name} called", clause.name, self.detector.classes)
-        return [self._judge(scene, found) for scene, found in zip(scenes, self.detector(images), strict=True)]
+        return [self._judge(scene, seen) for scene, seen in zip(scenes, self.detector(images), strict=True)]
 
-    def _judge(self, scene: Scene, detected: Mapping[str, Sequence[Detection]]) -> Score:
-        objects = rules.kept(detected, scene.tag)
-        correct = float(rules.verdict(scene, objects, rules.told))
-        parts = {"correct": correct, "strict": float(rules.strict(scene, objects, rules.told))}
+    def _judge(self, scene: Scene, seen: Seen) -> Score:
+        objects = rules.kept(seen.objects, scene.tag)
+        correct = float(rules.verdict(scene, objects, seen.colours))
+        parts = {"correct": correct, "strict": float(rules.strict(scene, objects, seen.colours))}
         parts |= {f"correct {tag}": correct if tag == scene.tag else math.nan for tag in TAGS}
-        return Score(self.score(scene, objects, rules.told), parts, _said(objects))
+        return Score(self.score(scene, objects, seen.colours), parts, _said(objects))
 
 
 @cache
@@ -87,15 +87,26 @@ def described(text: str, metadata: str, where: str) -> Prompt:
     return Prompt(scene.prompt, line)
 
 
+SCORES = {
+    "geneval": ("mended score", rules.mended_score),
+    "geneval-published": ("published score", rules.published_score),
+}
+
+
+def open_with(reward: str, detector: Detector) -> GenEvalReward:
+    """The reward of this name in the table of rewards, on a detector."""
+    return GenEvalReward(detector, *SCORES[reward])
+
+
 def open_mended(config: ReaderConfig) -> GenEvalReward:
-    return GenEvalReward(_detector(), "mended score", rules.mended_score)
+    return open_with("geneval", _pocket_detector())
 
 
 def open_published(config: ReaderConfig) -> GenEvalReward:
-    return GenEvalReward(_detector(), "published score", rules.published_score)
+    return open_with("geneval-published", _pocket_detector())
 
 
-def _detector() -> Detector:
+def _pocket_detector() -> Detector:
     from gdro_bench.models.pocket.detector import PocketDetector
 
     return PocketDetector.open()

@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gdro_bench.rewards.geneval_prompts import Clause, Scene
 
@@ -24,16 +25,25 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """An object: its box (x0, y0, x1, y1) in px, y downwards, the detector's score in 0..1, and its colour if the
-    detector tells colours."""
+    """An object: its box (x0, y0, x1, y1) in px, y downwards, the detector's score in 0..1, and, if the detector has
+    them, its colour and its mask, bool [H, W]."""
 
     box: Box
     score: float
     colour: str | None = None
+    mask: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
 
 
 Objects = Mapping[str, Sequence[Detection]]  # by class, best first
 Colours = Callable[[str, Sequence[Detection]], list[str]]  # (class, objects) -> the colour of each
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a detector sees on one picture: objects by class, and who tells their colours."""
+
+    objects: Objects
+    colours: Colours
 
 
 def told(name: str, found: Sequence[Detection]) -> list[str]:

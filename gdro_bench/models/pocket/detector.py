@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gdro_bench.errors import BenchError
 from gdro_bench.models.pocket import world
 from gdro_bench.models.pocket.network import Residual
-from gdro_bench.rewards.geneval_rules import Detection
+from gdro_bench.rewards.geneval_rules import Detection, Seen, told
 from gdro_bench.score import Images
 
 STRIDE = 4  # px of a cell
@@ -82,7 +82,7 @@ def decode(heads: Heads) -> list[dict[str, list[Detection]]]:
 
 
 class PocketDetector:
-    """The shipped detector, on pictures: uint8 [B, 64, 64, 3] -> class -> detections for each."""
+    """The shipped detector, on pictures: uint8 [B, 64, 64, 3] -> what is seen on each."""
 
     def __init__(self, network: Detector) -> None:
         self.network = network.eval().requires_grad_(False)
@@ -107,9 +107,9 @@ class PocketDetector:
         return cls(network)
 
     @torch.no_grad()
-    def __call__(self, images: Images) -> list[dict[str, list[Detection]]]:
+    def __call__(self, images: Images) -> list[Seen]:
         pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return decode(self.network(pixels))
+        return [Seen(objects, told) for objects in decode(self.network(pixels))]
 
 
 def save(network: Detector, width: int, folder: Path) -> None:

@@ -75,8 +75,8 @@ def _share(
     images = np.stack([world.render(facts_of(scene), rng).pixels for scene in shown])
     detected = detector(images if autoencoder is None else _again(autoencoder, images))
     verdicts = [
-        geneval_rules.verdict(scene, geneval_rules.kept(objects, scene.tag), geneval_rules.told)
-        for scene, objects in zip(asked, detected, strict=True)
+        geneval_rules.verdict(scene, geneval_rules.kept(seen.objects, scene.tag), seen.colours)
+        for scene, seen in zip(asked, detected, strict=True)
     ]
     return stats.bootstrap_mean(np.array(verdicts, dtype=float))
 
