@@ -61,7 +61,7 @@ def test_right_heads_lose_less_than_wrong_ones():
     wanted = detector_training.targets(batch)
     right = heads_that_say(wanted)
     wrong = pocket.Heads(right.classes.flip(1), right.colours.flip(1), right.sides + 4)
-    assert detector_training.loss(right, wanted) < 0.05 < detector_training.loss(wrong, wanted)
+    assert detector_training.loss(right, wanted) < 0.1 < 1 < detector_training.loss(wrong, wanted)
 
 
 def test_a_scene_without_objects_can_be_learnt_from():
@@ -79,7 +79,7 @@ def test_training_lowers_the_loss_and_is_a_function_of_the_seed():
     for losses in runs:
         detector_training.train(config, ["CAT"], autoencoder, 5, lambda _, loss, kept=losses: kept.append(loss))
     assert runs[0] == runs[1]
-    assert np.mean(runs[0][-5:]) < 0.8 * np.mean(runs[0][:5])
+    assert np.mean(runs[0][-5:]) < 0.9 * np.mean(runs[0][:5])
 
 
 # -- the shipped weights
