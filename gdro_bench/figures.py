@@ -36,13 +36,18 @@ def sample_sheet(
         axis.set_axis_off()
     for i, prompt in enumerate(prompts):
         row, first = i // beside, (i % beside) * width
-        wrapped = "\n".join(textwrap.wrap(prompt.replace("$", r"\$"), 24))
+        wrapped = "\n".join(textwrap.wrap(_plain(prompt), 24))
         axes[row, first].text(0.98, 0.5, wrapped, ha="right", va="center", fontsize=8)
         for j, (title, images) in enumerate(columns.items(), first + 1):
             axes[row, j].imshow(images[i], interpolation="nearest")
             said = f"\n{captions[title][i] or '(nothing read)'}" if title in captions else ""
-            axes[row, j].set_title(f"{title}{said}".replace("$", r"\$"), fontsize=8)
+            axes[row, j].set_title(_plain(f"{title}{said}"), fontsize=8)
     save(figure, path)
+
+
+def _plain(text: str) -> str:
+    """As matplotlib's own font can draw it: no mathematics, a box for characters of other scripts."""
+    return "".join("\u25a1" if ord(c) >= 0x2E80 else c for c in text).replace("$", r"\$")
 
 
 def loss_curve(path: Path, losses: pd.DataFrame) -> None:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from gdro_bench import record
@@ -24,6 +25,23 @@ def row(run: Run) -> str:
 @pytest.mark.parametrize("folder", SEEDS, ids=lambda path: path.name)
 def test_the_readme_quotes_the_record(folder):
     assert row(record.read(folder)) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def changed_row(folder: Path) -> str:
+    """What one changed number did: reward, gain, and s of the best and the worst image over the last fifth."""
+    run, steps = record.read(folder), pd.read_parquet(folder / "steps.parquet")
+    updates = steps[steps["kind"] == "optimise"]
+    end = updates.iloc[-(len(updates) // 5) :]
+    said = ", ".join(run.changed) or "none"
+    s = f"{end['s_top1'].mean():.2f} | {end['s_worst'].mean():.2f}"
+    return f"| {said} | {len(updates)} | {run.points[-1].reward} | {run.points[-1].gain} | {s} |"
+
+
+@pytest.mark.parametrize(
+    "folder", [folder for folder in RUNS if folder.name.endswith("s0")], ids=lambda path: path.name
+)
+def test_the_reports_quote_what_one_number_does(folder):
+    assert changed_row(folder) in (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda path: path.name)
