@@ -210,7 +210,7 @@ def corrupt_picture(path: Path) -> None:
 
 
 def unknown_class(path: Path) -> None:
-    (path / "00000" / "metadata.jsonl").write_text(json.dumps(geneval_prompts.single_object("cot").published()))
+    (path / "00000" / "metadata.jsonl").write_text(json.dumps(geneval_prompts.single_object("catt").published()))
 
 
 def no_metadata(path: Path) -> None:

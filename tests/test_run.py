@@ -135,6 +135,15 @@ def test_a_budget_of_images_ends_a_run(method: str, tmp_path: Path) -> None:
     assert 60 <= run.points[-1].images_sampled + run.points[-1].images_trained < 100
 
 
+def test_geneval_runs_too(tmp_path: Path) -> None:
+    command = ["run", "geneval", *arguments(tmp_path)[2:]]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    run = record.read(next((tmp_path / "geneval" / "pocket").iterdir()))
+    assert run.instruments["reward"] == "GenEval mended score (pocket detector)"
+    assert {"correct", "strict", "correct counting"} <= set(run.points[-1].parts)
+
+
 def test_every_method_is_in_the_tests_of_whole_runs() -> None:
     assert set(METHOD_SHORT) == set(METHODS)
 
