@@ -55,7 +55,27 @@ def _reader() -> str:
     return f"{reader.name} reads CAFE"
 
 
-CHECKS = {"packages": _packages, "device": _device, "pocket model": _model, "reader": _reader}
+def _detector() -> str:
+    """Looks at a yellow bus: with swapped channels it would be another colour."""
+    from gdro_bench.models.pocket import world
+    from gdro_bench.models.pocket.detector import PocketDetector
+
+    detector = PocketDetector.open()
+    facts = world.Facts("blue", "plain", None, (world.ThingFacts("bus", "yellow"),))
+    objects = detector(np.stack([world.render(facts, default_rng(0)).pixels]))[0].objects
+    seen = {name: [d.colour for d in found if d.score > 0.5] for name, found in objects.items()}
+    if {name: colours for name, colours in seen.items() if colours} != {"bus": ["yellow"]}:
+        raise BenchError(f"It saw {seen} for a yellow bus.", "Restore models/pocket/detector_weights/.")
+    return f"{detector.name} sees a yellow bus"
+
+
+CHECKS = {
+    "packages": _packages,
+    "device": _device,
+    "pocket model": _model,
+    "reader": _reader,
+    "detector": _detector,
+}
 
 
 def print_checks(console: Console) -> bool:

@@ -103,9 +103,9 @@ def sweep(task: str, methods: tuple[str, ...], over: tuple[str, ...], seeds: str
 @click.option("--out", type=click.Path(path_type=Path), help="Where the report goes.  [default: RUNS/compare]")
 @click.option("--x", "axis", default="evaluations", show_default=True, type=click.Choice(AXIS_NAMES))
 @click.option("--reward", "level", type=float, help="R*, the reward to match methods at, instead of one chosen.")
-@click.option("--reference", default="gdro", show_default=True, help="The method that others are held against.")
+@click.option("--reference", help="The method that others are held against.  [default: gdro, if it is there]")
 def compare(
-    folders: tuple[Path, ...], runs: Path, out: Path | None, axis: str, level: float | None, reference: str
+    folders: tuple[Path, ...], runs: Path, out: Path | None, axis: str, level: float | None, reference: str | None
 ) -> None:
     """Draw figures, tables and a page from the finished runs in FOLDERS, or from all under --runs."""
     from gdro_bench import summary

@@ -17,6 +17,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 
 def sample_sheet(
@@ -79,8 +80,7 @@ def reward_curves(path: Path, curves: pd.DataFrame, panels: dict[str, str], y_la
         if level is not None:
             axis.axhline(level, color="0.35", linewidth=1, linestyle=(0, (5, 3)))
             axis.annotate(f"R* {level:.3f}", (0, level), (3, 3), ("axes fraction", "data"), "offset points")
-        axis.set(xlabel=x_label, xlim=(0, None))
-        axis.grid(alpha=0.3)
+        _cost_axis(axis, x_label)
     axes[0, 0].set_ylabel(textwrap.fill(y_label, 48))
     _legend(figure, axes[0, 0], curves["label"].nunique())
     save(figure, path)
@@ -114,8 +114,8 @@ def ablation(path: Path, curves: pd.DataFrame, panels: dict[str, str], name: str
         for i, label in enumerate(labels):
             style = (colours[i], _MARKERS[i % len(_MARKERS)], "-")
             _band(axis, curves[curves["label"] == label], "updates", column, label, style)
-        axis.set(xlabel=x_label, ylabel=textwrap.fill(y_label, 40), xlim=(0, None))
-        axis.grid(alpha=0.3)
+        _cost_axis(axis, x_label)
+        axis.set_ylabel(textwrap.fill(y_label, 40))
     figure.suptitle(name)
     _legend(figure, axes[0, 0], len(labels))
     save(figure, path)
@@ -140,6 +140,13 @@ def _band(axis: Axes, rows: pd.DataFrame, x: str, y: str, label: str, style: Sty
             axis.fill_between(of_seed[x], of_seed[f"{y}_low"], of_seed[f"{y}_high"], color=colour, alpha=0.15, lw=0)
         else:
             axis.plot(of_seed[x], of_seed[y], color=colour, linewidth=0.7, alpha=0.4)
+
+
+def _cost_axis(axis: Axes, label: str) -> None:
+    axis.set(xlabel=label, xlim=(0, None))
+    axis.xaxis.set_major_locator(MaxNLocator(6))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.grid(alpha=0.3)
 
 
 def _way(axis: Axes, rows: pd.DataFrame, x: str, label: str, style: Style) -> None:

@@ -15,7 +15,7 @@ from gdro_bench.models.lora import Lora
 from gdro_bench.rewards import PROMPTS
 from gdro_bench.rewards.readers import ReaderConfig
 from gdro_bench.sampling import Sampler
-from gdro_bench.task import Prompt, PromptOf, Task
+from gdro_bench.task import Prompt, PromptOf, PromptSet, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def make(
     settled = content.build(Profile, tables["profile"], "profile.toml")
     config = content.build(cls.config_type, tables["method"], path.name)
     _check(settled)
-    train, held_out = _prompts(chosen, settled, prompts)
+    train, held_out = _training_prompts(chosen, settled), _held_out_prompts(chosen, settled, prompts)
     changed += (f"prompts={task.digest(held_out)[:8]}",) if prompts else ()
     run_folder = out / task_name / profile / folder_name(method, changed, seed)
     return Plan(chosen, profile, settled, method, config, seed, train, held_out, tables, changed, run_folder)
@@ -113,7 +113,7 @@ def to_evaluate(task_name: str, profile: str, prompts: Path | None) -> tuple[Tas
     """
     chosen = task.load(task_name)
     settled = content.load(content.find("profile", profile) / "profile.toml", Profile)
-    return chosen, settled, _prompts(chosen, settled, prompts)[1]
+    return chosen, settled, _held_out_prompts(chosen, settled, prompts)
 
 
 def folder_name(method: str, changed: Sequence[str], seed: int) -> str:
@@ -132,13 +132,22 @@ def _check(profile: Profile) -> None:
         raise BenchError(f"The marks are {list(marks)}.", "They must rise from above 0 to 1.", 2)
 
 
-def _prompts(chosen: Task, profile: Profile, own: Path | None) -> tuple[list[Prompt], list[Prompt]]:
+def _training_prompts(chosen: Task, profile: Profile) -> list[Prompt]:
+    return task.read_prompts(content.find("task", chosen.name) / _prompt_set(chosen, profile).train, prompt_of(chosen))
+
+
+def _held_out_prompts(chosen: Task, profile: Profile, own: Path | None) -> list[Prompt]:
+    """The profile's, or all of one's own."""
+    if own:
+        return task.read_prompts(own, prompt_of(chosen))
+    path = content.find("task", chosen.name) / _prompt_set(chosen, profile).held_out
+    return task.read_prompts(path, prompt_of(chosen))[: profile.held_out_prompts]
+
+
+def _prompt_set(chosen: Task, profile: Profile) -> PromptSet:
     if profile.prompts not in chosen.prompts:
         raise unknown(f"prompt set of task {chosen.name!r} called", profile.prompts, chosen.prompts)
-    files, folder = chosen.prompts[profile.prompts], content.find("task", chosen.name)
-    make = prompt_of(chosen)
-    held_out = task.read_prompts(own or folder / files.held_out, make)
-    return task.read_prompts(folder / files.train, make), held_out if own else held_out[: profile.held_out_prompts]
+    return chosen.prompts[profile.prompts]
 
 
 def prompt_of(measured: Task) -> PromptOf:

@@ -16,6 +16,7 @@ from gdro_bench.files import write_atomically
 from gdro_bench.stats import Estimate
 
 SCHEMA = 2
+SCORE_COLUMNS = ("mark", "prompt", "text", "value", "note")  # of scores.parquet; the others are parts
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,6 @@ from gdro_bench.task import Prompt, Task
 CHECKPOINT_UPDATES = 20
 SHEET_PROMPTS = 16
 ACCOUNTS = ("pool", "collection", "optimisation")  # of the ledger
-ROW = ("mark", "prompt", "text", "value", "note")  # the columns of scores.parquet that are no parts
 
 
 class Watcher(Protocol):
@@ -234,7 +233,7 @@ class Execution:
             reward=stats.bootstrap_mean(values),
             gain=stats.paired_gain(base, values),
             unscored=int(np.isnan(values).sum()),
-            parts={name: _mean([row[name] for row in scored]) for name in rows[0] if name not in ROW},
+            parts={name: _mean([row[name] for row in scored]) for name in rows[0] if name not in record.SCORE_COLUMNS},
         )
 
     def _keep_samples(self, mark: float, images: Images) -> None:

@@ -26,6 +26,11 @@ class Estimate:
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
+    @property
+    def against_zero(self) -> str:
+        """Of a difference, in words."""
+        return "above" if self.low > 0 else "below" if self.high < 0 else "within noise of"
+
 
 def bootstrap_mean(values: NDArray[np.float64], seed: int = 0) -> Estimate:
     """Mean and 95 % percentile interval of values [N]; NaN ones are left out."""

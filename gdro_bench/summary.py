@@ -28,8 +28,7 @@ def print_run(console: Console, run: Run, folder: Path) -> None:
         table.add_row(name, f"{point.updates}", cost, str(point.reward), gain, str(point.unscored))
     console.print(table)
     last = run.points[-1]
-    verdict = "above" if last.gain.low > 0 else "below" if last.gain.high < 0 else "within noise of"
-    console.print(f"The held-out reward is {verdict} the base's ({run.instruments['reward']}).")
+    console.print(f"The held-out reward is {last.gain.against_zero} the base's ({run.instruments['reward']}).")
     console.print(
         f"Spent: {last.collection_evaluations:,} evaluations on collecting {last.images_sampled:,} images, "
         f"{last.optimisation_evaluations:,} on optimising, {last.reward_calls:,} reward calls."

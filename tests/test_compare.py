@@ -15,7 +15,7 @@ from PIL import Image
 
 from gdro_bench import record, stats
 from gdro_bench.cli import AXIS_NAMES, main
-from gdro_bench.compare import entries, matched, report
+from gdro_bench.compare import entries, grids, matched, report
 from gdro_bench.record import Point, Run
 from gdro_bench.stats import Estimate
 
@@ -52,12 +52,13 @@ def make_run(
             rows.append(row | ({"text": f'a sign "{EVIL}"', "note": EVIL} if i == 0 else {}))
     run = Run(
         schema=record.SCHEMA, version="0", task="ocr", profile="pocket", method=method, seed=seed,
-        settings={"profile": {"sampler": {"steps": 8}}, "method": {"tau": 0.05, "optimiser": {"clip": 1.0}}},
+        settings={"profile": {"sampler": {"steps": 8}}, "method": {"tau": 0.05, "draw": "random"}},
         changed=changed, digests={"model": "m", "method": f"{method}{changed}", "held_out": "h"},
         instruments={"reward": "OCR"}, budget_kind="evaluations", limit=LIMIT, points=tuple(points),
     )  # fmt: skip
     for setting in changed:
-        run.settings["method"]["tau"] = float(setting.split("=")[1])
+        name, value = setting.removeprefix("method.").split("=")
+        run.settings["method"][name] = float(value) if name == "tau" else value
     record.write(replace(run, **fields), folder)  # type: ignore[arg-type]
     pd.DataFrame(rows).to_parquet(folder / "scores.parquet")
     (folder / "timing.json").write_text(json.dumps(timing))
@@ -162,8 +163,8 @@ def test_variants_are_ablations_and_stay_out_of_the_main_figure(tmp_path: Path) 
     plain, all_ = (entries.compare(runs, variants) for variants in (False, True))
     assert [entry.label for entry in plain.entries] == ["gdro"]
     assert [entry.label for entry in all_.entries] == ["gdro", "gdro (tau=0.025)", "gdro (tau=0.5)"]
-    assert list(plain.ablations) == ["gdro: tau"]
-    values = [entries.setting_of(entry, "gdro: tau") for entry in plain.ablations["gdro: tau"]]
+    assert list(plain.ablations) == [("gdro", "tau")]
+    values = [entries.setting_of(entry, "tau") for entry in plain.ablations["gdro", "tau"]]
     assert values == [0.025, 0.05, 0.5]
 
 
@@ -313,8 +314,44 @@ def test_ablations_are_drawn_by_the_number(tmp_path: Path) -> None:
     assert (tmp_path / "compare" / "ocr-pocket" / "ablation-gdro-tau.pdf").exists()
 
 
+def test_an_ablation_of_a_word_is_drawn(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", changed=("method.draw=spread",))
+    assert call("--runs", tmp_path).exit_code == 0
+    data = pd.read_csv(tmp_path / "compare" / "ocr-pocket" / "ablation-gdro-draw.csv")
+    assert list(dict.fromkeys(data["label"])) == ["random", "spread"]
+
+
+def test_the_page_gives_the_command_of_every_run(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", changed=("method.tau=0.5",), rewards=SLOWER)
+    assert call("--runs", tmp_path).exit_code == 0
+    page = (tmp_path / "compare" / "ocr-pocket" / "page.html").read_text()
+    assert "--method gdro --seed 0</code>" in page
+    assert "--set &#x27;method.tau=0.5&#x27;</code>" in page
+
+
+def test_one_method_alone_is_not_matched_but_shown_at_its_end(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    result = call(tmp_path / "a", "--out", tmp_path / "out")
+    assert "gdro ends at 0.8" in result.output
+    assert "nothing to match" not in result.output
+    written = {path.name for path in (tmp_path / "out" / "ocr-pocket").iterdir()}
+    assert "matched-reward.csv" not in written
+    assert {"grid-first.png", "grid-rises.png"} <= written
+
+
+def test_grids_show_the_prompts_whose_pictures_all_have(tmp_path: Path, compared: entries.Comparison) -> None:
+    removed = compared.entries[1].runs[0].folder / "samples" / "1.00" / "0001.png"
+    removed.unlink()
+    first = grids.grids(compared, matched.at_reward(compared, 0.6, "evaluations"))[0]
+    assert compared.entries[1].runs[0].prompts[1] not in first.prompts
+    assert first.prompts[0] == compared.entries[0].runs[0].prompts[0]
+
+
 def test_without_any_gain_there_is_nothing_to_match(tmp_path: Path) -> None:
     make_run(tmp_path / "a", rewards=(0.4,) * 5)
-    result = call(tmp_path / "a", "--out", tmp_path / "out")
+    make_run(tmp_path / "b", "dpo", rewards=(0.4,) * 5)
+    result = call("--runs", tmp_path, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "nothing to match" in result.output

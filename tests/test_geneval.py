@@ -200,6 +200,7 @@ def test_counting_earns_by_nearness(n, score):
         ({"cat": [LEFT], "dog": [RIGHT]}, 1.0, 1.0),
         ({"cat": [RIGHT], "dog": [LEFT]}, 0.75, 2 / 3),
         ({"dog": [RIGHT]}, 1 / 3, 1 / 3),
+        ({"cat": [LEFT]}, 1 / 3, 1 / 3),
     ],
 )
 def test_a_position_earns_one_even_if_it_is_wrong_as_published(objects, published, mended):
@@ -210,6 +211,20 @@ def test_a_position_earns_one_even_if_it_is_wrong_as_published(objects, publishe
 @pytest.mark.parametrize(("n", "seen", "score"), [(1, ["red"], 1.0), (1, ["blue"], 0.5), (2, [], 0.0), (0, [], 0.0)])
 def test_a_wrong_colour_earns_half_and_a_wrong_count_nothing(n, seen, score):
     assert rules.published_score(RED_CAT, {"cat": [LEFT] * n}, lambda name, found: seen) == score
+
+
+def test_a_colour_is_asked_about_once():
+    asked = []
+
+    def tell(name, found):
+        asked.append(len(found))
+        return ["red" for _ in found]
+
+    colours = rules.remembered(tell)
+    assert [colours("cat", [LEFT]), colours("cat", [LEFT, RIGHT]), colours("cat", [])] == [["red"], ["red", "red"], []]
+    assert asked == [1, 1]
+    assert colours("dog", [LEFT]) == ["red"]
+    assert asked == [1, 1, 1]
 
 
 def test_strict_asks_for_exact_counts():

@@ -33,7 +33,7 @@ def page(browser: WebDriver, tmp_path: Path) -> WebDriver:
     make_run(tmp_path / "gdro")
     make_run(tmp_path / "flow", "flow-grpo", rewards=SLOWER, pool=0)
     make_run(tmp_path / "dance", "dance-grpo", rewards=(0.4, 0.5, 0.6, 0.65, 0.7), pool=0)
-    runs = [entries.load(folder) for folder in entries.find([tmp_path])[0]]
+    runs = [entries.load(folder) for folder in sorted(entries.find(tmp_path)[0])]
     report.write(entries.compare(runs, False), tmp_path / "out", "evaluations", None)
     browser.get((tmp_path / "out" / "page.html").as_uri())
     return browser

@@ -7,7 +7,7 @@ for the same task, model, instruments, prompts and budget.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,8 @@ from gdro_bench.errors import BenchError, unknown
 from gdro_bench.record import Point, Run
 
 Floats = NDArray[np.float64]
+Number = tuple[str, str]  # (method, name): a number of a method's that runs differ in
 FIRST_RUNS = "Type: gdro-bench sweep ocr --method gdro --method flow-grpo --seeds 0,1,2"
-COLUMNS = ("mark", "prompt", "text", "value", "note")
 AXES = {
     "evaluations": "velocity evaluations",
     "seconds": "device seconds",
@@ -97,11 +97,17 @@ class Comparison:
     entries: tuple[Entry, ...]
     reference: Entry
     prompts: stats.Weights
-    ablations: dict[str, tuple[Entry, ...]]  # what one number does, by its name
+    ablations: dict[Number, tuple[Entry, ...]]  # what one number does
 
     @property
     def first(self) -> Run:
         return self.reference.runs[0].run
+
+    @property
+    def all_entries(self) -> list[Entry]:
+        """Those of the main figures, then those that are in ablations only."""
+        varied = {entry.label: entry for entries in self.ablations.values() for entry in entries}
+        return [*self.entries, *(entry for entry in varied.values() if entry not in self.entries)]
 
     @property
     def parts(self) -> list[str]:
@@ -112,14 +118,10 @@ class Comparison:
 # From folders to entries
 
 
-def find(folders: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """The folders of finished and of unfinished runs under these, in order of their names."""
-    finished: set[Path] = set()
-    begun: set[Path] = set()
-    for folder in folders:
-        finished |= {path.parent for path in folder.rglob("run.json")}
-        begun |= {path.parent for path in folder.rglob("plan.json")}
-    return sorted(finished), sorted(begun - finished)
+def find(folder: Path) -> tuple[set[Path], set[Path]]:
+    """The folders of finished and of unfinished runs under this one."""
+    finished, begun = ({path.parent for path in folder.rglob(name)} for name in ("run.json", "plan.json"))
+    return finished, begun - finished
 
 
 def groups(named: Sequence[Path], runs: Path) -> tuple[list[list[Evaluated]], list[Path]]:
@@ -131,22 +133,23 @@ def groups(named: Sequence[Path], runs: Path) -> tuple[list[list[Evaluated]], li
     Raises:
         BenchError: there is nothing to compare, or a named folder is of no use.
     """
-    for folder in named:
-        finished, begun = find([folder])
-        if begun and not finished:
-            raise BenchError(f"The run in {begun[0]} is not finished.", "Type its command again: it goes on.")
-        if not finished:
+    finished: set[Path] = set()
+    begun: set[Path] = set()
+    for folder in named or [runs]:
+        ended, open_ended = find(folder)
+        if open_ended and not ended:
+            raise BenchError(f"The run in {min(open_ended)} is not finished.", "Type its command again: it goes on.")
+        if not ended:
             raise BenchError(f"There is no finished run in {folder}.", FIRST_RUNS)
-    finished, begun = find(named or [runs])
-    if not finished:
-        raise BenchError(f"There is no finished run under {runs}.", FIRST_RUNS)
-    loaded = [load(folder) for folder in finished]
+        finished |= ended
+        begun |= open_ended
+    loaded, unfinished = [load(folder) for folder in sorted(finished)], sorted(begun)
     if named:
-        return [loaded], begun
+        return [loaded], unfinished
     grouped: dict[tuple[str, str], list[Evaluated]] = {}
     for run in loaded:
         grouped.setdefault((run.run.task, run.run.profile), []).append(run)
-    return list(grouped.values()), begun
+    return list(grouped.values()), unfinished
 
 
 def load(folder: Path) -> Evaluated:
@@ -155,8 +158,6 @@ def load(folder: Path) -> Evaluated:
     Raises:
         BenchError: it is not finished, of another schema, or its scores are missing.
     """
-    if not (folder / "run.json").exists():
-        raise BenchError(f"{folder} holds no finished run.", "Type the command that began it again: it goes on.")
     run = record.read(folder)
     try:
         scores = record.read_scores(folder)
@@ -166,7 +167,7 @@ def load(folder: Path) -> Evaluated:
             f"The run in {folder} is not whole: {error}.", "Delete the folder and run it again."
         ) from error
     shape = (len(run.points), -1)
-    parts = {name: scores[name].to_numpy(float).reshape(shape) for name in scores if name not in COLUMNS}
+    parts = {name: scores[name].to_numpy(float).reshape(shape) for name in scores if name not in record.SCORE_COLUMNS}
     parts = {"reward": scores["value"].to_numpy(float).reshape(shape)} | parts
     notes = scores["note"].to_numpy().reshape(shape)
     prompts = tuple(scores["text"][: notes.shape[1]])
@@ -195,24 +196,24 @@ def check_comparable(runs: Sequence[Evaluated]) -> None:
                 )
 
 
-def compare(runs: Sequence[Evaluated], variants: bool, reference: str = "gdro") -> Comparison:
+def compare(runs: Sequence[Evaluated], variants: bool, reference: str | None = None) -> Comparison:
     """Runs that may share a figure as a comparison.
 
     Args:
         variants: whether methods with changed numbers are entries of their own even where the unchanged one is there.
-        reference: label of the entry that the others are held against; the first entry if that is not there.
+        reference: label of the entry that the others are held against; GDRO's if None, or the first without it.
 
     Raises:
-        BenchError: the runs differ in what they must share, or two are of one seed.
+        BenchError: the runs differ in what they must share, two are of one seed, or there is no such reference.
     """
     check_comparable(runs)
     entries = _entries(runs)
     plain = {entry.method for entry in entries if not _changed(entry)}
     shown = [e for e in entries if variants or not _changed(e) or e.method not in plain]
-    labels = [entry.label for entry in shown]
-    if reference != "gdro" and reference not in labels:
-        raise unknown("method to compare with called", reference, labels)
-    chosen = next((entry for entry in shown if entry.label == reference), shown[0])
+    labelled = {entry.label: entry for entry in shown}
+    if reference is not None and reference not in labelled:
+        raise unknown("method to compare with called", reference, labelled)
+    chosen = shown[0] if reference is None else labelled[reference]
     weights = stats.draws(len(runs[0].prompts), seed=0)
     return Comparison(tuple(shown), chosen, weights, _ablations(entries))
 
@@ -240,26 +241,28 @@ def _changed(entry: Entry) -> list[str]:
     return [setting for setting in entry.runs[0].run.changed if setting.startswith("method.")]
 
 
-def _ablations(entries: Sequence[Entry]) -> dict[str, tuple[Entry, ...]]:
+def _ablations(entries: Sequence[Entry]) -> dict[Number, tuple[Entry, ...]]:
     """For each number of a method that alone was changed: the entries, the unchanged one among them, by its value."""
-    found: dict[str, list[Entry]] = {}
+    found: dict[Number, list[Entry]] = {}
     for entry in entries:
         if len(_changed(entry)) == 1:
             name = _changed(entry)[0].split("=")[0].removeprefix("method.")
-            found.setdefault(f"{entry.method}: {name}", []).append(entry)
-    for key, varied in found.items():
-        varied += [entry for entry in entries if entry.method == key.split(":")[0] and not _changed(entry)]
-        varied.sort(key=lambda entry: _order(setting_of(entry, key)))
+            found.setdefault((entry.method, name), []).append(entry)
+    for (method, name), varied in found.items():
+        varied += [entry for entry in entries if entry.method == method and not _changed(entry)]
+        varied.sort(key=lambda entry: _order(setting_of(entry, name)))
     return {key: tuple(varied) for key, varied in sorted(found.items()) if len(varied) > 1}
 
 
-def setting_of(entry: Entry, key: str) -> Any:
-    """The value that an entry of an ablation has for the ablation's number, given the ablation's name."""
-    return content.flat(entry.runs[0].run.settings["method"])[key.split(": ")[1]]
+def setting_of(entry: Entry, name: str) -> Any:
+    """The value that an entry has for a number of its method, such as `optimiser.learning_rate`."""
+    return content.flat(entry.runs[0].run.settings["method"])[name]
 
 
 def _order(value: Any) -> tuple[bool, float, str]:
-    return (isinstance(value, str), 0.0 if isinstance(value, str) else float(value), str(value))
+    """Numbers by their size, then all else by how it is written."""
+    is_number = isinstance(value, int | float)
+    return (not is_number, float(value) if is_number else 0.0, str(value))
 
 
 def _cost(run: Evaluated, i: int, axis: str, with_pool: bool) -> float:

@@ -13,6 +13,7 @@ from PIL import Image
 from gdro_bench.compare import matched
 from gdro_bench.compare.entries import Comparison, Entry
 
+Column = tuple[str, Entry, int]  # its title, and whose pictures at which mark
 GRID_ROWS = {"first": 5, "rises": 3, "falls": 3}
 GRID_TITLES = {
     "first": "The first held-out prompts",
@@ -34,21 +35,30 @@ class Grid:
 
 def grids(compared: Comparison, at_reward: Sequence[matched.AtReward]) -> list[Grid]:
     """Base and methods at matched reward on the same noise: the first prompts, and where the reward moved most."""
-    shown: list[tuple[str, Entry, int]] = [("base", compared.reference, 0)]
+    shown: list[Column] = [("base", compared.reference, 0), *_columns(compared, at_reward)]
+    kept = np.array(sorted(set.intersection(*(_kept(entry, mark) for _, entry, mark in shown))), dtype=np.int64)
+    change = np.nan_to_num(np.mean([_change(entry, mark)[kept] for _, entry, mark in shown[1:]], axis=0))
+    order = np.argsort(-change, kind="stable")
+    rises, falls = order[change[order] > 0], order[::-1][change[order[::-1]] < 0]
+    rows = {"first": kept, "rises": kept[rises], "falls": kept[falls]}
+    return [_grid(name, chosen[: GRID_ROWS[name]], shown) for name, chosen in rows.items() if len(chosen)]
+
+
+def _columns(compared: Comparison, at_reward: Sequence[matched.AtReward]) -> list[Column]:
+    """Every entry where it reaches the matched reward, or at its last mark if it does not or nothing is matched."""
+    if not at_reward:
+        return [(entry.label, entry, len(entry.points) - 1) for entry in compared.entries]
+    columns = []
     for row in at_reward:
         mark = len(row.entry.points) - 1 if row.mark is None else row.mark
         there = f"{row.entry.points[mark].mark:.0%}" + (", R* not reached" if row.mark is None else "")
-        shown.append((f"{row.entry.label}, {there}", row.entry, mark))
-    kept = min(_kept(entry, mark) for _, entry, mark in shown)
-    change = np.mean([_change(entry, mark)[:kept] for _, entry, mark in shown[1:]] or [np.zeros(kept)], axis=0)
-    order = np.argsort(-np.nan_to_num(change), kind="stable")
-    rows = {"first": np.arange(kept), "rises": order[change[order] > 0], "falls": order[::-1][change[order[::-1]] < 0]}
-    made = [_grid(name, chosen[: GRID_ROWS[name]], shown) for name, chosen in rows.items() if len(chosen)]
-    return made if kept else []
+        columns.append((f"{row.entry.label}, {there}", row.entry, mark))
+    return columns
 
 
-def _kept(entry: Entry, mark: int) -> int:
-    return len(list(_samples(entry, mark).glob("*.png")))
+def _kept(entry: Entry, mark: int) -> set[int]:
+    """The held-out prompts whose pictures were kept."""
+    return {int(path.stem) for path in _samples(entry, mark).glob("*.png")}
 
 
 def _samples(entry: Entry, mark: int) -> Path:
@@ -61,7 +71,7 @@ def _change(entry: Entry, mark: int) -> NDArray[np.float64]:
     return changed
 
 
-def _grid(name: str, rows: NDArray[np.int64], shown: Sequence[tuple[str, Entry, int]]) -> Grid:
+def _grid(name: str, rows: NDArray[np.int64], shown: Sequence[Column]) -> Grid:
     columns, captions = {}, {}
     for title, entry, mark in shown:
         paths = [_samples(entry, mark) / f"{i:04d}.png" for i in rows]

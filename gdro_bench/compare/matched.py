@@ -5,7 +5,6 @@ The reference's replicates and another's share their prompts' weights, so that d
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,69 +59,57 @@ class AtBudget:
 
 
 def common_level(comparison: Comparison) -> float | None:
-    """R*: the highest reward that every entry reaches which rises above the base; None if none rises."""
+    """R*: the highest reward that every entry reaches which rises above the base.
+
+    None if fewer than two entries are compared, or none rises.
+    """
     tops = []
     for entry in comparison.entries:
-        reward = entry.mean("reward")
-        best = int(np.argmax(reward))
-        resampled = entry.replicates("reward", comparison.prompts)
-        if stats.estimate(0, resampled[:, best] - resampled[:, 0]).low > 0:
-            tops.append(float(reward[best]))
-    return min(tops) if tops else None
+        rewards = seen_and_resampled(entry, comparison.prompts)
+        best = int(np.argmax(rewards[0]))
+        if _estimate(rewards[:, best] - rewards[:, 0]).low > 0:
+            tops.append(float(rewards[0, best]))
+    return min(tops) if tops and len(comparison.entries) > 1 else None
 
 
 def at_reward(comparison: Comparison, level: float, axis: str) -> list[AtReward]:
     """Every entry at matched reward."""
-    reference, rows = comparison.reference, []
+    curves = {e.label: seen_and_resampled(e, comparison.prompts) for e in comparison.entries}
+    spent = {
+        entry.label: {pool: cost_at(entry, level, axis, pool, curves[entry.label]) for pool in (True, False)}
+        for entry in comparison.entries
+    }
+    rows, to = [], spent[comparison.reference.label]
     for entry in comparison.entries:
-        resampled = entry.replicates("reward", comparison.prompts)
-        mean = entry.mean("reward")
-        reached = np.flatnonzero(mean >= level)
+        rewards, costs = curves[entry.label], spent[entry.label]
+        reached = np.flatnonzero(rewards[0] >= level)
         mark = int(reached[0]) if len(reached) else None
-        shown = len(mean) - 1 if mark is None else mark
-        cost, ratio = {}, {}
-        for pool in (True, False):
-            cost[pool] = _cost_estimate(comparison, entry, level, axis, pool)
-            ratio[pool] = _ratio(comparison, entry, reference, level, axis, pool)
-        at = stats.estimate(float(mean[shown]), resampled[:, shown])
+        shown = rewards.shape[1] - 1 if mark is None else mark
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = {pool: _estimate(costs[pool] / to[pool]) for pool in costs}  # NaN where neither arrives
+        cost = {pool: _estimate(spent) for pool, spent in costs.items()}
         parts = {name: float(entry.mean(name)[shown]) for name in comparison.parts}
-        rows.append(AtReward(entry, mark, at, parts, cost, ratio))
+        rows.append(AtReward(entry, mark, _estimate(rewards[:, shown]), parts, cost, ratio))
     return rows
 
 
-def _cost_estimate(comparison: Comparison, entry: Entry, level: float, axis: str, pool: bool) -> Estimate:
-    seen = cost_at(entry, level, axis, pool, entry.mean("reward")[None])[0]
-    return stats.estimate(seen, cost_at(entry, level, axis, pool, entry.replicates("reward", comparison.prompts)))
+def seen_and_resampled(entry: Entry, prompts: stats.Weights) -> Floats:
+    """Mean rewards [1 + R, M]: as seen, then resampled with the same prompts as every other entry's."""
+    return np.vstack((entry.mean("reward"), entry.replicates("reward", prompts)))
 
 
-def _ratio(comparison: Comparison, entry: Entry, to: Entry, level: float, axis: str, pool: bool) -> Estimate:
-    """Cost over the other's cost, drawn together so that prompts are paired; NaN where neither arrives."""
-    if entry is to:
-        return Estimate(1.0, 1.0, 1.0)
-
-    def costs(rewards: Callable[[Entry], Floats]) -> Floats:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            mine, others = (cost_at(e, level, axis, pool, rewards(e)) for e in (entry, to))
-            return mine / others
-
-    seen = costs(lambda e: e.mean("reward")[None])[0]
-    return stats.estimate(float(seen), costs(lambda e: e.replicates("reward", comparison.prompts)))
+def _estimate(values: Floats) -> Estimate:
+    """Of values [1 + R], the first as seen, the others resampled."""
+    return stats.estimate(float(values[0]), values[1:])
 
 
 def at_budget(comparison: Comparison) -> list[AtBudget]:
     """Every entry at its last mark."""
-    rows, to = [], comparison.reference
-    last = to.replicates("reward", comparison.prompts)[:, -1]
+    curves = {e.label: seen_and_resampled(e, comparison.prompts) for e in comparison.entries}
+    to = curves[comparison.reference.label][:, -1]
+    rows = []
     for entry in comparison.entries:
-        mean, resampled = entry.mean("reward"), entry.replicates("reward", comparison.prompts)
-        apart = 0 * last if entry is to else resampled[:, -1] - last
-        rows.append(
-            AtBudget(
-                entry,
-                stats.estimate(float(mean[-1]), resampled[:, -1]),
-                stats.estimate(float(mean[-1] - mean[0]), resampled[:, -1] - resampled[:, 0]),
-                stats.estimate(float(mean[-1] - to.mean("reward")[-1]), apart),
-                {name: float(entry.mean(name)[-1]) for name in comparison.parts},
-            )
-        )
+        base, last = curves[entry.label][:, 0], curves[entry.label][:, -1]
+        parts = {name: float(entry.mean(name)[-1]) for name in comparison.parts}
+        rows.append(AtBudget(entry, _estimate(last), _estimate(last - base), _estimate(last - to), parts))
     return rows

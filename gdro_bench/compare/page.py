@@ -78,11 +78,17 @@ def _cells(tag: str, cells: Sequence[str]) -> str:
 
 def _table(table: Table) -> str:
     head = _cells("th", [f"<button>{escape(cell)}</button>" for cell in table.header])
-    rows = "".join(f"<tr>{_cells('td', list(map(escape, row)))}</tr>" for row in table.cells)
+    rows = "".join(f"<tr>{_cells('td', list(map(_value, row)))}</tr>" for row in table.cells)
     return (
         f'<h2>{escape(table.title)}</h2>\n<p class="note screen">Click a heading to sort.</p><div class="wide">'
         f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
+
+
+def _value(cell: str) -> str:
+    """A cell, its interval in a line of its own."""
+    value, bracket, interval = cell.partition(" [")
+    return escape(value) + (f' <span class="interval">[{escape(interval)}</span>' if bracket else "")
 
 
 def _grid(grid: Grid) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -72,25 +73,29 @@ def _draw(compared: Comparison, curves: pd.DataFrame, out: Path, axis: str, leve
     drawn = {"Reward against cost": out / "reward", "Reward against the pictures' statistics": out / "quality"}
     figures.reward_curves(out / "reward", curves, panels, y_label, level)
     figures.trajectories(out / "quality", curves, {name: PARTS[name] for name in drawn_parts(compared)}, y_label)
-    for key, entries in compared.ablations.items():
-        drawn[f"Ablation, {key}"] = out / ("ablation-" + key.replace(": ", "-").replace(".", "-"))
-        _draw_ablation(drawn[f"Ablation, {key}"], key, entries, compared)
+    for (method, name), entries in compared.ablations.items():
+        title = f"{method}: {name}"
+        drawn[f"Ablation, {title}"] = out / f"ablation-{method}-{name.replace('.', '-')}"
+        _draw_ablation(drawn[f"Ablation, {title}"], title, entries, [setting_of(e, name) for e in entries], compared)
     return {title: path.with_suffix(".png") for title, path in drawn.items()}
 
 
-def _draw_ablation(path: Path, key: str, entries: Sequence[Entry], compared: Comparison) -> None:
+def _draw_ablation(
+    path: Path, title: str, entries: Sequence[Entry], values: Sequence[Any], compared: Comparison
+) -> None:
+    """Lines are named by the value that their entry has for the number."""
     curves = curve_table(entries, compared.prompts)
-    named = {entry.label: f"{setting_of(entry, key):g}" for entry in entries}
+    named = {entry.label: str(value) for entry, value in zip(entries, values, strict=True)}
     curves["label"] = curves["label"].map(named)
     panels = {"reward": "held-out reward"} | {name: PARTS[name] for name in drawn_parts(compared)[:2]}
-    figures.ablation(path, curves, panels, key, AXES["updates"])
+    figures.ablation(path, curves, panels, title, AXES["updates"])
     write_atomically(path.with_suffix(".csv"), _csv(curves))
 
 
 def _runs(compared: Comparison) -> list[list[str]]:
     """For every run: what it is called, its seed, and the command that repeats it."""
     rows = []
-    for entry in compared.entries:
+    for entry in compared.all_entries:
         for evaluated in entry.runs:
             run = evaluated.run
             flags = " ".join(f"--set '{setting}'" for setting in run.changed)

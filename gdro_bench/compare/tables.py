@@ -11,6 +11,7 @@ import pandas as pd
 from gdro_bench import stats
 from gdro_bench.compare import matched
 from gdro_bench.compare.entries import AXES, Comparison, Entry
+from gdro_bench.record import Run
 from gdro_bench.stats import Estimate, Weights
 
 PARTS = {
@@ -48,27 +49,27 @@ def curve_table(entries: Sequence[Entry], prompts: Weights) -> pd.DataFrame:
     for entry in entries:
         names = ["reward", *(name for name in entry.runs[0].parts if name != "reward")]
         intervals = {name: entry.replicates(name, prompts) for name in names}
+        costs = _costs(entry)
         for i, point in enumerate(entry.points):
-            row: dict[str, object] = {"label": entry.label, "seed": "mean", "mark": point.mark}
-            row |= _costs(entry, i)
+            row: dict[str, object] = {"label": entry.label, "seed": "mean", "mark": point.mark} | costs[i]
             for name in names:
                 found = stats.estimate(float(entry.mean(name)[i]), intervals[name][:, i])
                 row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
             rows.append(row)
         for run in entry.runs if len(entry.runs) > 1 else ():
             alone = Entry(entry.label, (run,))
+            costs = _costs(alone)
             for i, point in enumerate(alone.points):
-                row = {"label": entry.label, "seed": str(run.run.seed), "mark": point.mark} | _costs(alone, i)
+                row = {"label": entry.label, "seed": str(run.run.seed), "mark": point.mark} | costs[i]
                 rows.append(row | {name: float(alone.mean(name)[i]) for name in names})
     return pd.DataFrame(rows)
 
 
-def _costs(entry: Entry, i: int) -> dict[str, object]:
-    costs: dict[str, object] = {}
-    for axis in AXES:
-        costs[axis] = float(entry.cost(axis, True)[i])
-        costs[f"{axis}_without_pool"] = float(entry.cost(axis, False)[i])
-    return costs
+def _costs(entry: Entry) -> list[dict[str, object]]:
+    """On every axis, at each mark."""
+    costs = {axis: entry.cost(axis, True) for axis in AXES}
+    costs |= {f"{axis}_without_pool": entry.cost(axis, False) for axis in AXES}
+    return [{axis: float(spent[i]) for axis, spent in costs.items()} for i in range(len(entry.points))]
 
 
 def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: float, axis: str) -> Table:
@@ -101,7 +102,7 @@ def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Tabl
     cells, numbers = [], []
     for row in rows:
         same = row.entry is compared.reference
-        said = "" if same else f"{_verdict(row.difference)} it"
+        said = "" if same else f"{row.difference.against_zero} it"
         apart = "" if same else str(row.difference)
         texts = [row.entry.label, str(len(row.entry.runs)), str(row.reward), str(row.gain), apart, said]
         cells.append([*texts, *(_number(row.parts[name]) for name in parts)])
@@ -138,14 +139,19 @@ def _bounded(found: Estimate, say: Callable[[float], str]) -> str:
     return f"{say(found.mean)} [{say(found.low)}, {say(found.high) if math.isfinite(found.high) else 'not reached'}]"
 
 
-def _verdict(difference: Estimate) -> str:
-    return "above" if difference.low > 0 else "below" if difference.high < 0 else "within noise of"
-
-
 def _tex(text: str) -> str:
     for plain, escaped in {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"}.items():
         text = text.replace(plain, escaped)
     return text.replace("R*", "$R^*$")
+
+
+def _end(end: matched.AtBudget, run: Run) -> str:
+    seeds = len(end.entry.runs)
+    over = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    return (
+        f"{end.entry.label} ends at {end.reward}, {end.gain.against_zero} the base by {end.gain}, "
+        f"after {run.limit:,} {run.budget_kind} ({over})."
+    )
 
 
 def headlines(
@@ -157,7 +163,9 @@ def headlines(
 ) -> list[str]:
     """What came out, in sentences; a difference within noise is called so."""
     to, run = compared.reference.label, compared.first
-    said = [] if level is not None else ["No method's reward rises above the base's beyond noise: nothing to match."]
+    said = [_end(at_budget[compared.entries.index(compared.reference)], run)]
+    if level is None and len(compared.entries) > 1:
+        said.append("No method's reward rises above the base's beyond noise: nothing to match.")
     for row in at_reward:
         if row.entry is compared.reference:
             continue
@@ -171,7 +179,7 @@ def headlines(
         )
     for end in at_budget:
         if end.entry is not compared.reference:
-            verdict = f"{_verdict(end.difference)} {to}'s (difference {end.difference})"
+            verdict = f"{end.difference.against_zero} {to}'s (difference {end.difference})"
             said.append(f"At {run.limit:,} {run.budget_kind} the reward of {end.entry.label} is {verdict}.")
     seeds = min(len(entry.runs) for entry in compared.entries)
     over = "seeds and prompts" if seeds > 1 else "prompts alone where there is one seed (its luck is not in them)"

@@ -118,14 +118,12 @@ class GDRO(OfflineMethod):
             raise BenchError(f"k is {config.k}.", f"It must lie between 2 and pool.images ({config.pool.images}).", 2)
         super().__init__(config.pool, config.optimiser, bench)
         self.config = config
-        self._usable: Tensor | None = None
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, list[Prompt]]:
         """The groups of this update: latents [G, k, *latent_shape], rewards [G, k] and the G prompts."""
         pool, c = self.source.groups, self.config
-        if self._usable is None:
-            self._usable = self.source.usable(c.k, c.drop_flat)
-        chosen = self._usable[torch.randint(len(self._usable), (c.groups,), generator=generator)]
+        usable = self.source.usable(c.k, c.drop_flat)
+        chosen = usable[torch.randint(len(usable), (c.groups,), generator=generator)]
         members = [draw_members(pool.rewards[g], c.k, c.draw == "spread", generator) for g in chosen]
         latents = torch.stack([pool.latents[g][m] for g, m in zip(chosen, members, strict=True)])
         rewards = torch.stack([pool.rewards[g][m] for g, m in zip(chosen, members, strict=True)])

@@ -50,13 +50,11 @@ class RFT(OfflineMethod):
             raise BenchError(f"best is {config.best}.", f"It must lie between 1 and pool.images ({n}).", 2)
         super().__init__(config.pool, config.optimiser, bench)
         self.config = config
-        self._usable: Tensor | None = None
 
     def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         c, pool = self.config, self.source.groups
-        if self._usable is None:
-            self._usable = self.source.usable(c.best, c.drop_flat)
-        chosen = self._usable[torch.randint(len(self._usable), (c.groups,), generator=generator)]
+        usable = self.source.usable(c.best, c.drop_flat)
+        chosen = usable[torch.randint(len(usable), (c.groups,), generator=generator)]
         x0 = torch.cat([pool.latents[g][draw_best(pool.rewards[g], c.best, generator)] for g in chosen])
         t = draw_t((len(x0),), c.t_distribution, generator)
         eps = torch.randn(x0.shape, generator=generator)

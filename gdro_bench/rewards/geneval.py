@@ -50,11 +50,11 @@ class GenEvalReward:
         return [self._judge(scene, seen) for scene, seen in zip(scenes, self.detector(images), strict=True)]
 
     def _judge(self, scene: Scene, seen: Seen) -> Score:
-        objects = rules.kept(seen.objects, scene.tag)
-        correct = float(rules.verdict(scene, objects, seen.colours))
-        parts = {"correct": correct, "strict": float(rules.strict(scene, objects, seen.colours))}
+        objects, colours = rules.kept(seen.objects, scene.tag), rules.remembered(seen.colours)
+        correct = float(rules.verdict(scene, objects, colours))
+        parts = {"correct": correct, "strict": float(rules.strict(scene, objects, colours))}
         parts |= {f"correct {tag}": correct if tag == scene.tag else math.nan for tag in TAGS}
-        return Score(self.score(scene, objects, seen.colours), parts, _said(objects))
+        return Score(self.score(scene, objects, colours), parts, _said(objects))
 
 
 @cache

@@ -51,6 +51,19 @@ def told(name: str, found: Sequence[Detection]) -> list[str]:
     return [detection.colour or "" for detection in found]
 
 
+def remembered(colours: Colours) -> Colours:
+    """The same, asking about each object once only: telling colours is dear."""
+    known: dict[tuple[str, Detection], str] = {}
+
+    def tell(name: str, found: Sequence[Detection]) -> list[str]:
+        fresh = [detection for detection in found if (name, detection) not in known]
+        if fresh:
+            known.update(zip(((name, detection) for detection in fresh), colours(name, fresh), strict=True))
+        return [known[name, detection] for detection in found]
+
+    return tell
+
+
 def kept(detected: Objects, tag: str) -> dict[str, list[Detection]]:
     """The detections that count in a scene of this tag, best first; classes without any are left out."""
     threshold = COUNTING_THRESHOLD if tag == "counting" else THRESHOLD
@@ -113,7 +126,8 @@ def published_score(scene: Scene, objects: Objects, colours: Colours) -> float:
     """Flow-GRPO's partial credit, as its server computes it: the mean of what each clause earns.
 
     Quirks: 1. not clipped: a class that is there n times when c were asked for earns 1 - |c - n| / c, so below 0 from
-    n = 2c + 1 on. 2. a position clause earns 1 in every case, and 0 on top if it fails. `exclude` is not read.
+    n = 2c + 1 on. 2. a position clause whose target is there earns 1 in every case, and a 0 beside it if it fails.
+    `exclude` is not read.
     """
     return _score(scene, objects, colours, mended=False)
 
@@ -159,7 +173,9 @@ def _earned(
         relation, target = clause.position
         targets = before[target]
         holds = targets is not None and all(relation in relations(a.box, b.box) for a in found for b in targets)
-        parts += ([1.0] if holds else [0.0]) if mended else ([1.0] if holds else [0.0, 1.0])
+        parts.append(float(holds))
+        if not (mended or holds or targets is None):
+            parts.append(1.0)
     return parts, holds
 
 

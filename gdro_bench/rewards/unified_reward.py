@@ -22,6 +22,7 @@ import numpy as np
 import requests
 from numpy.typing import NDArray
 from PIL import Image
+from urllib3.exceptions import MaxRetryError
 
 from gdro_bench.errors import BenchError
 from gdro_bench.score import Images, Score
@@ -108,11 +109,10 @@ class UnifiedReward:
                 return self._post(_message(image, prompt))
             except (_Failed, requests.RequestException) as error:
                 trouble = error
-        gone = (requests.exceptions.ConnectTimeout, requests.exceptions.ReadTimeout)
-        if isinstance(trouble, gone) or "refused" in str(trouble).lower() or "resolve" in str(trouble).lower():
+        if _is_gone(trouble):
             raise BenchError(
                 f"The judge at {self.server.url} does not answer ({type(trouble).__name__}).",
-                "Start it again and type the same command: what was scored is kept where a run keeps it.",
+                "Start it again and type the same command.",
             ) from trouble
         raise trouble if isinstance(trouble, _Failed) else _Failed(f"the judge broke off: {type(trouble).__name__}")
 
@@ -131,6 +131,12 @@ class UnifiedReward:
             return str(response.json()["choices"][0]["message"]["content"])
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise _Failed(f"the judge's answer is no chat completion: {error}") from error
+
+
+def _is_gone(trouble: Exception) -> bool:
+    """Whether no connection could be made or no answer came in time, and not just this one answer broke off."""
+    unreached = isinstance(trouble, requests.ConnectionError) and isinstance(trouble.args[0], MaxRetryError)
+    return unreached or isinstance(trouble, requests.Timeout)
 
 
 def _message(image: NDArray[np.uint8], prompt: Prompt) -> dict[str, Any]:
