@@ -9,6 +9,7 @@ from typing import Any
 
 from gdro_bench import content, registry, task
 from gdro_bench.budget import BudgetKind
+from gdro_bench.drift import DriftConfig
 from gdro_bench.errors import BenchError, unknown
 from gdro_bench.methods import METHODS
 from gdro_bench.models.lora import Lora
@@ -37,9 +38,10 @@ class Profile:
     model: str
     prompts: str
     held_out_prompts: int
-    kept_images: int  # of the held-out prompts' pictures, at each mark
+    kept_images: int  # of the held-out prompts' pictures, at each mark: grids and judges see only these
     max_unscored: float
     sampler: Sampler
+    drift: DriftConfig
     lora: Lora
     reader: ReaderConfig
     budget: Budget

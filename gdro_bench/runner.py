@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from gdro_bench import __version__, figures, record, registry, sampling, stats
+from gdro_bench import __version__, drift, figures, record, registry, sampling, stats
 from gdro_bench.budget import Ledger, MeteredPolicy, MeteredScorer, Spent
 from gdro_bench.errors import BenchError
 from gdro_bench.files import no_room, write_atomically
@@ -193,9 +193,10 @@ class Execution:
                 images.append(sampling.held_out_images(self.policy, part, self.plan.task.name, sampler))
                 scores += self.scorer(images[-1], part)
                 self.watcher.evaluating(len(scores), len(prompts))
+            drifted = drift.measure(self.policy, prompts, self.plan.task.name, sampler, self.plan.profile.drift)
         pictures = np.concatenate(images)
         self._keep_samples(mark, pictures[: self.plan.profile.kept_images])
-        statistics = panel.statistics(pictures)
+        statistics = [seen | moved for seen, moved in zip(panel.statistics(pictures), drifted, strict=True)]
         rows = [
             {"mark": mark, "prompt": i, "text": prompt.text, "value": score.value, "note": score.note, **score.parts}
             for i, (prompt, score) in enumerate(zip(prompts, scores, strict=True))

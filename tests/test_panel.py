@@ -36,8 +36,27 @@ def test_diversity_is_the_mean_distance_to_the_others():
     assert np.isnan(panel.diversity(flat((9, 9, 9)))).all()
 
 
+def test_darkness_and_saturation_are_shares():
+    image = flat((0, 0, 0))
+    image[:, :4], image[:, 4:8] = (255, 0, 0), (200, 100, 100)
+    assert panel.saturation(image)[0] == pytest.approx((1 + 0.5) / 4)
+    assert panel.dark_share(image)[0] == pytest.approx(0.5)
+
+
+def test_detail_makes_a_jpeg_longer():
+    noise = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+    assert panel.jpeg_bytes(noise)[0] > 2 * panel.jpeg_bytes(flat((9, 9, 9)))[0] > 0
+
+
+def test_vendi_counts_different_pictures():
+    far = flat((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
+    assert panel.vendi(far) == pytest.approx(4, abs=1e-2)
+    assert panel.vendi(far[[0, 0, 0, 0]]) == pytest.approx(1, abs=1e-6)
+    assert panel.vendi(far[[0, 0, 1, 1]]) == pytest.approx(2, abs=1e-2)
+
+
 def test_every_image_gets_every_statistic():
     images = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), dtype=np.uint8)
     rows = panel.statistics(images)
-    assert [tuple(row) for row in rows] == [panel.NAMES] * 3
+    assert [tuple(row) for row in rows] == [tuple(panel.STATISTICS)] * 3
     assert all(0 < row["edge_density"] < 1 and 0 < row["colour_entropy"] < 6 for row in rows)

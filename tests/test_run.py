@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from gdro_bench import record
+from gdro_bench import drift, record
 from gdro_bench.cli import main
 from gdro_bench.methods import METHODS
 from gdro_bench.models.pocket import network
@@ -28,6 +28,8 @@ SHORT: dict[str, object] = {
     "profile.sampler.steps": 3,
     "profile.held_out_prompts": 6,
     "profile.kept_images": 4,
+    "profile.drift.prompts": 2,
+    "profile.drift.images": 2,
     "profile.reader.workers": 0,
     "profile.budget.marks": "[0.6,1.0]",
 }
@@ -78,7 +80,10 @@ def test_a_run_leaves_a_record_a_sheet_and_adapters(finished: Path) -> None:
     assert run.points[0].gain.mean == 0
     scores = record.read_scores(folder(finished))
     assert len(scores) == 3 * 6
-    assert scores[list(panel.NAMES)].notna().all(axis=None)
+    assert scores[list(panel.STATISTICS)].notna().all(axis=None)
+    assert scores.groupby("mark")[list(drift.NAMES)].count().eq(2).all(axis=None)
+    at = scores.groupby("mark")["path_kl"].mean()
+    assert at[0.0] == 0 < at[1.0]
     for mark in ("0.00", "0.60", "1.00"):
         assert len(list((folder(finished) / "samples" / mark).iterdir())) == 4
     for name in ("sheet.png", "sheet.pdf", "steps.parquet", "timing.json", "lora/pytorch_lora_weights.safetensors"):
@@ -168,7 +173,8 @@ def test_no_evaluation_goes_uncharged(method: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(network, "velocity", counting)
     assert call(tmp_path, method).exit_code == 0
     last = record.read(folder(tmp_path)).points[-1]
-    evaluated_on_top = 3 * 6 * 3  # marks, prompts, steps
+    held_out, paths, diversity = 6 * 3, 2 * 3 * 2, 2 * 2 * 3  # prompts and steps; with the reference; of 2 images
+    evaluated_on_top = 3 * (held_out + paths + diversity)  # at 3 marks
     assert last.evaluations == 3 * counted["with"] + counted["without"] - evaluated_on_top
 
 

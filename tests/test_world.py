@@ -91,7 +91,7 @@ def test_a_sign_hangs_where_the_prompt_says_in_its_colour(place, half):
 )
 def test_the_subject_stands_in_its_relation_to_the_reference(relation, axis, sign):
     things = (world.ThingFacts("clock"), world.ThingFacts("apple", relation=relation))
-    reference, subject = (np.array([y, x]) for x, y in world._spots(things, None))
+    reference, subject = (np.array([y, x]) for x, y in world.spots(things, None))
     assert sign * (subject - reference)[axis] > abs((subject - reference)[1 - axis])
 
 

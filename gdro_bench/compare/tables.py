@@ -14,12 +14,19 @@ from gdro_bench.compare.entries import AXES, Comparison, Entry
 from gdro_bench.record import Run
 from gdro_bench.stats import Estimate, Weights
 
-PARTS = {
+PARTS = {  # what no method is trained on: small multiples
     "text_area": "text area (share)",
     "edge_density": "edge density (1/px)",
     "colour_entropy": "colour entropy (bits)",
+    "saturation": "saturation (share)",
+    "dark_share": "dark pixels (share)",
+    "jpeg_bytes": "JPEG length (bytes)",
     "diversity": "diversity (RMS)",
+    "vendi": "Vendi score of a prompt",
+    "velocity_ratio": "|v| / |v of the base|",
+    "path_kl": "KL of the path (nats)",
 }
+TABLED = ("text_area", "edge_density", "vendi", "path_kl")  # the columns of tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ def _costs(entry: Entry) -> list[dict[str, object]]:
 
 
 def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: float, axis: str) -> Table:
-    to, parts = compared.reference.label, drawn_parts(compared)
+    to, parts = compared.reference.label, _tabled(compared)
     header = ["method", "first mark there", "reward there", f"{AXES[axis]} to R*", f"ratio to {to}"]
     header += ["without pools", f"ratio to {to}, without pools", *(PARTS[name] for name in parts)]
     cells, numbers = [], []
@@ -96,7 +103,7 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
 
 
 def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Table:
-    parts, run = drawn_parts(compared), compared.first
+    parts, run = _tabled(compared), compared.first
     header = ["method", "seeds", "reward", "gain over base", f"less {compared.reference.label}'s", "that is"]
     header += [PARTS[name] for name in parts]
     cells, numbers = [], []
@@ -115,6 +122,10 @@ def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Tabl
 
 def drawn_parts(compared: Comparison) -> list[str]:
     return [name for name in PARTS if name in compared.parts]
+
+
+def _tabled(compared: Comparison) -> list[str]:
+    return [name for name in TABLED if name in compared.parts]
 
 
 def _spread(name: str, found: Estimate) -> dict[str, object]:

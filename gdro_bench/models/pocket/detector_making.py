@@ -73,7 +73,7 @@ def _share(
     detector: PocketDetector, autoencoder: Autoencoder | None, asked: list[Scene], shown: list[Scene], rng: Generator
 ) -> Estimate:
     images = np.stack([world.render(facts_of(scene), rng).pixels for scene in shown])
-    detected = detector(images if autoencoder is None else _again(autoencoder, images))
+    detected = detector(images if autoencoder is None else through(autoencoder, images))
     verdicts = [
         geneval_rules.verdict(scene, geneval_rules.kept(seen.objects, scene.tag), seen.colours)
         for scene, seen in zip(asked, detected, strict=True)
@@ -82,7 +82,8 @@ def _share(
 
 
 @torch.no_grad()
-def _again(autoencoder: Autoencoder, images: Images) -> Images:
+def through(autoencoder: Autoencoder, images: Images) -> Images:
+    """The pictures [B, 64, 64, 3] as the autoencoder gives them back."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     decoded = autoencoder.decode(autoencoder.encode(pixels))
     given: Images = ((decoded + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8).numpy()

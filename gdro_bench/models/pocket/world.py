@@ -21,6 +21,7 @@ from gdro_bench.rewards.geneval_prompts import NUMBERS, RELATIONS, article, plur
 
 SIZE = 64
 TOKEN_SIDE = 8  # px of an image token of the model
+MARGIN = 4  # px of a panel around its word
 THING_SIDE = 29  # an object fills x to x + 29, both inside: 30 px
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (205, 38, 38),
@@ -60,8 +61,8 @@ GLYPHS = {
     "horse": "\u265e",
 }
 
-
 Box = tuple[int, int, int, int]
+Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,36 +230,49 @@ def _draw_wall(rng: Generator, colour: str, texture: str) -> Image.Image:
         return Image.fromarray(pixels.astype(np.uint8))
     image = Image.new("RGB", (SIZE, SIZE), base)
     draw = ImageDraw.Draw(image)
-    if texture == "striped":
-        for x in range(0, SIZE, 8):
-            draw.rectangle((x, 0, x + 3, SIZE - 1), fill=other)
-    elif texture == "dotted":
-        for y in range(0, SIZE, 8):
-            for x in range(0, SIZE, 8):
-                draw.ellipse((x + 2, y + 2, x + 5, y + 5), fill=other)
+    draw_pattern(draw, texture, other)
     return image
 
 
-def _draw_sign(rng: Generator, draw: ImageDraw.ImageDraw, sign: SignFacts) -> Box:
+def draw_pattern(draw: ImageDraw.ImageDraw, texture: str, colour: Colour | int) -> None:
+    """The stripes or dots of a wall."""
+    if texture == "striped":
+        for x in range(0, SIZE, 8):
+            draw.rectangle((x, 0, x + 3, SIZE - 1), fill=colour)
+    elif texture == "dotted":
+        for y in range(0, SIZE, 8):
+            for x in range(0, SIZE, 8):
+                draw.ellipse((x + 2, y + 2, x + 5, y + 5), fill=colour)
+
+
+def sign_font(sign: SignFacts) -> ImageFont.FreeTypeFont:
     widest = int(56 / (0.602 * len(sign.word)))  # DejaVu Sans Mono advances 0.602 em a letter
-    size = min(TYPE_SIZES[sign.type_size], widest)
-    font = _font("DejaVuSansMono-Bold.ttf", size)
-    x0, y0, x1, y1 = font.getbbox(sign.word)
-    width, height = int(x1 - x0), int(y1 - y0)
-    half_w, half_h = width // 2 + 4, height // 2 + 4
-    cx = int(np.clip(SIZE // 2 + rng.integers(-1, 2), half_w, SIZE - 1 - half_w))
-    cy = (14 if sign.place == "top" else 50) + int(rng.integers(-1, 2))
-    panel = (cx - half_w, cy - half_h, cx + half_w, cy + half_h)
+    return _font("DejaVuSansMono-Bold.ttf", min(TYPE_SIZES[sign.type_size], widest))
+
+
+def panel_of(sign: SignFacts, dx: int = 0, dy: int = 0) -> Box:
+    """The box of a sign's panel, hung (dx, dy) px off its usual place."""
+    x0, y0, x1, y1 = sign_font(sign).getbbox(sign.word)
+    half_w, half_h = int(x1 - x0) // 2 + MARGIN, int(y1 - y0) // 2 + MARGIN
+    cx = int(np.clip(SIZE // 2 + dx, half_w, SIZE - 1 - half_w))
+    cy = (14 if sign.place == "top" else 50) + dy
+    return cx - half_w, cy - half_h, cx + half_w, cy + half_h
+
+
+def _draw_sign(rng: Generator, draw: ImageDraw.ImageDraw, sign: SignFacts) -> Box:
+    dx, dy = int(rng.integers(-1, 2)), int(rng.integers(-1, 2))
+    panel = panel_of(sign, dx, dy)
+    font = sign_font(sign)
+    x0, y0, _, _ = font.getbbox(sign.word)
     fill = _shade(rng, sign.colour)
     ink = _contrasting(fill)
     if rng.random() < FADED_SHARE:
         ink = _mix(ink, fill, float(rng.uniform(*FADING)))
     draw.rounded_rectangle(panel, radius=3, fill=fill, outline=_mix(fill, _contrasting(fill), 0.6))
-    draw.text((cx - width // 2 - x0, cy - height // 2 - y0), sign.word, font=font, fill=ink)
+    draw.text((panel[0] + MARGIN - x0, panel[1] + MARGIN - y0), sign.word, font=font, fill=ink)
     return panel
 
 
-Colour = tuple[int, int, int]
 Drawer = Callable[[ImageDraw.ImageDraw, int, int, int, Colour], None]
 
 
@@ -362,7 +376,7 @@ USUAL_COLOURS = {
 }
 
 
-def _spots(things: tuple[ThingFacts, ...], place: str | None) -> list[tuple[int, int]]:
+def spots(things: tuple[ThingFacts, ...], place: str | None) -> list[tuple[int, int]]:
     """The left upper corner of a box of `THING_SIDE` px for every single object, without overlap.
 
     Corners lie on the grid of image tokens: at any other place the same object is another pattern to learn. And what
@@ -389,11 +403,11 @@ def render(facts: Facts, rng: Generator) -> Picture:
     image = _draw_wall(rng, wall, facts.texture or choose(rng, TEXTURES))
     draw = ImageDraw.Draw(image)
     panel = _draw_sign(rng, draw, facts.sign) if facts.sign else None
-    spots = iter(_spots(facts.things, facts.sign.place if facts.sign else None)) if facts.things else iter(())
+    free = iter(spots(facts.things, facts.sign.place if facts.sign else None)) if facts.things else iter(())
     boxes: list[Box] = []
     for thing in facts.things:
         for _ in range(thing.count):
-            x, y = next(spots)
+            x, y = next(free)
             THINGS[thing.name](draw, x, y, THING_SIDE, _shade(rng, thing.colour or USUAL_COLOURS[thing.name]))
             boxes.append((x, y, x + THING_SIDE, y + THING_SIDE))
     return Picture(np.asarray(image, dtype=np.uint8), panel, tuple(boxes))

@@ -1,0 +1,212 @@
+"""The gold score of a picture: the share of its prompt's facts that hold, read from pixels by plain arithmetic.
+
+Facts of a sign scene: the wall's colour and texture, the sign's colour and place, and the object, its colour and its
+side. Of a scene of GenEval's grammar: every object at the place where the world puts it, its colour if one is said,
+and that there is nothing else. What the sign says is no fact here: the reward reads that. Neither a reward nor a judge
+uses these readers, and they only work in this world, whose layout and colours are known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from gdro_bench.models.pocket import parse, world
+from gdro_bench.models.pocket.world import COLOURS, SIZE, THING_SIDE, THINGS, Facts, ThingFacts
+from gdro_bench.score import Images, Score
+from gdro_bench.task import Prompt
+
+Pixels = NDArray[np.float64]  # [H, W, 3] or [n, 3], 0..255
+Mask = NDArray[np.bool_]
+PALETTE = np.array(list(COLOURS.values()), dtype=np.float64)
+APART = 40.0  # in a channel: what differs more from the wall is no wall
+PATTERN = 9.0  # in luminance: a texture fainter than this is plain
+THERE = 0.6  # an object's stencil must fit better than the wall alone by this factor
+EMPTY = 0.06  # share of pixels beyond the wall's that a scene with nothing else may have
+
+
+@dataclass(frozen=True, slots=True)
+class Wall:
+    """What the wall looks like, fitted where nothing stands before it: its pixels, and which facts that makes."""
+
+    pixels: Pixels
+    colour: str
+    texture: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stencil:
+    """Where a class of object puts its own colour, and where it puts any, in a box of 30x30 px."""
+
+    own: Mask
+    any: Mask
+
+
+def nearest_colour(rgb: Pixels) -> str:
+    return list(COLOURS)[int(np.square(PALETTE - rgb).sum(axis=1).argmin())]
+
+
+def held(pixels: Images, facts: Facts) -> dict[str, bool]:
+    """For each of the facts whether the picture [64, 64, 3] shows it."""
+    image = pixels.astype(np.float64)
+    wall = read_wall(image, _free(facts))
+    found: dict[str, bool] = {}
+    if facts.sign is not None:
+        shown = _panel_colour(image, facts.sign)
+        elsewhere = _panel_colour(image, world.SignFacts(facts.sign.word, "", _opposite(facts.sign.place), ""))
+        found |= {"wall colour": wall.colour == facts.wall, "wall texture": wall.texture == facts.texture}
+        found["sign place"] = _distance(shown, wall) > max(APART, _distance(elsewhere, wall) / 2)
+        found["sign colour"] = found["sign place"] and nearest_colour(shown) == facts.sign.colour
+    found |= _things_held(image, wall, facts)
+    if facts.sign is None:
+        found["nothing else"] = float((np.abs(image - wall.pixels).max(axis=2) > APART)[_free(facts)].mean()) < EMPTY
+    return found
+
+
+def _opposite(place: str) -> str:
+    return next(other for other in world.PLACES if other != place)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The wall
+
+
+def _free(facts: Facts) -> Mask:
+    """Where nothing stands before the wall, even if an object stands at the wrong side."""
+    free = np.ones((SIZE, SIZE), dtype=np.bool_)
+    spots = _spots(facts)
+    wrong = [_other_side(thing, spot) for thing, spot in zip(facts.things, spots, strict=False) if thing.side]
+    for x, y in spots + wrong:
+        free[y : y + THING_SIDE + 1, x : x + THING_SIDE + 1] = False
+    if facts.sign is not None:
+        x0, y0, x1, y1 = world.panel_of(facts.sign)
+        free[y0 - 2 : y1 + 3, max(x0 - 2, 0) : x1 + 3] = False  # it may hang a pixel off
+    return free
+
+
+def _spots(facts: Facts) -> list[tuple[int, int]]:
+    return world.spots(facts.things, facts.sign.place if facts.sign else None) if facts.things else []
+
+
+@cache
+def _patterns() -> dict[str, NDArray[np.float64]]:
+    """How far each texture has gone from the wall's colour to its other one: [64, 64] in 0..1."""
+    found = {"gradient": np.repeat(np.linspace(0, 1, SIZE)[:, None], SIZE, axis=1)}
+    for texture in ("striped", "dotted"):
+        image = Image.new("L", (SIZE, SIZE))
+        world.draw_pattern(ImageDraw.Draw(image), texture, 1)
+        found[texture] = np.asarray(image, dtype=np.float64)
+    return found
+
+
+def read_wall(image: Pixels, free: Mask) -> Wall:
+    """The texture that explains most of what is free, if it is not too faint, and the colour that it starts from."""
+    seen = image[free]
+    best, left = Wall(np.broadcast_to(np.median(seen, axis=0), image.shape), "", "plain"), math.inf
+    for texture, pattern in _patterns().items():
+        here = np.stack((np.ones(len(seen)), pattern[free]), axis=1)
+        fitted = np.linalg.lstsq(here, seen, rcond=None)[0]
+        error = np.abs(seen - here @ fitted).mean()
+        if np.abs(fitted[1]).mean() > PATTERN and error < left:
+            best, left = Wall(fitted[0] + pattern[..., None] * fitted[1], "", texture), error
+    plain = np.abs(seen - np.median(seen, axis=0)).mean()
+    if left > 0.8 * plain:
+        best = Wall(np.broadcast_to(np.median(seen, axis=0), image.shape), "", "plain")
+    return Wall(best.pixels, nearest_colour(best.pixels[0, -1]), best.texture)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The sign
+
+
+def _panel_colour(image: Pixels, sign: world.SignFacts) -> Pixels:
+    """Of the rim between a panel's outline and its word, where such a sign hangs."""
+    x0, y0, x1, y1 = world.panel_of(sign)
+    rim = np.zeros((SIZE, SIZE), dtype=np.bool_)
+    rim[y0 + 1 : y1, x0 + 1 : x1] = True
+    rim[y0 + world.MARGIN : y1 - world.MARGIN + 1, x0 + world.MARGIN : x1 - world.MARGIN + 1] = False
+    colour: Pixels = np.median(image[rim], axis=0)
+    return colour
+
+
+def _distance(colour: Pixels, wall: Wall) -> float:
+    return float(np.abs(colour - wall.pixels.mean(axis=(0, 1))).max())
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The objects
+
+
+@cache
+def _stencil(name: str) -> Stencil:
+    ground, own = (255, 0, 255), (128, 128, 128)
+    image = Image.new("RGB", (SIZE, SIZE), ground)
+    THINGS[name](ImageDraw.Draw(image), 16, 16, THING_SIDE, own)
+    pixels = np.asarray(image)[16 : 17 + THING_SIDE, 16 : 17 + THING_SIDE].astype(int)
+    return Stencil((pixels == own).all(axis=2), (pixels != ground).any(axis=2))
+
+
+@cache
+def _stencils() -> dict[str, Stencil]:
+    return {name: _stencil(name) for name in THINGS}
+
+
+def read_thing(image: Pixels, wall: Wall, spot: tuple[int, int]) -> tuple[str, str]:
+    """(class, colour) of what stands in a box of 30x30 px, or two empty strings."""
+    x, y = spot
+    box = np.s_[y : y + THING_SIDE + 1, x : x + THING_SIDE + 1]
+    seen, behind = image[box], wall.pixels[box]
+    off_wall = np.abs(seen - behind).mean(axis=2)
+    errors, colours = {"": THERE * float(off_wall.mean())}, {"": ""}
+    for name, stencil in _stencils().items():
+        own = np.median(seen[stencil.own], axis=0)
+        inside = np.abs(seen[stencil.own] - own).mean()
+        errors[name] = float(inside * stencil.own.mean() + (off_wall * ~stencil.any).mean()) / float(
+            stencil.own.mean() + (~stencil.any).mean()
+        )
+        colours[name] = nearest_colour(own)
+    best = min(errors, key=lambda name: errors[name])
+    return best, colours[best]
+
+
+def _things_held(image: Pixels, wall: Wall, facts: Facts) -> dict[str, bool]:
+    each = [thing for thing in facts.things for _ in range(thing.count)]
+    found: dict[str, bool] = {}
+    for i, (thing, spot) in enumerate(zip(each, _spots(facts), strict=True)):
+        name, colour = read_thing(image, wall, spot)
+        found[f"object {i}"] = name == thing.name
+        if thing.colour is not None:
+            found[f"object {i} colour"] = bool(name) and colour == thing.colour
+        if thing.side is not None:
+            found[f"object {i} side"] = bool(name) and not read_thing(image, wall, _other_side(thing, spot))[0]
+    return found
+
+
+def _other_side(thing: ThingFacts, spot: tuple[int, int]) -> tuple[int, int]:
+    return (SIZE // 2 + 1 if thing.side == "left" else 1), spot[1]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+
+
+class Gold:
+    """A `Scorer`: the share of facts that hold; NaN for a prompt that is not of the world's grammar."""
+
+    name = "gold: share of the prompt's facts that hold"
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        return [self._score(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+
+    def _score(self, image: Images, prompt: Prompt) -> Score:
+        facts = parse.facts_of(prompt.text)
+        if facts is None:
+            return Score(math.nan, note="not a prompt of the pocket world")
+        found = held(image, facts)
+        wrong = ", ".join(name for name, holds in found.items() if not holds)
+        return Score(sum(found.values()) / len(found), note=f"wrong: {wrong}" if wrong else "all facts hold")

@@ -1,0 +1,116 @@
+"""The gold score on scenes whose every fact is known, and the parser that says which facts a prompt asks for."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.random import default_rng
+
+from gdro_bench.models.pocket import detector_making, gold, parse, world
+from gdro_bench.models.pocket.policy import PocketPolicy
+from gdro_bench.task import Prompt
+
+WORDS = ("TREE", "OWL", "BREAD", "HAT")
+
+
+def scenes(n: int, seed: int) -> list[world.Facts]:
+    rng = default_rng(seed)
+    return [world.sign_facts(rng, world.choose(rng, WORDS)) if i % 2 else world.thing_facts(rng) for i in range(n)]
+
+
+def drawn(facts: list[world.Facts], seed: int = 1) -> np.ndarray:
+    rng = default_rng(seed)
+    return np.stack([world.render(one, rng).pixels for one in facts])
+
+
+def test_a_prompt_is_parsed_to_the_facts_that_it_says():
+    rng = default_rng(0)
+    for facts in scenes(400, seed=0):
+        assert parse.facts_of(world.phrase(facts, rng)) == facts
+
+
+@pytest.mark.parametrize("prompt", ["", "a photo of a zebra", "a photo of three cats and a dog", 'a sign "X"', "a cat"])
+def test_a_prompt_of_another_grammar_has_no_facts(prompt):
+    assert parse.facts_of(prompt) is None
+
+
+def test_right_scenes_hold_all_their_facts():
+    facts = scenes(60, seed=2)
+    for image, one in zip(drawn(facts), facts, strict=True):
+        assert all(gold.held(image, one).values())
+
+
+def test_the_autoencoder_costs_nearly_nothing():
+    facts = scenes(40, seed=3)
+    images = detector_making.through(PocketPolicy.open("cpu", None, 0).autoencoder, drawn(facts))
+    shares = [np.mean(list(gold.held(image, one).values())) for image, one in zip(images, facts, strict=True)]
+    assert np.mean(shares) > 0.98
+
+
+SIGN = world.Facts(
+    "blue", "striped", world.SignFacts("TREE", "white", "top", ""), (world.ThingFacts("cat", "red", side="left"),)
+)
+THINGS = world.Facts(None, None, None, (world.ThingFacts("cup", "green"), world.ThingFacts("bus", relation="above")))
+
+
+def wrong(asked: world.Facts, shown: world.Facts) -> set[str]:
+    found = gold.held(world.render(shown, default_rng(5)).pixels, asked)
+    return {name for name, holds in found.items() if not holds}
+
+
+@pytest.mark.parametrize(
+    ("shown", "facts"),
+    [
+        (replace(SIGN, wall="green"), {"wall colour"}),
+        (replace(SIGN, texture="plain"), {"wall texture"}),
+        (replace(SIGN, texture="gradient"), {"wall texture"}),
+        (replace(SIGN, sign=replace(SIGN.sign, colour="pink")), {"sign colour"}),
+        (replace(SIGN, things=(world.ThingFacts("cow", "red", side="left"),)), {"object 0"}),
+        (replace(SIGN, things=(world.ThingFacts("cat", "white", side="left"),)), {"object 0 colour"}),
+        (replace(SIGN, things=()), {"object 0", "object 0 colour", "object 0 side"}),
+        (replace(SIGN, things=(world.ThingFacts("cat", "red", side="right"),)), {
+            "object 0", "object 0 colour", "object 0 side"
+        }),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_on_a_sign_scene_is_named(shown, facts):
+    assert wrong(SIGN, shown) == facts
+
+
+def test_a_sign_at_the_other_place_is_no_sign_here():
+    moved = replace(SIGN, sign=replace(SIGN.sign, place="bottom"), things=())
+    assert {"sign place", "sign colour"} <= wrong(replace(SIGN, things=()), moved)
+
+
+@pytest.mark.parametrize(
+    ("shown", "facts"),
+    [
+        (replace(THINGS, things=(THINGS.things[1], world.ThingFacts("cup", "green", relation="above"))), {
+            "object 0", "object 0 colour", "object 1"
+        }),
+        (replace(THINGS, things=(world.ThingFacts("cup", "pink"), THINGS.things[1])), {"object 0 colour"}),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_on_a_scene_of_objects_is_named(shown, facts):
+    assert wrong(THINGS, shown) == facts
+
+
+def test_one_object_too_many_is_seen():
+    asked = world.Facts(None, None, None, (world.ThingFacts("cat"),))
+    assert "nothing else" in wrong(asked, replace(asked, things=(world.ThingFacts("cat", count=4),)))
+
+
+def test_bigger_letters_cost_the_facts_that_they_cover():
+    image = world.render(SIGN, default_rng(5)).pixels.copy()
+    image[4:60, 2:62] = 240
+    held = gold.held(image, SIGN)
+    assert not any(held[name] for name in ("wall texture", "object 0", "object 0 colour"))
+
+
+def test_a_strange_prompt_is_unscored_and_a_known_one_says_what_is_wrong():
+    image = world.render(SIGN, default_rng(5)).pixels
+    prompt = world.phrase(replace(SIGN, wall="green"), default_rng(0))
+    strange, known = gold.Gold()(np.stack([image, image]), [Prompt("a nice day", ""), Prompt(prompt, "TREE")])
+    assert not strange.scored
+    assert known.value == pytest.approx(6 / 7)
+    assert known.note == "wrong: wall colour"
