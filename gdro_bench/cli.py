@@ -121,6 +121,27 @@ def compare(
         console.print(f"Left out, unfinished: {folder}", soft_wrap=True)
 
 
+@main.command()
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--runs", default=Path("runs"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--judge", "name", default="pocket", show_default=True, help="pocket, unified-reward, or none.")
+@click.option("--gold", default="pocket-facts", show_default=True, help="pocket-facts, or none.")
+@click.option("--url", default="", help="Where unified-reward is served; it ends in /v1.")
+@click.option("--model", default="UnifiedReward", show_default=True, help="The name that its server knows it by.")
+def judge(folders: tuple[Path, ...], runs: Path, name: str, gold: str, url: str, model: str) -> None:
+    """Have the pictures of the finished runs in FOLDERS, or of all under --runs, judged; killed, it goes on."""
+    from gdro_bench import judging, progress
+    from gdro_bench.compare import entries
+
+    judges = judging.open_judges(judging.JudgeConfig(name, gold, url, model))
+    finished = entries.finished(folders, runs)[0]
+    console = Console()
+    with progress.EvaluationBar(console) as bar:
+        for folder in finished:
+            judging.judge_run(folder, judges, bar.evaluating)
+    console.print(f"Judged {len(finished)} runs. Next: gdro-bench compare --runs {runs}", soft_wrap=True)
+
+
 @main.command("eval")
 @click.argument("task")
 @click.option("--profile", default="pocket", show_default=True, help="Which model and instruments.")
@@ -165,12 +186,12 @@ def list_() -> None:
     from rich.table import Table
 
     from gdro_bench import content
+    from gdro_bench.methods import METHODS
 
     table = Table("task", "profile", "methods")
     for task in content.names("task"):
         for profile in content.names("profile"):
-            files = content.find("profile", profile).glob("*.toml")
-            methods = sorted(f.stem for f in files if f.stem not in ("profile", "pretrain", "detector"))
+            methods = sorted(f.stem for f in content.find("profile", profile).glob("*.toml") if f.stem in METHODS)
             table.add_row(task, profile, ", ".join(methods))
     Console().print(table)
 
@@ -182,16 +203,19 @@ def list_() -> None:
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--images", type=click.IntRange(min=64), help="Transformer images, instead of pretrain.toml's.")
 def pretrain(model: str, out: Path | None, seed: int, device: str, images: int | None) -> None:
-    """Make MODEL (pocket, pocket-detector) anew: weights and card under --out; pocket, killed, goes on where it was."""
+    """Make MODEL (pocket, or the instruments pocket-detector and pocket-judge) anew: weights and card under --out;
+    pocket, killed, goes on where it was."""
     from gdro_bench.errors import unknown
-    from gdro_bench.models.pocket import detector_making, making
+    from gdro_bench.models.pocket import detector_making, judge_making, making
 
+    instruments = {"pocket-detector": detector_making.pretrain, "pocket-judge": judge_making.pretrain}
+    folder = out or Path(f"runs/pretrain-{model}")
     if model == "pocket":
-        making.pretrain(out or Path("runs/pretrain-pocket"), seed, device, images, Console())
-    elif model == "pocket-detector":
-        detector_making.pretrain(out or Path("runs/pretrain-pocket-detector"), seed, Console())
+        making.pretrain(folder, seed, device, images, Console())
+    elif model in instruments:
+        instruments[model](folder, seed, Console())
     else:
-        raise unknown("model to pretrain called", model, ["pocket", "pocket-detector"])
+        raise unknown("model to pretrain called", model, ["pocket", *instruments])
 
 
 @main.command()

@@ -63,18 +63,20 @@ def loss_curve(path: Path, losses: pd.DataFrame) -> None:
     save(figure, path)
 
 
-def reward_curves(path: Path, curves: pd.DataFrame, panels: dict[str, str], y_label: str, level: float | None) -> None:
-    """Reward against cost, a panel a way of counting it: mean, 95 % band and every seed.
+def cost_curves(
+    path: Path, curves: pd.DataFrame, panels: dict[str, str], y: str, y_label: str, level: float | None
+) -> None:
+    """A score against cost, a panel a way of counting it: mean, 95 % band and every seed.
 
     Args:
-        curves: rows (label, seed) in order of cost, `seed` "mean" or a number; columns `reward`, `reward_low`,
-            `reward_high` and the costs. panels: column of a cost -> its label. level: a reward to mark, R*.
+        curves: rows (label, seed) in order of cost, `seed` "mean" or a number; columns of costs, and of the score `y`,
+            `y`_low and `y`_high. panels: column of a cost -> its label. level: a reward to mark, R*.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels) + 0.6, 4.0), sharey=True, squeeze=False)
     for axis, (column, x_label) in zip(axes[0], panels.items(), strict=True):
         for (label, rows), style in zip(curves.groupby("label", sort=False), _styles(), strict=False):
-            _band(axis, rows, column, "reward", str(label), style)
-        base = curves["reward"].iloc[0]
+            _band(axis, rows, column, y, str(label), style)
+        base = curves[y].iloc[0]
         axis.axhline(base, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
         axis.annotate(f"base {base:.3f}", (1, base), (-2, 3), ("axes fraction", "data"), "offset points", ha="right")
         if level is not None:

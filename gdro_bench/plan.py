@@ -11,6 +11,7 @@ from gdro_bench import content, registry, task
 from gdro_bench.budget import BudgetKind
 from gdro_bench.drift import DriftConfig
 from gdro_bench.errors import BenchError, unknown
+from gdro_bench.judging import JudgeConfig
 from gdro_bench.methods import METHODS
 from gdro_bench.models.lora import Lora
 from gdro_bench.rewards import PROMPTS
@@ -44,6 +45,7 @@ class Profile:
     drift: DriftConfig
     lora: Lora
     reader: ReaderConfig
+    judge: JudgeConfig
     budget: Budget
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from gdro_bench import __version__, drift, figures, record, registry, sampling, stats
+from gdro_bench import __version__, drift, figures, judging, record, registry, sampling, stats
 from gdro_bench.budget import Ledger, MeteredPolicy, MeteredScorer, Spent
 from gdro_bench.errors import BenchError
 from gdro_bench.files import no_room, write_atomically
@@ -291,7 +291,10 @@ def _mean(values: list[float]) -> float:
 
 
 def execute(chosen: Plan, device: str, watcher: Watcher) -> Run:
-    """Runs the plan, or goes on with it, or returns its record if it is finished."""
+    """Runs the plan, or goes on with it, or returns its record if it is finished; then has its pictures judged."""
     if (chosen.folder / "run.json").exists():
-        return record.read(chosen.folder)
-    return Execution(chosen, open_reward(chosen.task, chosen.profile), pick_device(device), watcher).run()
+        run = record.read(chosen.folder)
+    else:
+        run = Execution(chosen, open_reward(chosen.task, chosen.profile), pick_device(device), watcher).run()
+    judging.finish(run, chosen.folder, chosen.profile.judge, watcher.evaluating)
+    return run

@@ -154,6 +154,62 @@ def test_differences_at_matched_budget_are_paired_by_prompt(compared: entries.Co
     assert flow.gain.mean == pytest.approx(0.2)
 
 
+# -- what judges said
+
+
+def judge(folder: Path, u: tuple[float, ...], name: str = "judge (1-5)") -> Path:
+    """A run that was judged: u at each mark, a fifth of a point apart from picture to picture, on the first 20."""
+    spread = np.linspace(-0.1, 0.1, 20)
+    rows = [
+        {"mark": mark, "prompt": i, "u": value + spread[i], "alignment": value, "gold": 0.5, "judge_note": ""}
+        for mark, value in zip(MARKS, u, strict=True)
+        for i in range(20)
+    ]
+    pd.DataFrame(rows).to_parquet(folder / "judged.parquet")
+    (folder / "judged.json").write_text(json.dumps({"judge": name, "gold": "gold: facts"}))
+    return folder
+
+
+FALLING = (4.0, 4.0, 3.8, 3.4, 2.9)
+
+
+def test_the_corrected_score_is_that_of_the_means(tmp_path: Path) -> None:
+    run = entries.load(judge(make_run(tmp_path / "a"), FALLING))
+    entry = entries.Entry("gdro", (run,))
+    reward = np.array([0.4, 0.4, 0.6, 0.7, 0.8]) + np.linspace(-0.1, 0.1, PROMPTS)[:20].mean()
+    assert entry.mean("corrected") == pytest.approx(reward * (np.array(FALLING) - 3) + 0.2)
+    assert np.nanmean(run.parts["corrected_each"][1]) == pytest.approx(reward[1] + 0.2, abs=0.02)
+    found = entry.replicates("corrected", stats.draws(PROMPTS, 0))
+    assert found.mean(axis=0) == pytest.approx(entry.mean("corrected"), abs=0.01)
+
+
+def test_reward_that_costs_quality_is_drawn_to_fall(tmp_path: Path) -> None:
+    judge(make_run(tmp_path / "a"), FALLING)
+    judge(make_run(tmp_path / "b", "flow-grpo", rewards=SLOWER, pool=0), (4.0,) * 5)
+    result = call("--runs", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "Judge: judge (1-5). Gold: facts." in result.output
+    out = tmp_path / "compare" / "ocr-pocket"
+    assert (out / "corrected.pdf").exists()
+    table = pd.read_csv(out / "matched-budget.csv", index_col="label")
+    assert table.loc["gdro", "corrected"] < table.loc["flow-grpo", "corrected"]
+    assert table.loc["gdro", "reward"] > table.loc["flow-grpo", "reward"]
+    assert "gold (share of facts)" in (out / "page.html").read_text()
+
+
+def test_what_only_some_runs_have_is_not_drawn(tmp_path: Path) -> None:
+    judge(make_run(tmp_path / "a"), FALLING)
+    make_run(tmp_path / "b", "flow-grpo")
+    assert call("--runs", tmp_path).exit_code == 0
+    assert not (tmp_path / "compare" / "ocr-pocket" / "corrected.pdf").exists()
+
+
+def test_runs_of_two_judges_are_refused(tmp_path: Path) -> None:
+    judge(make_run(tmp_path / "a"), FALLING)
+    judge(make_run(tmp_path / "b", "flow-grpo"), FALLING, "another")
+    assert "Judge them alike" in call("--runs", tmp_path).output
+
+
 # -- which runs share a figure
 
 

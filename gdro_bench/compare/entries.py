@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gdro_bench import content, record, stats
+from gdro_bench import content, judging, record, stats, task
 from gdro_bench.errors import BenchError, unknown
 from gdro_bench.record import Point, Run
+from gdro_bench.score import corrected
+from gdro_bench.task import Correction
 
 Floats = NDArray[np.float64]
 Number = tuple[str, str]  # (method, name): a number of a method's that runs differ in
+CORRECTED = "corrected"  # the part that is made of the means of two others
 FIRST_RUNS = "Type: gdro-bench sweep ocr --method gdro --method flow-grpo --seeds 0,1,2"
 AXES = {
     "evaluations": "velocity evaluations",
@@ -33,8 +36,9 @@ AXES = {
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A finished run with its scores: `parts`, the reward's among them as `reward`, [M, N] at M marks (the base's
-    first) of N prompts; what was read, [M][N]; the seconds spent at each mark."""
+    """A finished run with its scores: `parts`, the reward's among them as `reward`, and what judges said, [M, N] at M
+    marks (the base's first) of N prompts; what was read, [M][N]; the seconds spent at each mark; the instruments that
+    judged it, and how its task corrects the reward by them."""
 
     run: Run
     folder: Path
@@ -42,6 +46,8 @@ class Evaluated:
     parts: dict[str, Floats]
     notes: list[list[str]]
     seconds: list[dict[str, float]]
+    judges: dict[str, str]
+    correction: Correction
 
 
 @dataclass(frozen=True)
@@ -70,13 +76,24 @@ class Entry:
         return stacked
 
     def mean(self, part: str) -> Floats:
-        """[M], over seeds and scored prompts."""
-        means: Floats = np.nanmean(self.values(part), axis=(0, 2))
-        return means
+        """[M], over seeds and scored prompts; of the corrected score, that of the means."""
+        if part == CORRECTED:
+            reward, u = self._judged()
+            return corrected(_mean(reward), _mean(u), self.runs[0].correction)
+        return _mean(self.values(part))
 
     def replicates(self, part: str, prompts: stats.Weights) -> Floats:
         """[R, M]."""
+        if part == CORRECTED:
+            reward, u = (stats.replicates(values, self.seed_weights, prompts) for values in self._judged())
+            return corrected(reward, u, self.runs[0].correction)
         return stats.replicates(self.values(part), self.seed_weights, prompts)
+
+    def _judged(self) -> tuple[Floats, Floats]:
+        """Reward and judge's mean, [S, M, N] each, where there are both."""
+        reward, u = self.values("reward"), self.values("u")
+        lacking = np.isnan(reward) | np.isnan(u)
+        return np.where(lacking, np.nan, reward), np.where(lacking, np.nan, u)
 
     def cost(self, axis: str, with_pool: bool) -> Floats:
         """Spent at each mark, mean over seeds: [M]."""
@@ -111,7 +128,23 @@ class Comparison:
 
     @property
     def parts(self) -> list[str]:
-        return [name for name in self.reference.runs[0].parts if name != "reward"]
+        return parts_of(self.entries)
+
+    @property
+    def instruments(self) -> dict[str, str]:
+        return self.first.instruments | self.reference.runs[0].judges
+
+
+def parts_of(entries: Sequence[Entry]) -> list[str]:
+    """What all runs of these entries have besides the reward, the corrected score first if they were judged."""
+    runs = [run for entry in entries for run in entry.runs]
+    shared = [name for name in runs[0].parts if name != "reward" and all(name in run.parts for run in runs)]
+    return [CORRECTED, *shared] if "u" in shared else shared
+
+
+def _mean(values: Floats) -> Floats:
+    means: Floats = np.nanmean(values, axis=(0, 2))
+    return means
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -124,6 +157,25 @@ def find(folder: Path) -> tuple[set[Path], set[Path]]:
     return finished, begun - finished
 
 
+def finished(named: Sequence[Path], runs: Path) -> tuple[list[Path], list[Path]]:
+    """The folders of finished and of unfinished runs in those that were named, or under `runs` if none was.
+
+    Raises:
+        BenchError: one of them holds no finished run.
+    """
+    ended: set[Path] = set()
+    begun: set[Path] = set()
+    for folder in named or [runs]:
+        here, unfinished = find(folder)
+        if unfinished and not here:
+            raise BenchError(f"The run in {min(unfinished)} is not finished.", "Type its command again: it goes on.")
+        if not here:
+            raise BenchError(f"There is no finished run in {folder}.", FIRST_RUNS)
+        ended |= here
+        begun |= unfinished
+    return sorted(ended), sorted(begun)
+
+
 def groups(named: Sequence[Path], runs: Path) -> tuple[list[list[Evaluated]], list[Path]]:
     """The runs to compare, by task and profile, and the unfinished ones that were passed over.
 
@@ -133,17 +185,8 @@ def groups(named: Sequence[Path], runs: Path) -> tuple[list[list[Evaluated]], li
     Raises:
         BenchError: there is nothing to compare, or a named folder is of no use.
     """
-    finished: set[Path] = set()
-    begun: set[Path] = set()
-    for folder in named or [runs]:
-        ended, open_ended = find(folder)
-        if open_ended and not ended:
-            raise BenchError(f"The run in {min(open_ended)} is not finished.", "Type its command again: it goes on.")
-        if not ended:
-            raise BenchError(f"There is no finished run in {folder}.", FIRST_RUNS)
-        finished |= ended
-        begun |= open_ended
-    loaded, unfinished = [load(folder) for folder in sorted(finished)], sorted(begun)
+    found, unfinished = finished(named, runs)
+    loaded = [load(folder) for folder in found]
     if named:
         return [loaded], unfinished
     grouped: dict[tuple[str, str], list[Evaluated]] = {}
@@ -171,7 +214,25 @@ def load(folder: Path) -> Evaluated:
     parts = {"reward": scores["value"].to_numpy(float).reshape(shape)} | parts
     notes = scores["note"].to_numpy().reshape(shape)
     prompts = tuple(scores["text"][: notes.shape[1]])
-    return Evaluated(run, folder, prompts, parts, notes.tolist(), seconds)
+    correction = task.load(run.task).correction
+    judges = judging.instruments(folder) if judging.is_complete(run, folder) else {}
+    parts |= _judged_parts(run, folder, parts["reward"], correction) if judges else {}
+    return Evaluated(run, folder, prompts, parts, notes.tolist(), seconds, judges, correction)
+
+
+def _judged_parts(run: Run, folder: Path, reward: Floats, correction: Correction) -> dict[str, Floats]:
+    """What the judges said, [M, N] each, NaN where no picture was kept; and each picture's own corrected score."""
+    table = judging.read(folder)
+    marks = {point.mark: i for i, point in enumerate(run.points)}
+    at = table["mark"].map(marks).to_numpy(), table["prompt"].to_numpy()
+    said: dict[str, Floats] = {}
+    for name in table.select_dtypes("number"):
+        if name not in ("mark", "prompt"):
+            said[name] = np.full(reward.shape, np.nan)
+            said[name][at] = table[name]
+    if "u" in said:
+        said["corrected_each"] = corrected(reward, said["u"], correction)
+    return said
 
 
 def identity(run: Run) -> dict[str, Any]:
@@ -180,6 +241,18 @@ def identity(run: Run) -> dict[str, Any]:
     digests = {f"digest of {name}": value for name, value in run.digests.items() if name != "method"}
     own = {"task": run.task, "profile": run.profile, "budget kind": run.budget_kind, "budget": run.limit}
     return own | run.instruments | settings | digests
+
+
+def check_judges(runs: Sequence[Evaluated]) -> None:
+    """Raises:
+    BenchError: two runs were judged by different instruments."""
+    judged = [run for run in runs if run.judges]
+    for other in judged:
+        if other.judges != judged[0].judges:
+            raise BenchError(
+                f"{judged[0].folder} was judged by {judged[0].judges}, {other.folder} by {other.judges}.",
+                "Judge them alike: gdro-bench judge FOLDER FOLDER ...",
+            )
 
 
 def check_comparable(runs: Sequence[Evaluated]) -> None:
@@ -207,6 +280,7 @@ def compare(runs: Sequence[Evaluated], variants: bool, reference: str | None = N
         BenchError: the runs differ in what they must share, two are of one seed, or there is no such reference.
     """
     check_comparable(runs)
+    check_judges(runs)
     entries = _entries(runs)
     plain = {entry.method for entry in entries if not _changed(entry)}
     shown = [e for e in entries if variants or not _changed(e) or e.method not in plain]

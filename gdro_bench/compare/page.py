@@ -66,6 +66,8 @@ def _figure(name: str, path: Path) -> str:
 CAPTIONS = {
     "Reward against cost": "Thick: mean over seeds; thin: each seed; band: 95 % interval. A pool is paid for before "
     "the first update: the flat start of a curve. The dashed line is the matched reward R*.",
+    "Corrected score against cost": "The reward bent by a judge that no method sees: r (u - 3) + 0.2, with r the mean "
+    "reward and u the mean of the judge's axes (arXiv 2601.02036, section 4.1). Reward that costs quality lowers it.",
     "Reward against the pictures' statistics": "From the base (dot) to the end of the budget (marker). A method whose "
     "reward rises while a statistic leaves the base's value changes more than it was asked to.",
 }

@@ -10,7 +10,7 @@ import pandas as pd
 
 from gdro_bench import figures
 from gdro_bench.compare import matched, page
-from gdro_bench.compare.entries import AXES, Comparison, Entry, setting_of
+from gdro_bench.compare.entries import AXES, CORRECTED, Comparison, Entry, setting_of
 from gdro_bench.compare.grids import grids
 from gdro_bench.compare.tables import PARTS, Table, budget_table, curve_table, drawn_parts, headlines, reward_table
 from gdro_bench.files import write_atomically
@@ -71,7 +71,11 @@ def _draw(compared: Comparison, curves: pd.DataFrame, out: Path, axis: str, leve
     if (curves[axis] != curves[f"{axis}_without_pool"]).any():
         panels = {axis: f"{AXES[axis]}, pools counted", f"{axis}_without_pool": f"{AXES[axis]}, pools not counted"}
     drawn = {"Reward against cost": out / "reward", "Reward against the pictures' statistics": out / "quality"}
-    figures.reward_curves(out / "reward", curves, panels, y_label, level)
+    figures.cost_curves(out / "reward", curves, panels, "reward", y_label, level)
+    if CORRECTED in compared.parts:
+        drawn["Corrected score against cost"] = out / "corrected"
+        by = f"corrected score ({compared.instruments['reward']}; {compared.instruments['judge']})"
+        figures.cost_curves(out / "corrected", curves, panels, CORRECTED, by, None)
     figures.trajectories(out / "quality", curves, {name: PARTS[name] for name in drawn_parts(compared)}, y_label)
     for (method, name), entries in compared.ablations.items():
         title = f"{method}: {name}"

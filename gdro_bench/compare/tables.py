@@ -10,11 +10,17 @@ import pandas as pd
 
 from gdro_bench import stats
 from gdro_bench.compare import matched
-from gdro_bench.compare.entries import AXES, Comparison, Entry
+from gdro_bench.compare.entries import AXES, Comparison, Entry, parts_of
 from gdro_bench.record import Run
 from gdro_bench.stats import Estimate, Weights
 
 PARTS = {  # what no method is trained on: small multiples
+    "corrected": "corrected score",
+    "u": "judge, mean of its axes (1-5)",
+    "alignment": "judge's alignment (1-5)",
+    "coherence": "judge's coherence (1-5)",
+    "style": "judge's style (1-5)",
+    "gold": "gold (share of facts)",
     "text_area": "text area (share)",
     "edge_density": "edge density (1/px)",
     "colour_entropy": "colour entropy (bits)",
@@ -26,7 +32,7 @@ PARTS = {  # what no method is trained on: small multiples
     "velocity_ratio": "|v| / |v of the base|",
     "path_kl": "KL of the path (nats)",
 }
-TABLED = ("text_area", "edge_density", "vendi", "path_kl")  # the columns of tables
+TABLED = ("corrected", "u", "gold", "text_area", "vendi", "path_kl")  # the columns of tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ def curve_table(entries: Sequence[Entry], prompts: Weights) -> pd.DataFrame:
     """A row a mark of every seed and of their mean: costs, reward and parts, the mean's with 95 % intervals."""
     rows: list[dict[str, object]] = []
     for entry in entries:
-        names = ["reward", *(name for name in entry.runs[0].parts if name != "reward")]
+        names = ["reward", *parts_of(entries)]
         intervals = {name: entry.replicates(name, prompts) for name in names}
         costs = _costs(entry)
         for i, point in enumerate(entry.points):
@@ -156,6 +162,12 @@ def _tex(text: str) -> str:
     return text.replace("R*", "$R^*$")
 
 
+def _instruments(compared: Comparison) -> str:
+    return " ".join(
+        f"{what.capitalize()}: {name.removeprefix(f'{what}: ')}." for what, name in compared.instruments.items()
+    )
+
+
 def _end(end: matched.AtBudget, run: Run) -> str:
     seeds = len(end.entry.runs)
     over = "1 seed" if seeds == 1 else f"{seeds} seeds"
@@ -194,5 +206,5 @@ def headlines(
             said.append(f"At {run.limit:,} {run.budget_kind} the reward of {end.entry.label} is {verdict}.")
     seeds = min(len(entry.runs) for entry in compared.entries)
     over = "seeds and prompts" if seeds > 1 else "prompts alone where there is one seed (its luck is not in them)"
-    said.append(f"Reward: {run.instruments['reward']}. Brackets are 95 % bootstrap intervals over {over}.")
+    said.append(f"{_instruments(compared)} Brackets are 95 % bootstrap intervals over {over}.")
     return said

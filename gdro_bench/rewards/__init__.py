@@ -1,13 +1,19 @@
 """Rewards, one module each: a function that takes the profile's reader gives a `Scorer`, and another makes prompts
-of text and metadata.
+of text and metadata. Judges and gold scores are `Scorer`s, too, but no method sees what they say.
 
-Another package adds its own through the entry-point groups `gdro_bench.rewards` and `gdro_bench.prompts`.
+Another package adds its own through the entry-point groups `gdro_bench.rewards`, `gdro_bench.prompts` and
+`gdro_bench.judges`.
 """
 
 REWARDS = {
     "ocr": "gdro_bench.rewards.ocr:open_reward",
     "geneval": "gdro_bench.rewards.geneval:open_mended",
     "geneval-published": "gdro_bench.rewards.geneval:open_published",
+}
+JUDGES = {  # and gold scores: a function of the profile's `[judge]` table gives a `Scorer`
+    "pocket": "gdro_bench.models.pocket.judge:open_judge",
+    "pocket-facts": "gdro_bench.models.pocket.gold:open_gold",
+    "unified-reward": "gdro_bench.rewards.unified_reward:open_judge",
 }
 PROMPTS = {
     "ocr": "gdro_bench.task:quoting",

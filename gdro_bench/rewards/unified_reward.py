@@ -25,6 +25,7 @@ from PIL import Image
 from urllib3.exceptions import MaxRetryError
 
 from gdro_bench.errors import BenchError
+from gdro_bench.judging import JudgeConfig
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
@@ -131,6 +132,21 @@ class UnifiedReward:
             return str(response.json()["choices"][0]["message"]["content"])
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise _Failed(f"the judge's answer is no chat completion: {error}") from error
+
+
+def open_judge(config: JudgeConfig) -> UnifiedReward:
+    """The judge of a profile.
+
+    Raises:
+        BenchError: the profile gives no address.
+    """
+    if not config.url:
+        raise BenchError(
+            "The judge unified-reward needs a server.",
+            "Serve the model with vLLM and set profile.judge.url to its address, which ends in /v1.",
+            2,
+        )
+    return UnifiedReward(Server(config.url, config.model))
 
 
 def _is_gone(trouble: Exception) -> bool:

@@ -11,13 +11,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gdro_bench.errors import BenchError
 from gdro_bench.models.pocket import world
+from gdro_bench.models.pocket.fitting import to_tensor
 from gdro_bench.models.pocket.network import Residual
 from gdro_bench.rewards.geneval_rules import Detection, Seen, told
 from gdro_bench.score import Images
@@ -117,8 +117,7 @@ class PocketDetector:
 
     @torch.no_grad()
     def __call__(self, images: Images) -> list[Seen]:
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return [Seen(objects, told) for objects in decode(self.network(pixels))]
+        return [Seen(objects, told) for objects in decode(self.network(to_tensor(images)))]
 
 
 def save(network: Detector, width: int, folder: Path) -> None:

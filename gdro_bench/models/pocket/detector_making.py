@@ -13,11 +13,11 @@ from gdro_bench import content, progress, stats
 from gdro_bench.models.pocket import detector_training, making, world
 from gdro_bench.models.pocket.detector import CLASSES, PocketDetector, save
 from gdro_bench.models.pocket.detector_training import DetectorTraining
+from gdro_bench.models.pocket.fitting import through
 from gdro_bench.models.pocket.network import Autoencoder
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.rewards import geneval_prompts, geneval_rules
 from gdro_bench.rewards.geneval_prompts import Scene
-from gdro_bench.score import Images
 from gdro_bench.stats import Estimate
 
 A_TAG = 100  # scenes of each tag on the card
@@ -79,15 +79,6 @@ def _share(
         for scene, seen in zip(asked, detected, strict=True)
     ]
     return stats.bootstrap_mean(np.array(verdicts, dtype=float))
-
-
-@torch.no_grad()
-def through(autoencoder: Autoencoder, images: Images) -> Images:
-    """The pictures [B, 64, 64, 3] as the autoencoder gives them back."""
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-    decoded = autoencoder.decode(autoencoder.encode(pixels))
-    given: Images = ((decoded + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8).numpy()
-    return given
 
 
 def card(detector: PocketDetector, autoencoder: Autoencoder, config: DetectorTraining, seed: int) -> str:

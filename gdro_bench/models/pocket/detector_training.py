@@ -1,8 +1,5 @@
 """Training of the pocket detector on the pocket world: scenes as drawn, as the autoencoder gives them back, blurred,
-noisy, and shifted off the grid on which the world draws; and signs, on which there may be nothing to find.
-
-Batch n is drawn from (seed, n) alone, so that a training that was killed can begin anew to the same weights.
-"""
+noisy, and shifted off the grid on which the world draws; and signs, on which there may be nothing to find."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ import torch
 from numpy.random import Generator
 from torch import Tensor, nn
 
-from gdro_bench.models.pocket import world
+from gdro_bench.models.pocket import fitting, world
 from gdro_bench.models.pocket.detector import CLASSES, COLOURS, GRID, STRIDE, Detector, Heads, centres
 from gdro_bench.models.pocket.network import Autoencoder
 from gdro_bench.rewards.geneval_rules import Box
@@ -111,12 +108,8 @@ def loss(heads: Heads, wanted: Targets) -> Tensor:
 @torch.no_grad()
 def as_seen(batch: list[Labelled], autoencoder: Autoencoder, config: DetectorTraining, rng: Generator) -> Tensor:
     """Pixels [B, 3, 64, 64] in -1..1: some as drawn, some as the autoencoder gives them back, some blurred or noisy."""
-    pixels = torch.from_numpy(np.stack([one.pixels for one in batch])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    again = torch.from_numpy(rng.random(len(batch)) < config.reconstructed_share)
-    if again.any():
-        latents = autoencoder.encode(pixels[again])
-        noise = torch.from_numpy(rng.standard_normal(latents.shape)).float()
-        pixels[again] = autoencoder.decode(latents + 0.1 * noise).clamp(-1, 1)
+    pixels = fitting.to_tensor(np.stack([one.pixels for one in batch]))
+    pixels = fitting.some_through(autoencoder, pixels, config.reconstructed_share, rng)
     blurred = torch.from_numpy(rng.random(len(batch)) < config.damaged_share)
     if blurred.any():
         pixels[blurred] = nn.functional.avg_pool2d(pixels[blurred], 3, stride=1, padding=1, count_include_pad=False)
@@ -137,17 +130,10 @@ def train(
     """A trained detector; `report` hears of images seen and loss after each batch."""
     torch.manual_seed(seed)
     network = Detector(config.width)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
-    batches = config.images // config.batch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=batches, pct_start=0.1)
-    for n in range(batches):
-        rng = np.random.default_rng((seed, n))
+
+    def loss_of(rng: Generator) -> Tensor:
         batch = [labelled(draw_scene(rng, words, config.things_share), rng) for _ in range(config.batch)]
-        found = loss(network(as_seen(batch, autoencoder, config, rng)), targets(batch))
-        optimiser.zero_grad()
-        found.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
-        schedule.step()
-        report((n + 1) * config.batch, found.item())
-    return network.eval()
+        return loss(network(as_seen(batch, autoencoder, config, rng)), targets(batch))
+
+    fitting.fit(network, config, seed, loss_of, report)
+    return network

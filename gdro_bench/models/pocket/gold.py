@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from gdro_bench.judging import JudgeConfig
 from gdro_bench.models.pocket import parse, world
 from gdro_bench.models.pocket.world import COLOURS, SIZE, THING_SIDE, THINGS, Facts, ThingFacts
 from gdro_bench.score import Images, Score
@@ -193,6 +194,11 @@ def _other_side(thing: ThingFacts, spot: tuple[int, int]) -> tuple[int, int]:
 
 
 # ---------------------------------------------------------------------------------------------------------------
+# The instrument
+
+
+def open_gold(config: JudgeConfig) -> Gold:
+    return Gold()
 
 
 class Gold:

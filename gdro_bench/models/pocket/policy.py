@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch.nn import Parameter
 from gdro_bench.errors import BenchError
 from gdro_bench.models.lora import Lora, adapters_off, add_lora, lora_parameters, save_lora
 from gdro_bench.models.pocket import network, text
+from gdro_bench.models.pocket.fitting import to_images
 from gdro_bench.policy import Cond
 from gdro_bench.score import Images
 from gdro_bench.task import Prompt
@@ -83,10 +83,7 @@ class PocketPolicy:
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Images:
-        pixels = self.autoencoder.decode(network.unpack(x.to(self.device)))
-        scaled = ((pixels + 1) * 127.5).round().clamp(0, 255)
-        images: Images = scaled.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
-        return np.ascontiguousarray(images)
+        return to_images(self.autoencoder.decode(network.unpack(x.to(self.device))))
 
     def parameters(self) -> Iterator[Parameter]:
         return lora_parameters(self.transformer)

@@ -1,0 +1,117 @@
+"""How the pocket judge and its card are made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from rich.console import Console
+
+from gdro_bench import content, progress, stats
+from gdro_bench.models.pocket import judge_training, making, world
+from gdro_bench.models.pocket.fitting import through
+from gdro_bench.models.pocket.judge import AXES, PocketJudge, save
+from gdro_bench.models.pocket.judge_training import COHERENCE, STYLE, JudgeTraining
+from gdro_bench.models.pocket.network import Autoencoder
+from gdro_bench.models.pocket.policy import PocketPolicy
+from gdro_bench.score import Images
+from gdro_bench.task import Prompt
+
+SCENES = 100  # for every line of the card
+SEVERITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
+Answers = dict[str, np.ndarray]  # axis -> ratings [N]
+
+
+def pretrain(out: Path, seed: int, console: Console) -> None:
+    """Trains the judge and writes weights and card to `out/weights`."""
+    config = content.load(content.find("profile", "pocket") / "judge.toml", JudgeTraining)
+    autoencoder = PocketPolicy.open("cpu", None, 0).autoencoder
+    with progress.bars(console, "images") as bars:
+        shown = bars.add_task("judge", total=config.images)
+        network = judge_training.train(
+            config,
+            making.words("train"),
+            autoencoder,
+            seed,
+            lambda images, loss: bars.update(shown, completed=images, description=f"judge, loss {loss:.3f}"),
+        )
+    folder = out / "weights"
+    save(network, config.width, folder)
+    (folder / "CARD.md").write_text(card(PocketJudge(network), autoencoder, config, seed), encoding="utf-8")
+    console.print(f"Weights and card: {folder}", soft_wrap=True)
+
+
+def scenes(rng: Generator, count: int = SCENES) -> list[world.Facts]:
+    """Half signs with held-out words, half objects."""
+    held_out = making.words("held-out")
+    return [
+        world.sign_facts(rng, world.choose(rng, held_out)) if i % 2 else world.thing_facts(rng) for i in range(count)
+    ]
+
+
+def answers(judge: PocketJudge, asked: list[world.Facts], images: Images, rng: Generator) -> Answers:
+    """What the judge says of pictures for these prompts."""
+    said = judge(images, [Prompt(world.phrase(one, rng), "") for one in asked])
+    return {axis: np.array([score.parts[axis] for score in said]) for axis in AXES}
+
+
+def painted(autoencoder: Autoencoder, facts: list[world.Facts], rng: Generator) -> Images:
+    return through(autoencoder, np.stack([world.render(one, rng).pixels for one in facts]))
+
+
+def by_damage(judge: PocketJudge, autoencoder: Autoencoder, kind: str, seed: int) -> list[Answers]:
+    """What the judge says at each of `SEVERITIES` of one damage, on the same fresh scenes."""
+    damage = (COHERENCE | STYLE)[kind]
+    asked = scenes(np.random.default_rng(seed))
+    images = painted(autoencoder, asked, np.random.default_rng(seed + 1))
+    found = []
+    for s in SEVERITIES:
+        rng = np.random.default_rng(seed + 2)
+        found.append(answers(judge, asked, np.stack([damage(i, s, rng) if s else i for i in images]), rng))
+    return found
+
+
+def by_wrong_facts(judge: PocketJudge, autoencoder: Autoencoder, seed: int) -> list[Answers]:
+    """What the judge says where about such shares of the prompt's facts are wrong."""
+    found = []
+    for s in SEVERITIES:
+        rng = np.random.default_rng(seed)
+        asked = scenes(rng)
+        shown = []
+        for one in asked:
+            names = [str(name) for name in rng.permutation(judge_training.said(one))]
+            shown.append(judge_training.with_wrong(one, names[: round(s * len(names))], rng))
+        found.append(answers(judge, asked, painted(autoencoder, shown, rng), rng))
+    return found
+
+
+def card(judge: PocketJudge, autoencoder: Autoencoder, config: JudgeTraining, seed: int) -> str:
+    rows = [_row("wrong facts", "alignment", by_wrong_facts(judge, autoencoder, seed + 1))]
+    for axis, damages in (("coherence", COHERENCE), ("style", STYLE)):
+        rows += [_row(kind, axis, by_damage(judge, autoencoder, kind, seed + 1)) for kind in damages]
+    heads = " | ".join(f"{s:g}" for s in SEVERITIES)
+    table = "\n".join(rows)
+    return f"""# Pocket judge
+
+Rates pictures of the pocket world for alignment, coherence and style, each 1 to 5
+(`gdro_bench/models/pocket/judge.py`). Made by `gdro-bench pretrain pocket-judge --seed {seed}` (torch
+{torch.__version__}) from {config.images:,} scenes with damages of known severity s, for which it learns 5 - 4 s on the
+damage's axis; its numbers are in `baselines/pocket/judge.toml`. It does not read: a misspelt sign costs nothing here.
+It is not UnifiedReward.
+
+Its mean rating on {SCENES} fresh scenes (held-out words, through the autoencoder) by severity, with 95 % bootstrap over
+scenes at both ends; beside them what the damage at its worst costs the other two axes.
+
+| damage | axis | {heads} | others, at worst |
+| --- | --- | {" | ".join("---:" for _ in SEVERITIES)} | --- |
+{table}
+"""
+
+
+def _row(kind: str, axis: str, found: list[Answers]) -> str:
+    ends = (0, len(found) - 1)
+    cells = [str(stats.bootstrap_mean(f[axis])) if i in ends else f"{f[axis].mean():.3f}" for i, f in enumerate(found)]
+    others = [f"{a} {found[-1][a].mean() - found[0][a].mean():+.2f}" for a in AXES if a != axis]
+    return f"| {kind} | {axis} | {' | '.join(cells)} | {', '.join(others)} |"

@@ -1,0 +1,216 @@
+"""Training of the pocket judge: scenes of the pocket world, damaged by known amounts.
+
+A severity s in 0..1 of a damage means 5 - 4 s on its axis and nothing on the others. Facts: s is the share of the
+prompt's facts that the picture was drawn with otherwise. Half of all pictures have been through the autoencoder, as
+everything has that a model paints, so that what that loses is no damage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from torch import Tensor, nn
+
+from gdro_bench.models.pocket import fitting, world
+from gdro_bench.models.pocket.judge import FACTS, HIGHEST, LOWEST, Network, vector
+from gdro_bench.models.pocket.network import Autoencoder
+from gdro_bench.models.pocket.world import COLOURS, PLACES, SIDES, TEXTURES, THINGS, Facts, T, choose
+from gdro_bench.rewards.geneval_prompts import RELATIONS
+
+Pixels = NDArray[np.uint8]  # [64, 64, 3]
+Damage = Callable[[Pixels, float, Generator], Pixels]  # (picture, severity in 0..1, what else is random)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeTraining:
+    """Numbers of `baselines/pocket/judge.toml`."""
+
+    width: int
+    images: int
+    batch: int
+    learning_rate: float
+    things_share: float  # of scenes without a sign
+    reconstructed_share: float
+    wrong_share: float  # of pictures that show other facts than were asked for
+    damaged_share: float  # of pictures, on each of the two other axes
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A picture, what was asked for, and the severities of what is wrong with it, axis by axis."""
+
+    pixels: Pixels
+    asked: Facts
+    severities: tuple[float, float, float]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Wrong facts
+
+
+def said(facts: Facts) -> list[str]:
+    """The names of the facts that can be wrong."""
+    names = ["wall", "texture", "sign colour", "place"] if facts.sign else []
+    for i, thing in enumerate(facts.things):
+        names += [f"{i} name", *([f"{i} colour"] if thing.colour else []), *([f"{i} side"] if thing.side else [])]
+        names += [f"{i} count"] if thing.count > 1 else []
+        names += [f"{i} relation"] if thing.relation else []
+    return names
+
+
+def with_wrong(facts: Facts, wrong: list[str], rng: Generator) -> Facts:
+    """The facts with these drawn anew, each other than it was."""
+    for name in wrong:
+        facts = _with_other(facts, name, rng)
+    return facts
+
+
+def _with_other(facts: Facts, name: str, rng: Generator) -> Facts:
+    if name == "wall":
+        return replace(facts, wall=_other(rng, COLOURS, facts.wall, facts.sign.colour if facts.sign else None))
+    if name == "texture":
+        return replace(facts, texture=_other(rng, TEXTURES, facts.texture))
+    if facts.sign and name == "sign colour":
+        return replace(facts, sign=replace(facts.sign, colour=_other(rng, COLOURS, facts.sign.colour, facts.wall)))
+    if facts.sign and name == "place":
+        return replace(facts, sign=replace(facts.sign, place=_other(rng, PLACES, facts.sign.place)))
+    number, field = name.split(" ")
+    i, things = int(number), list(facts.things)
+    choices = _CHOICES[field]
+    also = facts.wall if field == "colour" else things[1 - i].name if field == "name" and len(things) > 1 else None
+    drawn = _other(rng, choices, getattr(things[i], field), also)
+    changed: dict[str, Any] = {field: drawn}
+    things[i] = replace(things[i], **changed)
+    return replace(facts, things=tuple(things))
+
+
+_CHOICES: dict[str, Iterable[Any]] = {
+    "name": THINGS,
+    "colour": COLOURS,
+    "side": SIDES,
+    "count": (1, 2, 3, 4),
+    "relation": RELATIONS,
+}
+
+
+def _other(rng: Generator, choices: Iterable[T], *taken: object) -> T:
+    return choose(rng, [c for c in choices if c not in taken])
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Damages
+
+
+def blur(pixels: Pixels, s: float, rng: Generator) -> Pixels:
+    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(0.3 + 2.7 * s)))
+
+
+def stripes(pixels: Pixels, s: float, rng: Generator) -> Pixels:
+    """Fine waves over all of the picture."""
+    y, x = np.mgrid[: len(pixels), : len(pixels)]
+    angle, period = rng.uniform(0, np.pi), rng.uniform(2, 5)
+    wave = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period + rng.uniform(0, 2 * np.pi))
+    return _clipped(pixels + (6 + 54 * s) * wave[..., None])
+
+
+def blocks(pixels: Pixels, s: float, rng: Generator) -> Pixels:
+    """As if the picture were of few, large pixels."""
+    side = len(pixels)
+    small = Image.fromarray(pixels).resize((side // 4, side // 4), Image.Resampling.BOX)
+    coarse = np.asarray(small.resize((side, side), Image.Resampling.NEAREST), dtype=float)
+    return _clipped(pixels + (0.2 + 0.8 * s) * (coarse - pixels))
+
+
+def exposed_twice(pixels: Pixels, s: float, rng: Generator) -> Pixels:
+    """Another scene shines through."""
+    other = world.render(world.thing_facts(rng), rng).pixels.astype(float)
+    return _clipped(pixels + (0.08 + 0.42 * s) * (other - pixels))
+
+
+def paler(pixels: Pixels, s: float, rng: Generator) -> Pixels:
+    """Without contrast."""
+    return _clipped(pixels + (0.1 + 0.75 * s) * (pixels.mean(axis=(0, 1)) - pixels))
+
+
+def greyer(pixels: Pixels, s: float, rng: Generator) -> Pixels:
+    """Without colour."""
+    return _clipped(pixels + (0.15 + 0.85 * s) * (pixels.mean(axis=2, keepdims=True) - pixels))
+
+
+def flatter(pixels: Pixels, s: float, rng: Generator) -> Pixels:
+    """With few shades."""
+    levels = round(9 - 7 * s)
+    return _clipped(np.round(pixels / 255 * (levels - 1)) / (levels - 1) * 255)
+
+
+def _clipped(pixels: NDArray[np.float64]) -> Pixels:
+    clipped: Pixels = pixels.round().clip(0, 255).astype(np.uint8)
+    return clipped
+
+
+COHERENCE: dict[str, Damage] = {"blur": blur, "stripes": stripes, "blocks": blocks, "double exposure": exposed_twice}
+STYLE: dict[str, Damage] = {"lost contrast": paler, "lost colour": greyer, "few shades": flatter}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Fitting
+
+
+def draw(config: JudgeTraining, words: list[str], autoencoder: Autoencoder, rng: Generator) -> list[Example]:
+    """A batch: wrong facts before the autoencoder, damages after it."""
+    scenes = [_scene(config, words, rng) for _ in range(config.batch)]
+    pixels = fitting.to_tensor(np.stack([world.render(shown, rng).pixels for _, shown, _ in scenes]))
+    seen = fitting.to_images(fitting.some_through(autoencoder, pixels, config.reconstructed_share, rng))
+    examples = []
+    for image, (asked, _, wrong) in zip(seen, scenes, strict=True):
+        severities = [wrong]
+        for damages in (COHERENCE, STYLE):
+            severities.append(float(rng.random()) if rng.random() < config.damaged_share else 0.0)
+            if severities[-1]:
+                image = damages[choose(rng, list(damages))](image, severities[-1], rng)
+        examples.append(Example(image, asked, (severities[0], severities[1], severities[2])))
+    return examples
+
+
+def _scene(config: JudgeTraining, words: list[str], rng: Generator) -> tuple[Facts, Facts, float]:
+    """What is asked for, what is shown, and the share of facts that are wrong."""
+    things = rng.random() < config.things_share
+    asked = world.thing_facts(rng) if things else world.sign_facts(rng, choose(rng, words))
+    names = said(asked)
+    if rng.random() >= config.wrong_share:
+        return asked, asked, 0.0
+    wrong = [str(name) for name in rng.permutation(names)[: rng.integers(1, len(names) + 1)]]
+    return asked, with_wrong(asked, wrong, rng), len(wrong) / len(names)
+
+
+def wanted(severities: Tensor) -> Tensor:
+    """Severities [..., 3] -> what the judge should say."""
+    return HIGHEST - (HIGHEST - LOWEST) * severities
+
+
+def train(
+    config: JudgeTraining,
+    words: list[str],
+    autoencoder: Autoencoder,
+    seed: int,
+    report: Callable[[int, float], None],
+) -> Network:
+    """A trained judge; `report` hears of images seen and loss after each batch."""
+    torch.manual_seed(seed)
+    network = Network(config.width)
+
+    def loss_of(rng: Generator) -> Tensor:
+        batch = draw(config, words, autoencoder, rng)
+        facts = torch.stack([vector(one.asked) for one in batch]).view(-1, FACTS)
+        rated = network(fitting.to_tensor(np.stack([one.pixels for one in batch])), facts)
+        return nn.functional.smooth_l1_loss(rated, wanted(torch.tensor([one.severities for one in batch])), beta=0.5)
+
+    fitting.fit(network, config, seed, loss_of, report)
+    return network
