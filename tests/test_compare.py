@@ -15,7 +15,7 @@ from PIL import Image
 
 from gdro_bench import record, stats
 from gdro_bench.cli import AXIS_NAMES, main
-from gdro_bench.compare import entries, grids, matched, report
+from gdro_bench.compare import entries, grids, matched, prediction, report
 from gdro_bench.record import Point, Run
 from gdro_bench.stats import Estimate
 
@@ -195,6 +195,29 @@ def test_reward_that_costs_quality_is_drawn_to_fall(tmp_path: Path) -> None:
     assert table.loc["gdro", "corrected"] < table.loc["flow-grpo", "corrected"]
     assert table.loc["gdro", "reward"] > table.loc["flow-grpo", "reward"]
     assert "gold (share of facts)" in (out / "page.html").read_text()
+
+
+def test_what_moves_with_gold_predicts_it(tmp_path: Path) -> None:
+    runs = []
+    for i, fall in enumerate((0.1, 0.3, 0.6)):
+        folder = judge(make_run(tmp_path / f"{i}", ("gdro", "dpo", "rft")[i]), tuple(4 - fall * 4 * m for m in MARKS))
+        table = pd.read_parquet(folder / "judged.parquet")
+        table["gold"] = 1 - fall * table["mark"] + np.linspace(-0.01, 0.01, 20)[table["prompt"]]
+        table.to_parquet(folder / "judged.parquet")
+        runs.append(entries.load(folder))
+    checkpoints, found = prediction.rank_correlations(entries.compare(runs, False))
+    assert checkpoints == 3 * 3 + 1
+    assert found["u"].mean == pytest.approx(1.0)
+    assert found["u"].low > 0.9
+    assert found["reward"].high < 0
+    assert "gold" not in found
+    report.write(entries.compare(runs, False), tmp_path / "out", "evaluations", None)
+    assert pd.read_csv(tmp_path / "out" / "predicts-gold.csv")["figure"].iloc[0] in ("u", "alignment", "corrected")
+
+
+def test_gold_that_never_moves_is_not_predicted(tmp_path: Path) -> None:
+    run = entries.load(judge(make_run(tmp_path / "a"), FALLING))
+    assert prediction.rank_correlations(entries.compare([run], False)) == (0, {})
 
 
 def test_what_only_some_runs_have_is_not_drawn(tmp_path: Path) -> None:

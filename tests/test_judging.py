@@ -86,7 +86,7 @@ def test_another_judge_begins_anew(run: Path) -> None:
 def test_pictures_that_are_gone_are_named(run: Path) -> None:
     for path in (run / "samples" / "1.00").iterdir():
         path.unlink()
-    with pytest.raises(BenchError, match="pictures of .* at 100% are gone"):
+    with pytest.raises(BenchError, match=r"pictures of .* at 100% are gone"):
         quietly(run, Counting())
 
 

@@ -93,9 +93,9 @@ def at_reward(comparison: Comparison, level: float, axis: str) -> list[AtReward]
     return rows
 
 
-def seen_and_resampled(entry: Entry, prompts: stats.Weights) -> Floats:
-    """Mean rewards [1 + R, M]: as seen, then resampled with the same prompts as every other entry's."""
-    return np.vstack((entry.mean("reward"), entry.replicates("reward", prompts)))
+def seen_and_resampled(entry: Entry, prompts: stats.Weights, part: str = "reward") -> Floats:
+    """Means [1 + R, M]: as seen, then resampled with the same prompts as every other entry's."""
+    return np.vstack((entry.mean(part), entry.replicates(part, prompts)))
 
 
 def _estimate(values: Floats) -> Estimate:

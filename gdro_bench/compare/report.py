@@ -9,10 +9,19 @@ from typing import Any
 import pandas as pd
 
 from gdro_bench import figures
-from gdro_bench.compare import matched, page
+from gdro_bench.compare import matched, page, prediction
 from gdro_bench.compare.entries import AXES, CORRECTED, Comparison, Entry, setting_of
 from gdro_bench.compare.grids import grids
-from gdro_bench.compare.tables import PARTS, Table, budget_table, curve_table, drawn_parts, headlines, reward_table
+from gdro_bench.compare.tables import (
+    PARTS,
+    Table,
+    budget_table,
+    curve_table,
+    drawn_parts,
+    headlines,
+    prediction_table,
+    reward_table,
+)
 from gdro_bench.files import write_atomically
 
 
@@ -27,6 +36,8 @@ def write(compared: Comparison, out: Path, axis: str, level: float | None) -> li
     at_budget = matched.at_budget(compared)
     tables = [*([reward_table(compared, at_reward, level, axis)] if level is not None else [])]
     tables.append(budget_table(compared, at_budget))
+    checkpoints, correlations = prediction.rank_correlations(compared)
+    tables += [prediction_table(checkpoints, correlations)] if correlations else []
     said = headlines(compared, at_reward, at_budget, level, axis)
     curves = curve_table(compared.entries, compared.prompts)
     drawn = _draw(compared, curves, out, axis, level)

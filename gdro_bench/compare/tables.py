@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from gdro_bench import stats
@@ -124,6 +125,15 @@ def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Tabl
         numbers.append(number | row.parts)
     title = f"At matched budget, {run.limit:,} {run.budget_kind}"
     return Table("matched-budget", title, header, cells, pd.DataFrame(numbers))
+
+
+def prediction_table(checkpoints: int, found: Mapping[str, Estimate]) -> Table:
+    header = ["figure", "rank correlation with gold [95 %]"]
+    ordered = sorted(found.items(), key=lambda item: -np.nan_to_num(item[1].mean))
+    cells = [[PARTS.get(name, name), str(rho)] for name, rho in ordered]
+    numbers = pd.DataFrame([{"figure": name} | _spread("rank_correlation", rho) for name, rho in ordered])
+    title = f"What predicts gold, over {checkpoints} checkpoints"
+    return Table("predicts-gold", title, header, cells, numbers)
 
 
 def drawn_parts(compared: Comparison) -> list[str]:

@@ -1,0 +1,49 @@
+"""How well what can be measured anywhere predicts the gold score, which only a known world has.
+
+A checkpoint is a seed's evaluation at a mark after an update, and the base once. Over all checkpoints of all runs, also
+those of ablations, Spearman's rank correlation of each figure with gold: 1 orders checkpoints as gold does.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from gdro_bench import stats
+from gdro_bench.compare.entries import Comparison, Entry, Floats, parts_of
+from gdro_bench.compare.matched import seen_and_resampled
+from gdro_bench.stats import Estimate
+
+
+def rank_correlations(compared: Comparison) -> tuple[int, dict[str, Estimate]]:
+    """The number of checkpoints, and name of figure -> its rank correlation with gold, with 95 % intervals over
+    prompts; none where there is no gold score or it never changes."""
+    runs = [Entry(entry.label, (run,)) for entry in compared.all_entries for run in entry.runs]
+    parts = parts_of(runs)
+    if "gold" not in parts:
+        return 0, {}
+    gold = _checkpoints(runs, "gold", compared.prompts)
+    if np.ptp(gold[0]) == 0:
+        return 0, {}
+    names = ["reward", *(name for name in parts if name != "gold")]
+    found = {name: _spearman(_checkpoints(runs, name, compared.prompts), gold) for name in names}
+    return gold.shape[1], {name: stats.estimate(float(rho[0]), rho[1:]) for name, rho in found.items()}
+
+
+def _checkpoints(runs: list[Entry], part: str, prompts: stats.Weights) -> Floats:
+    """As seen, then resampled: [1 + R, checkpoints]."""
+    columns = []
+    for i, run in enumerate(runs):
+        taught = [j for j, point in enumerate(run.points) if point.updates or (j == 0 and i == 0)]
+        columns.append(seen_and_resampled(run, prompts, part)[:, taught])
+    stacked: Floats = np.hstack(columns)
+    return stacked
+
+
+def _spearman(x: Floats, y: Floats) -> Floats:
+    """Row by row; NaN where one of the two is constant."""
+    ranks = [pd.DataFrame(values).rank(axis=1).to_numpy() for values in (x, y)]
+    a, b = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rho: Floats = (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    return rho
