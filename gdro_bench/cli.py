@@ -126,14 +126,15 @@ def compare(
 @click.option("--runs", default=Path("runs"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--judge", "name", default="pocket", show_default=True, help="pocket, unified-reward, or none.")
 @click.option("--gold", default="pocket-facts", show_default=True, help="pocket-facts, or none.")
+@click.option("--second-reader", default="none", show_default=True, help="tesseract, or none: the OCR reward by it.")
 @click.option("--url", default="", help="Where unified-reward is served; it ends in /v1.")
 @click.option("--model", default="UnifiedReward", show_default=True, help="The name that its server knows it by.")
-def judge(folders: tuple[Path, ...], runs: Path, name: str, gold: str, url: str, model: str) -> None:
+def judge(folders: tuple[Path, ...], runs: Path, **chosen: str) -> None:
     """Have the pictures of the finished runs in FOLDERS, or of all under --runs, judged; killed, it goes on."""
     from gdro_bench import judging, progress
     from gdro_bench.compare import entries
 
-    judges = judging.open_judges(judging.JudgeConfig(name, gold, url, model))
+    judges = judging.open_judges(judging.JudgeConfig(**chosen))
     finished = entries.finished(folders, runs)[0]
     console = Console()
     with progress.EvaluationBar(console) as bar:

@@ -2,8 +2,8 @@
 or at any time later from the pictures that it kept.
 
 `judged.parquet` has a row a kept picture of every mark: `mark`, `prompt`, the judge's mean `u` over the task's axes and
-the axes themselves, `gold` where a gold score is known, and what was said. It grows mark by mark; killed, or left by a
-judge that went away, the same command goes on.
+the axes themselves, `gold` where a gold score is known, `second_reader`, the reward by another reader, and what was
+said. It grows mark by mark; killed, or left by a judge that went away, the same command goes on.
 """
 
 from __future__ import annotations
@@ -33,23 +33,28 @@ Done = Callable[[int, int], None]  # how many pictures of how many
 
 @dataclass(frozen=True, slots=True)
 class JudgeConfig:
-    """`[judge]` of a profile: names of a judge and of a gold score, `none` for none; for a judge behind a server its
-    address and what the server calls it."""
+    """`[judge]` of a profile: names of a judge, a gold score and a second reader, `none` for none; for a judge behind a
+    server its address and what the server calls it."""
 
     name: str
     gold: str
+    second_reader: str
     url: str
     model: str
 
 
 def open_judges(config: JudgeConfig) -> dict[str, Scorer]:
-    """The instruments by what they are: `judge` and `gold`, those that there are.
+    """The instruments by what they are: `judge`, `gold` and `second reader`, those that there are.
 
     Raises:
         BenchError: an unknown name, or an instrument that cannot be had.
     """
-    asked = {"judge": config.name, "gold": config.gold}
-    return {what: registry.lookup("judge", name, JUDGES)(config) for what, name in asked.items() if name != "none"}
+    return {what: registry.lookup("judge", name, JUDGES)(config) for what, name in _asked(config).items()}
+
+
+def _asked(config: JudgeConfig) -> dict[str, str]:
+    named = {"judge": config.name, "gold": config.gold, "second reader": config.second_reader}
+    return {what: name for what, name in named.items() if name != "none"}
 
 
 def judge_run(folder: Path, judges: Mapping[str, Scorer], done: Done) -> None:
@@ -80,7 +85,7 @@ def judge_run(folder: Path, judges: Mapping[str, Scorer], done: Done) -> None:
 
 def finish(run: Run, folder: Path, config: JudgeConfig, done: Done) -> None:
     """Has a finished run judged by its profile's judges, unless it was judged already or the profile names none."""
-    if {config.name, config.gold} != {"none"} and not is_complete(run, folder):
+    if _asked(config) and not is_complete(run, folder):
         judge_run(folder, open_judges(config), done)
 
 
@@ -104,7 +109,8 @@ def is_complete(run: Run, folder: Path) -> bool:
 
 def _prompts(folder: Path) -> list[Prompt]:
     scores = record.read_scores(folder)
-    return [Prompt(text, "") for text in scores[scores["mark"] == 0.0].sort_values("prompt")["text"]]
+    texts = scores[scores["mark"] == 0.0].sort_values("prompt")["text"]
+    return [Prompt(text, task.quoted(text) or "") for text in texts]
 
 
 def _rows(
@@ -133,10 +139,12 @@ def _rows(
 
 
 def _columns(said: Mapping[str, Score], by: Correction) -> dict[str, Any]:
-    columns: dict[str, Any] = {f"{what}_note": score.note for what, score in said.items()}
+    columns: dict[str, Any] = {f"{what.replace(' ', '_')}_note": score.note for what, score in said.items()}
     if "judge" in said:
         axes = {name: np.array([value]) for name, value in said["judge"].parts.items()}
         columns |= {"u": float(judged(axes, by)[0]), **said["judge"].parts}
     if "gold" in said:
         columns["gold"] = said["gold"].value
+    if "second reader" in said:
+        columns["second_reader"] = said["second reader"].value
     return columns

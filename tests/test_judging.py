@@ -1,6 +1,7 @@
 """Judging a finished run's pictures: complete, resumable, by the instruments that were asked for."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from judge_server import Judge
+from numpy.random import default_rng
 from PIL import Image
 from test_compare import MARKS, make_run
 
@@ -16,6 +18,9 @@ from gdro_bench import judging, record
 from gdro_bench.cli import main
 from gdro_bench.errors import BenchError
 from gdro_bench.judging import JudgeConfig
+from gdro_bench.models.pocket import world
+from gdro_bench.rewards import ocr
+from gdro_bench.rewards.readers import TesseractReader
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
@@ -122,5 +127,23 @@ def test_an_unknown_judge_is_named(run: Path) -> None:
 
 
 def test_no_judge_leaves_a_finished_run_alone(run: Path) -> None:
-    judging.finish(record.read(run), run, JudgeConfig("none", "none", "", ""), lambda done, total: None)
+    judging.finish(record.read(run), run, JudgeConfig("none", "none", "none", "", ""), lambda done, total: None)
     assert not (run / judging.TABLE).exists()
+
+
+@pytest.mark.skipif(shutil.which("tesseract") is None, reason="tesseract is not installed")
+def test_a_second_reader_reads_what_the_first_reads(tmp_path: Path) -> None:
+    facts = world.Facts("blue", "plain", world.SignFacts("TREE", "white", "top", "large"), ())
+    pictures = [world.render(facts, default_rng(seed)).pixels for seed in range(8)]
+    picture = min(pictures, key=lambda pixels: pixels[10:18, 20:44].min())  # the darkest ink: not faded
+    reward = ocr.OcrReward(TesseractReader())
+    right, wrong = reward(np.stack([picture, picture]), [Prompt("", "TREE"), Prompt("", "HOUSE")])
+    assert (right.value, right.note) == (1.0, "TREE")
+    assert wrong.value < 0.5
+
+
+def test_a_second_reader_that_is_not_there_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    result = CliRunner().invoke(main, ["judge", str(run), "--judge", "none", "--second-reader", "tesseract"])
+    assert result.exit_code == 1
+    assert "Tesseract is not installed" in result.output

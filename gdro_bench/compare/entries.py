@@ -232,6 +232,8 @@ def _judged_parts(run: Run, folder: Path, reward: Floats, correction: Correction
             said[name][at] = table[name]
     if "u" in said:
         said["corrected_each"] = corrected(reward, said["u"], correction)
+    if "second_reader" in said:
+        said["agreement"] = 1 - np.abs(reward - said["second_reader"])
     return said
 
 

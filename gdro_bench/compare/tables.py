@@ -22,6 +22,7 @@ PARTS = {  # what no method is trained on: small multiples
     "coherence": "judge's coherence (1-5)",
     "style": "judge's style (1-5)",
     "gold": "gold (share of facts)",
+    "agreement": "agreement with a second reader",
     "text_area": "text area (share)",
     "edge_density": "edge density (1/px)",
     "colour_entropy": "colour entropy (bits)",

@@ -10,9 +10,10 @@ REWARDS = {
     "geneval": "gdro_bench.rewards.geneval:open_mended",
     "geneval-published": "gdro_bench.rewards.geneval:open_published",
 }
-JUDGES = {  # and gold scores: a function of the profile's `[judge]` table gives a `Scorer`
+JUDGES = {  # gold scores and second readers, too: a function of the profile's `[judge]` table gives a `Scorer`
     "pocket": "gdro_bench.models.pocket.judge:open_judge",
     "pocket-facts": "gdro_bench.models.pocket.gold:open_gold",
+    "tesseract": "gdro_bench.rewards.ocr:open_second",
     "unified-reward": "gdro_bench.rewards.unified_reward:open_judge",
 }
 PROMPTS = {

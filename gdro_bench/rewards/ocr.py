@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from rapidfuzz.distance import Levenshtein
 
-from gdro_bench.rewards.readers import RapidReader, Reader, ReaderConfig, Reading, area
+from gdro_bench.judging import JudgeConfig
+from gdro_bench.rewards.readers import RapidReader, Reader, ReaderConfig, Reading, TesseractReader, area
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
@@ -62,6 +63,11 @@ def _score(reading: Reading, prompt: Prompt, pixels: int) -> Score:
         "text_area": min(1.0, sum(area(box) for box in reading.boxes) / pixels),
     }
     return Score(ocr_reward(read, target), parts, " ".join(reading.lines))
+
+
+def open_second(config: JudgeConfig) -> OcrReward:
+    """The same reward by another reader, for judging: has a method learnt to write, or to please one engine?"""
+    return OcrReward(TesseractReader())
 
 
 def open_reward(config: ReaderConfig) -> OcrReward:

@@ -1,4 +1,4 @@
-"""Text readers: images in, lines of text out. One engine, named with its version in every record.
+"""Text readers: images in, lines of text out. The engine is named with its version in every record.
 
 Reading runs in worker processes of one thread each: ONNX Runtime gains little from a second thread on small images,
 and a crash in native code then costs an image, not the run. This module must not import torch: workers start faster.
@@ -6,8 +6,12 @@ and a crash in native code then costs an image, not the run. This module must no
 
 from __future__ import annotations
 
+import io
 import math
-from concurrent.futures import ProcessPoolExecutor
+import os
+import shutil
+import subprocess
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +20,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from gdro_bench.errors import BenchError
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,40 @@ class RapidReader:
                 self.config.workers, get_context("spawn"), _start_engine, (self.config.limit_side,)
             )
         return self._workers
+
+
+class TesseractReader:
+    """Tesseract, if it is installed: an engine of another family, to see whether what one reads the other reads too.
+
+    It was made for scanned pages: pictures become grey, and small ones larger. Boxes are not asked for.
+    """
+
+    HEIGHT = 256  # px that a picture is enlarged to
+
+    def __init__(self) -> None:
+        """Raises:
+        BenchError: there is no `tesseract` on this machine."""
+        if shutil.which("tesseract") is None:
+            raise BenchError("Tesseract is not installed.", "Install it (Debian: apt install tesseract-ocr).")
+        said = subprocess.run(["tesseract", "--version"], capture_output=True, text=True, check=True).stdout
+        self.name = said.splitlines()[0]
+
+    def __call__(self, images: NDArray[np.uint8]) -> list[Reading]:
+        with ThreadPoolExecutor() as threads:
+            return list(threads.map(self._read, images))
+
+    def _read(self, image: NDArray[np.uint8]) -> Reading:
+        picture, buffer = ImageOps.autocontrast(Image.fromarray(image).convert("L")), io.BytesIO()
+        enlarged = max(1.0, self.HEIGHT / picture.height)
+        size = (round(picture.width * enlarged), round(picture.height * enlarged))
+        picture.resize(size, Image.Resampling.BICUBIC).save(buffer, "PNG")
+        command = ["tesseract", "stdin", "stdout", "--psm", "6", "-l", "eng"]  # one block of text
+        environment = os.environ | {"OMP_THREAD_LIMIT": "1"}
+        found = subprocess.run(command, input=buffer.getvalue(), capture_output=True, env=environment, check=False)
+        if found.returncode:
+            return Reading(failure=found.stderr.decode(errors="replace").strip()[:200])
+        lines = (line.strip() for line in found.stdout.decode(errors="replace").splitlines())
+        return Reading(tuple(line for line in lines if line))
 
 
 def area(box: tuple[tuple[float, float], ...]) -> float:
