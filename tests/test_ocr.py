@@ -14,7 +14,7 @@ from gdro_bench import task
 from gdro_bench.errors import BenchError
 from gdro_bench.models.pocket import making, world
 from gdro_bench.rewards import readers
-from gdro_bench.rewards.ocr import OcrReward, ocr_reward
+from gdro_bench.rewards.ocr import OcrReward, TextSize, ocr_reward
 from gdro_bench.rewards.readers import RapidReader, ReaderConfig, Reading, area
 from gdro_bench.task import Prompt
 
@@ -103,6 +103,14 @@ def test_text_area_is_a_share_of_the_image():
     assert score(Reading(("FO", "LD"), (SQUARE, SQUARE)))[0].parts["text_area"] == 2 * 32 / 64**2
     huge = tuple((100 * x, 100 * y) for x, y in SQUARE)
     assert score(Reading(("FOLD",), (huge,)))[0].parts["text_area"] == 1.0
+
+
+def test_the_size_of_text_is_a_reward_of_its_own_whatever_is_said():
+    reward = TextSize(OcrReward(Said((Reading(("FO", "LD"), (SQUARE, SQUARE)), Reading(failure="it died")))))
+    found, unread = reward(np.zeros((2, 64, 64, 3), dtype=np.uint8), [Prompt("", "TREE")] * 2)
+    assert found.value == 2 * 32 / 64**2
+    assert found.parts["ocr"] == 0.0
+    assert not unread.scored
 
 
 # -- prompts

@@ -7,6 +7,7 @@ Another package adds its own through the entry-point groups `gdro_bench.rewards`
 
 REWARDS = {
     "ocr": "gdro_bench.rewards.ocr:open_reward",
+    "text-size": "gdro_bench.rewards.ocr:open_text_size",
     "geneval": "gdro_bench.rewards.geneval:open_mended",
     "geneval-published": "gdro_bench.rewards.geneval:open_published",
 }
@@ -18,6 +19,7 @@ JUDGES = {  # gold scores and second readers, too: a function of the profile's `
 }
 PROMPTS = {
     "ocr": "gdro_bench.task:quoting",
+    "text-size": "gdro_bench.task:quoting",
     "geneval": "gdro_bench.rewards.geneval:described",
     "geneval-published": "gdro_bench.rewards.geneval:described",
 }

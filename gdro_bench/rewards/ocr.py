@@ -65,6 +65,28 @@ def _score(reading: Reading, prompt: Prompt, pixels: int) -> Score:
     return Score(ocr_reward(read, target), parts, " ".join(reading.lines))
 
 
+class TextSize:
+    """A reward to be hacked: the share of the picture that is text, whatever it says; parts as `OcrReward`'s, with its
+    value as `ocr`. A judge that cannot tell what this does to pictures is no judge."""
+
+    def __init__(self, reward: OcrReward) -> None:
+        self.reward = reward
+
+    @property
+    def name(self) -> str:
+        return f"share of text ({self.reward.reader.name})"
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        return [
+            Score(score.parts["text_area"], {"ocr": score.value, **score.parts}, score.note)
+            for score in self.reward(images, prompts)
+        ]
+
+
+def open_text_size(config: ReaderConfig) -> TextSize:
+    return TextSize(open_reward(config))
+
+
 def open_second(config: JudgeConfig) -> OcrReward:
     """The same reward by another reader, for judging: has a method learnt to write, or to please one engine?"""
     return OcrReward(TesseractReader())
