@@ -124,11 +124,13 @@ def compare(
 @main.command()
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--runs", default=Path("runs"), show_default=True, type=click.Path(path_type=Path))
-@click.option("--judge", "name", default="pocket", show_default=True, help="pocket, unified-reward, or none.")
+@click.option("--judge", "name", default="pocket", show_default=True, help="Or unified-reward[-local], none.")
 @click.option("--gold", default="pocket-facts", show_default=True, help="pocket-facts, or none.")
 @click.option("--second-reader", default="none", show_default=True, help="tesseract, or none: the OCR reward by it.")
 @click.option("--url", default="", help="Where unified-reward is served; it ends in /v1.")
-@click.option("--model", default="UnifiedReward", show_default=True, help="The name that its server knows it by.")
+@click.option(
+    "--model", default="UnifiedReward", show_default=True, help="Its server's name for it; local: folder or id."
+)
 def judge(folders: tuple[Path, ...], runs: Path, **chosen: str) -> None:
     """Have the pictures of the finished runs in FOLDERS, or of all under --runs, judged; killed, it goes on."""
     from gdro_bench import judging, progress

@@ -21,7 +21,7 @@ from gdro_bench.files import write_atomically
 from gdro_bench.models import open_model, pick_device
 from gdro_bench.plan import Profile
 from gdro_bench.rewards import geneval
-from gdro_bench.rewards.unified_reward import Server, UnifiedReward
+from gdro_bench.rewards.unified_reward import Served, Server, UnifiedReward
 from gdro_bench.runner import open_reward
 from gdro_bench.score import Images, Score, Scorer, corrected, judged
 from gdro_bench.stats import Estimate
@@ -83,7 +83,7 @@ def instruments(measured: Task, profile: Profile, asked: Asked) -> tuple[Scorer,
     Raises:
         BenchError: an instrument cannot be had.
     """
-    judge = UnifiedReward(Server(asked.judge, asked.judge_model)) if asked.judge else None
+    judge = UnifiedReward(Served(Server(asked.judge, asked.judge_model))) if asked.judge else None
     if not (asked.mask2former or asked.clip):
         return open_reward(measured, profile), judge
     if not (asked.mask2former and asked.clip) or "geneval" not in measured.reward:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from gdro_bench.errors import BenchError
 from gdro_bench.rewards import unified_reward
-from gdro_bench.rewards.unified_reward import Server, UnifiedReward
+from gdro_bench.rewards.unified_reward import Served, Server, UnifiedReward
 from gdro_bench.task import Prompt
 
 ECHO = "Alignment Score (1-5): X\nCoherence Score (1-5): Y\nStyle Score (1-5): Z\n"
@@ -22,7 +22,7 @@ PROMPT = [Prompt('a sign "A" [b]', "A")]
 
 def asked(server: Judge, images: np.ndarray = IMAGE, prompts: list[Prompt] = PROMPT, **patience: float):
     settings = {"timeout": 5.0, "concurrency": 4, "attempts": 3, "backoff": 0.01} | patience
-    return UnifiedReward(Server(server.url, "judge", **settings))(images, prompts)
+    return UnifiedReward(Served(Server(server.url, "judge", **settings)))(images, prompts)
 
 
 def test_a_right_answer_gives_three_axes_and_their_mean(server):

@@ -15,7 +15,8 @@ JUDGES = {  # gold scores and second readers, too: a function of the profile's `
     "pocket": "gdro_bench.models.pocket.judge:open_judge",
     "pocket-facts": "gdro_bench.models.pocket.gold:open_gold",
     "tesseract": "gdro_bench.rewards.ocr:open_second",
-    "unified-reward": "gdro_bench.rewards.unified_reward:open_judge",
+    "unified-reward": "gdro_bench.rewards.unified_reward:open_served",
+    "unified-reward-local": "gdro_bench.rewards.unified_reward:open_local",
 }
 PROMPTS = {
     "ocr": "gdro_bench.task:quoting",

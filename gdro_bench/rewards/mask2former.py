@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from torch.nn.functional import interpolate, pad
 
 from gdro_bench import content
 from gdro_bench.errors import BenchError
+from gdro_bench.rewards import hub
 from gdro_bench.rewards.geneval_prompts import COLOURS
 from gdro_bench.rewards.geneval_rules import Detection, Seen
 from gdro_bench.score import Images
@@ -41,16 +41,6 @@ def coco_names() -> list[str]:
     return (content.root() / "tasks" / "geneval" / "classes.txt").read_text(encoding="utf-8").splitlines()
 
 
-def _load(cls: Any, source: str, what: str) -> Any:
-    try:
-        return cls.from_pretrained(source)
-    except (OSError, ValueError, ImportError) as error:
-        raise BenchError(
-            f"{what} cannot be loaded from {source!r}: {str(error).splitlines()[0]}.",
-            "Give the folder of a downloaded copy, or a hub id if the hub can be reached; needs the extra `geneval`.",
-        ) from error
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # Objects
 
@@ -61,7 +51,11 @@ class Mask2FormerDetector:
     def __init__(self, source: str, clip: str, device: str = "cpu") -> None:
         from transformers import Mask2FormerForUniversalSegmentation
 
-        self.model = _load(Mask2FormerForUniversalSegmentation, source, "Mask2Former").to(device).eval()
+        self.model = (
+            hub.load(Mask2FormerForUniversalSegmentation, source, "Mask2Former", "geneval", use_safetensors=True)
+            .to(device)
+            .eval()
+        )
         self.classes = coco_names()
         if self.model.config.num_labels != len(self.classes):
             raise BenchError(
@@ -141,8 +135,8 @@ class ClipColours:
     def __init__(self, source: str, device: str = "cpu") -> None:
         from transformers import CLIPModel, CLIPTokenizer
 
-        self.model = _load(CLIPModel, source, "CLIP").to(device).eval()
-        self.tokenizer = _load(CLIPTokenizer, source, "CLIP's tokenizer")
+        self.model = hub.load(CLIPModel, source, "CLIP", "geneval", use_safetensors=True).to(device).eval()
+        self.tokenizer = hub.load(CLIPTokenizer, source, "CLIP's tokenizer", "geneval")
         self.device = device
         self._texts: dict[str, Tensor] = {}
 

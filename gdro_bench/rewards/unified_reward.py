@@ -1,5 +1,5 @@
 """UnifiedReward 2.0 (arXiv 2503.05236) as a judge: alignment, coherence and style, each 1 to 5, asked of a server that
-speaks OpenAI's chat protocol (vLLM does).
+speaks OpenAI's chat protocol (vLLM does), or of a copy on this machine through transformers.
 
 An answer must hold all three axes as numbers in 1..5. One that does not is asked for once more, then left unscored:
 nothing is put in its place. A picture that the server fails on is unscored; a server that is gone stops the run.
@@ -16,21 +16,26 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import requests
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from urllib3.exceptions import MaxRetryError
 
 from gdro_bench.errors import BenchError
 from gdro_bench.judging import JudgeConfig
+from gdro_bench.models import pick_device
+from gdro_bench.rewards import hub
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
 AXES = ("alignment", "coherence", "style")
 LOWEST, HIGHEST = 1.0, 5.0
+ANSWER_TOKENS = 256
 REQUEST = """You see a picture that was made from a caption. Judge it on three axes, each rated from 1 to 5:
 - Alignment: how well the picture shows what the caption says.
 - Coherence: how free the picture is of glitches, distortions and impossible parts.
@@ -75,19 +80,19 @@ def parse(answer: str) -> dict[str, float] | None:
 class UnifiedReward:
     """A `Scorer`: `value` is the mean of the three axes, which are its parts; NaN where there is no valid answer."""
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.name = f"{server.model} (1-5)"
+    def __init__(self, asked: Served | Local) -> None:
+        self.asked = asked
+        self.name = f"{asked.model_name} (1-5)"
 
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
-        with ThreadPoolExecutor(self.server.concurrency) as threads:
+        with ThreadPoolExecutor(self.asked.concurrency) as threads:
             return list(threads.map(self._judge, images, prompts))
 
     def _judge(self, image: NDArray[np.uint8], prompt: Prompt) -> Score:
         answer = ""
-        for _ in range(2):  # one re-ask
+        for _ in range(self.asked.tries):
             try:
-                answer = self._ask(image, prompt)
+                answer = self.asked(image, prompt)
             except _Failed as error:
                 return _unscored(str(error))
             rated = parse(answer)
@@ -95,7 +100,46 @@ class UnifiedReward:
                 return Score(sum(rated.values()) / len(rated), rated, answer)
         return _unscored(f"no three ratings in {answer[:80]!r}")
 
-    def _ask(self, image: NDArray[np.uint8], prompt: Prompt) -> str:
+
+class Local:
+    """The judge on this machine, one picture at a time, decoded greedily: asked again it would say the same."""
+
+    concurrency = 1
+    tries = 1
+
+    def __init__(self, source: str, device: str) -> None:
+        """Raises:
+        BenchError: the model cannot be loaded from `source`, a folder or a hub id."""
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        self.model_name = Path(source).name
+        self.processor = hub.load(AutoProcessor, source, "The judge's processor", "judge")
+        model = hub.load(AutoModelForImageTextToText, source, "The judge", "judge", use_safetensors=True, dtype="auto")
+        self.model = model.to(device).eval()
+
+    @torch.no_grad()
+    def __call__(self, image: NDArray[np.uint8], prompt: Prompt) -> str:
+        text = {"type": "text", "text": REQUEST.format(caption=prompt.text)}
+        turn = {"role": "user", "content": [{"type": "image", "image": Image.fromarray(image)}, text]}
+        asked = self.processor.apply_chat_template(
+            [turn], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        ).to(self.model.device)
+        said = self.model.generate(**asked, do_sample=False, max_new_tokens=ANSWER_TOKENS)
+        answer: str = self.processor.decode(said[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
+        return answer
+
+
+class Served:
+    """The judge behind a server."""
+
+    tries = 2  # one re-ask
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.model_name = server.model
+        self.concurrency = server.concurrency
+
+    def __call__(self, image: NDArray[np.uint8], prompt: Prompt) -> str:
         """The server's answer, after as many attempts as it takes.
 
         Raises:
@@ -119,7 +163,7 @@ class UnifiedReward:
 
     def _post(self, message: dict[str, Any]) -> str:
         url = f"{self.server.url.rstrip('/')}/chat/completions"
-        body = {"model": self.server.model, "messages": [message], "temperature": 0, "max_tokens": 256}
+        body = {"model": self.server.model, "messages": [message], "temperature": 0, "max_tokens": ANSWER_TOKENS}
         response = requests.post(url, json=body, timeout=self.server.timeout)
         if response.status_code == 429 or response.status_code >= 500:
             raise _Failed(f"the judge answered HTTP {response.status_code}")
@@ -134,8 +178,8 @@ class UnifiedReward:
             raise _Failed(f"the judge's answer is no chat completion: {error}") from error
 
 
-def open_judge(config: JudgeConfig) -> UnifiedReward:
-    """The judge of a profile.
+def open_served(config: JudgeConfig) -> UnifiedReward:
+    """The judge of a profile, behind a server.
 
     Raises:
         BenchError: the profile gives no address.
@@ -146,7 +190,12 @@ def open_judge(config: JudgeConfig) -> UnifiedReward:
             "Serve the model with vLLM and set profile.judge.url to its address, which ends in /v1.",
             2,
         )
-    return UnifiedReward(Server(config.url, config.model))
+    return UnifiedReward(Served(Server(config.url, config.model)))
+
+
+def open_local(config: JudgeConfig) -> UnifiedReward:
+    """The judge of a profile, on this machine; `model` is a folder or a hub id."""
+    return UnifiedReward(Local(config.model, pick_device("auto")))
 
 
 def _is_gone(trouble: Exception) -> bool:

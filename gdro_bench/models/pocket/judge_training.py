@@ -1,8 +1,8 @@
 """Training of the pocket judge: scenes of the pocket world, damaged by known amounts.
 
-A severity s in 0..1 of a damage means 5 - 4 s on its axis and nothing on the others. Facts: s is the share of the
-prompt's facts that the picture was drawn with otherwise. Half of all pictures have been through the autoencoder, as
-everything has that a model paints, so that what that loses is no damage.
+A severity s in 0..1 of a damage means 5 - 4 s on its axis and nothing on the other. For alignment the network learns
+fact by fact whether the picture was drawn as asked: 5 - 4 s, then, for a share s of wrong facts. Half of all pictures
+have been through the autoencoder, as everything has that a model paints, so that what that loses is no damage.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
 from gdro_bench.models.pocket import fitting, world
-from gdro_bench.models.pocket.judge import FACTS, HIGHEST, LOWEST, Network, vector
+from gdro_bench.models.pocket.judge import FACTS, Network, Verdict, fields, rating, vector
 from gdro_bench.models.pocket.network import Autoencoder
 from gdro_bench.models.pocket.world import COLOURS, PLACES, SIDES, TEXTURES, THINGS, Facts, T, choose
 from gdro_bench.rewards.geneval_prompts import RELATIONS
@@ -44,11 +44,12 @@ class JudgeTraining:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A picture, what was asked for, and the severities of what is wrong with it, axis by axis."""
+    """A picture, what was asked for, what it shows, and how severe what happened to its coherence and style is."""
 
     pixels: Pixels
     asked: Facts
-    severities: tuple[float, float, float]
+    shown: Facts
+    severities: tuple[float, float]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -144,19 +145,18 @@ def greyer(pixels: Pixels, s: float, rng: Generator) -> Pixels:
     return _clipped(pixels + (0.15 + 0.85 * s) * (pixels.mean(axis=2, keepdims=True) - pixels))
 
 
-def flatter(pixels: Pixels, s: float, rng: Generator) -> Pixels:
-    """With few shades."""
-    levels = round(9 - 7 * s)
-    return _clipped(np.round(pixels / 255 * (levels - 1)) / (levels - 1) * 255)
+def brighter(pixels: Pixels, s: float, rng: Generator) -> Pixels:
+    """Overexposed: light shades run into white."""
+    return _clipped(pixels * (1.1 + 0.9 * s) + 10 + 40 * s)
 
 
-def _clipped(pixels: NDArray[np.float64]) -> Pixels:
+def _clipped(pixels: NDArray[np.floating[Any]]) -> Pixels:
     clipped: Pixels = pixels.round().clip(0, 255).astype(np.uint8)
     return clipped
 
 
 COHERENCE: dict[str, Damage] = {"blur": blur, "stripes": stripes, "blocks": blocks, "double exposure": exposed_twice}
-STYLE: dict[str, Damage] = {"lost contrast": paler, "lost colour": greyer, "few shades": flatter}
+STYLE: dict[str, Damage] = {"lost contrast": paler, "lost colour": greyer, "overexposure": brighter}
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -166,33 +166,40 @@ STYLE: dict[str, Damage] = {"lost contrast": paler, "lost colour": greyer, "few 
 def draw(config: JudgeTraining, words: list[str], autoencoder: Autoencoder, rng: Generator) -> list[Example]:
     """A batch: wrong facts before the autoencoder, damages after it."""
     scenes = [_scene(config, words, rng) for _ in range(config.batch)]
-    pixels = fitting.to_tensor(np.stack([world.render(shown, rng).pixels for _, shown, _ in scenes]))
+    pixels = fitting.to_tensor(np.stack([world.render(shown, rng).pixels for _, shown in scenes]))
     seen = fitting.to_images(fitting.some_through(autoencoder, pixels, config.reconstructed_share, rng))
     examples = []
-    for image, (asked, _, wrong) in zip(seen, scenes, strict=True):
-        severities = [wrong]
+    for image, (asked, shown) in zip(seen, scenes, strict=True):
+        severities = []
         for damages in (COHERENCE, STYLE):
             severities.append(float(rng.random()) if rng.random() < config.damaged_share else 0.0)
             if severities[-1]:
                 image = damages[choose(rng, list(damages))](image, severities[-1], rng)
-        examples.append(Example(image, asked, (severities[0], severities[1], severities[2])))
+        examples.append(Example(image, asked, shown, (severities[0], severities[1])))
     return examples
 
 
-def _scene(config: JudgeTraining, words: list[str], rng: Generator) -> tuple[Facts, Facts, float]:
-    """What is asked for, what is shown, and the share of facts that are wrong."""
+def _scene(config: JudgeTraining, words: list[str], rng: Generator) -> tuple[Facts, Facts]:
+    """What is asked for and what is shown."""
     things = rng.random() < config.things_share
     asked = world.thing_facts(rng) if things else world.sign_facts(rng, choose(rng, words))
     names = said(asked)
     if rng.random() >= config.wrong_share:
-        return asked, asked, 0.0
+        return asked, asked
     wrong = [str(name) for name in rng.permutation(names)[: rng.integers(1, len(names) + 1)]]
-    return asked, with_wrong(asked, wrong, rng), len(wrong) / len(names)
+    return asked, with_wrong(asked, wrong, rng)
 
 
-def wanted(severities: Tensor) -> Tensor:
-    """Severities [..., 3] -> what the judge should say."""
-    return HIGHEST - (HIGHEST - LOWEST) * severities
+def loss(said: Verdict, batch: list[Example]) -> Tensor:
+    """Cross-entropy of every field that was asked for, and a smooth L1 of the ratings of coherence and style."""
+    asked = [fields(one.asked) for one in batch]
+    right = [
+        [float(a == s) for a, s in zip(f, fields(one.shown), strict=True)] for f, one in zip(asked, batch, strict=True)
+    ]
+    counts = torch.tensor([[bool(field) for field in one] for one in asked])
+    wrong = nn.functional.binary_cross_entropy_with_logits(said.fields, torch.tensor(right), reduction="none")
+    ratings = rating(1 - torch.tensor([one.severities for one in batch]))
+    return (wrong * counts).sum() / counts.sum() + nn.functional.smooth_l1_loss(said.quality, ratings, beta=0.5)
 
 
 def train(
@@ -209,8 +216,7 @@ def train(
     def loss_of(rng: Generator) -> Tensor:
         batch = draw(config, words, autoencoder, rng)
         facts = torch.stack([vector(one.asked) for one in batch]).view(-1, FACTS)
-        rated = network(fitting.to_tensor(np.stack([one.pixels for one in batch])), facts)
-        return nn.functional.smooth_l1_loss(rated, wanted(torch.tensor([one.severities for one in batch])), beta=0.5)
+        return loss(network(fitting.to_tensor(np.stack([one.pixels for one in batch])), facts), batch)
 
     fitting.fit(network, config, seed, loss_of, report)
     return network
