@@ -67,10 +67,11 @@ class Plan:
 
     @property
     def digests(self) -> dict[str, str]:
+        """Of all that moves a number, as it was written: a setting that only a later version has changes none."""
         return {
-            "task": content.digest(self.task),
-            "profile": content.digest(self.profile),
-            "method": content.digest(self.config),
+            "task": content.digest(self.task.name, self.task.reward),
+            "profile": content.digest(self.settings["profile"]),
+            "method": content.digest(self.settings["method"]),
             "train": task.digest(self.train),
             "held_out": task.digest(self.held_out),
         }

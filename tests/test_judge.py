@@ -1,0 +1,152 @@
+"""The pocket judge: what it is taught, and what the shipped one says of damages of known severity on fresh scenes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.random import default_rng
+
+from gdro_bench.errors import BenchError
+from gdro_bench.models.pocket import judge, judge_making, judge_training, making, world
+from gdro_bench.models.pocket.judge import AXES, FACTS, FIELDS, PocketJudge
+from gdro_bench.models.pocket.judge_training import COHERENCE, STYLE, JudgeTraining
+from gdro_bench.models.pocket.network import Autoencoder
+from gdro_bench.models.pocket.policy import PocketPolicy
+from gdro_bench.task import Prompt
+
+SIGN = world.Facts(
+    "blue", "striped", world.SignFacts("TREE", "white", "top", ""), (world.ThingFacts("cat", "red", side="left"),)
+)
+DAMAGES = COHERENCE | STYLE
+
+
+# -- what is taught
+
+
+def test_every_fact_that_is_said_is_one_of_the_vector():
+    assert judge.vector(SIGN).shape == (FACTS,)
+    assert judge.vector(SIGN).sum() == sum(bool(field) for field in judge.fields(SIGN)) == 8
+    assert judge.vector(world.Facts(None, None, None, (world.ThingFacts("cat"),))).sum() == 2  # cat, 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_exactly_the_wrong_facts_are_other_ones(seed):
+    rng = default_rng(seed)
+    asked = world.sign_facts(rng, "TREE") if seed % 2 else world.thing_facts(rng)
+    names = [str(name) for name in rng.permutation(judge_training.said(asked))]
+    for count in range(len(names) + 1):
+        shown = judge_training.with_wrong(asked, names[:count], rng)
+        differ = [a != s for a, s in zip(judge.fields(asked), judge.fields(shown), strict=True)]
+        assert sum(differ) == count
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damage_grows_with_its_severity(kind):
+    picture = world.render(SIGN, default_rng(3)).pixels
+    apart = [
+        np.abs(DAMAGES[kind](picture, s, default_rng(0)).astype(float) - picture).mean() for s in (0.1, 0.4, 0.7, 1.0)
+    ]
+    assert apart == sorted(apart)
+    assert apart[-1] > 1.5 * apart[0] > 0
+
+
+@pytest.fixture(scope="module")
+def autoencoder() -> Autoencoder:
+    return PocketPolicy.open("cpu", None, 0).autoencoder
+
+
+CONFIG = JudgeTraining(8, 64, 16, 1e-3, 0.5, 0.5, 0.6, 0.6)
+
+
+def test_a_batch_is_a_function_of_its_seed(autoencoder):
+    first, again = (judge_training.draw(CONFIG, ["TREE"], autoencoder, default_rng(5)) for _ in range(2))
+    assert all((a.pixels == b.pixels).all() and a.severities == b.severities for a, b in zip(first, again, strict=True))
+    assert any(one.asked == one.shown for one in first)
+    assert any(one.asked != one.shown for one in first)
+
+
+def test_a_right_verdict_loses_less_than_a_wrong_one(autoencoder):
+    batch = judge_training.draw(CONFIG, ["TREE"], autoencoder, default_rng(5))
+    pairs = [(judge.fields(one.asked), judge.fields(one.shown)) for one in batch]
+    right = torch.tensor([[9.0 if a == s else -9.0 for a, s in zip(*pair, strict=True)] for pair in pairs])
+    quality = judge.rating(1 - torch.tensor([one.severities for one in batch]))
+    best = judge_training.loss(judge.Verdict(right, quality), batch)
+    assert best < 1e-3
+    assert judge_training.loss(judge.Verdict(-right, quality), batch) > 1
+    assert judge_training.loss(judge.Verdict(right, 6 - quality), batch) > 0.5
+
+
+def test_training_is_a_function_of_its_seed(autoencoder):
+    first, again = (
+        judge_training.train(CONFIG, ["TREE"], autoencoder, 0, lambda images, loss: None).state_dict() for _ in range(2)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+# -- the shipped judge
+
+
+@pytest.fixture(scope="module")
+def shipped() -> PocketJudge:
+    return PocketJudge.open()
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_its_axis_falls_with_every_damage(shipped, autoencoder, kind):
+    axis = "coherence" if kind in COHERENCE else "style"
+    found = judge_making.by_damage(shipped, autoencoder, kind, seed=77)
+    means = [float(answers[axis].mean()) for answers in found]
+    assert means == sorted(means, reverse=True)
+    assert means[0] > 4.5
+    assert means[-1] < means[0] - 1.5
+
+
+def test_alignment_falls_with_every_wrong_fact(shipped, autoencoder):
+    found = judge_making.by_wrong_facts(shipped, autoencoder, seed=77)
+    means = [float(answers["alignment"].mean()) for answers in found]
+    assert means == sorted(means, reverse=True)
+    assert means[0] > 4.5
+    assert means[-1] < 2.5
+
+
+def test_it_does_not_read(shipped):
+    pictures = np.stack([world.render(world.with_word(SIGN, word), default_rng(4)).pixels for word in ("TREE", "HTRE")])
+    prompt = Prompt(world.phrase(SIGN, default_rng(0)), "TREE")
+    right, misspelt = shipped(pictures, [prompt, prompt])
+    assert misspelt.parts == pytest.approx(right.parts, abs=0.3)
+
+
+def test_a_prompt_of_another_grammar_is_unscored_and_a_known_one_is_not(shipped):
+    picture = world.render(replace(SIGN, things=()), default_rng(4)).pixels
+    prompts = [Prompt("a nice day", ""), Prompt(world.phrase(SIGN, default_rng(0)), "TREE")]
+    strange, known = shipped(np.stack([picture, picture]), prompts)
+    assert not strange.scored
+    assert np.isnan([strange.parts[axis] for axis in AXES]).all()
+    assert all(1 <= known.parts[axis] <= 5 for axis in AXES)
+
+
+def test_its_name_says_which_weights_they_are(shipped):
+    assert shipped.name != PocketJudge(judge.Network(8)).name
+    assert "1-5" in shipped.name
+
+
+def test_missing_weights_are_named(tmp_path: Path):
+    with pytest.raises(BenchError, match=r"cannot be loaded.*pretrain pocket-judge"):
+        PocketJudge.open(tmp_path)
+
+
+def test_a_saved_judge_says_the_same_when_loaded(tmp_path: Path):
+    network = judge.Network(8)
+    judge.save(network, 8, tmp_path)
+    picture = world.render(SIGN, default_rng(4)).pixels[None]
+    prompt = [Prompt(world.phrase(SIGN, default_rng(0)), "TREE")]
+    assert PocketJudge.open(tmp_path)(picture, prompt)[0].parts == PocketJudge(network)(picture, prompt)[0].parts
+
+
+def test_the_card_is_of_the_shipped_words_and_axes():
+    text = (judge.WEIGHTS / "CARD.md").read_text(encoding="utf-8")
+    assert all(f"| {kind} |" in text for kind in ("wrong facts", *DAMAGES))
+    assert making.words("held-out")
+    assert FIELDS == 11
