@@ -224,7 +224,7 @@ def pretrain(model: str, out: Path | None, seed: int, device: str, images: int |
 @main.command()
 @click.argument("task")
 @click.option("--split", type=click.Choice(["train", "tuning", "held-out"]), help="[default: train; geneval: held-out]")
-@click.option("--seed", type=click.IntRange(min=0), help="[default: 0; geneval: 43]")
+@click.option("--seed", type=click.IntRange(min=0), help="[default: 0; geneval: 0, tuning 1, held-out 43]")
 @click.option("-n", "count", type=click.IntRange(min=1), help="How many; of geneval's held-out split, of each tag.")
 @click.option(
     "--classes", default="coco", show_default=True, type=click.Choice(["coco", "pocket"]), help="For geneval."

@@ -14,6 +14,7 @@ from gdro_bench.rewards import geneval_prompts
 
 Split = Literal["train", "tuning", "held-out"]
 Classes = Literal["coco", "pocket"]
+GENEVAL_SEEDS: dict[Split, int] = {"train": 0, "tuning": 1, "held-out": 43}
 TEST_DRAWS: dict[Classes, int] = {"coco": 100, "pocket": 40}  # of each tag of GenEval's test sets
 
 
@@ -37,14 +38,15 @@ def _ocr(split: Split | None, seed: int | None, count: int | None, classes: Clas
 
 
 def _geneval(split: Split | None, seed: int | None, count: int | None, classes: Classes) -> list[str]:
-    """Metadata in JSON: the test set, `count` draws of each tag (of COCO's classes the published one), or training
-    lines."""
-    names, rng = class_names(classes), default_rng(43 if seed is None else seed)
-    if split in (None, "held-out"):
+    """Metadata in JSON: the test set, `count` draws of each tag (of COCO's classes the published one), or lines to
+    train or to tune on, none of which is in the test set."""
+    names, chosen = class_names(classes), split or "held-out"
+    rng = default_rng(GENEVAL_SEEDS[chosen] if seed is None else seed)
+    if chosen == "held-out":
         scenes = geneval_prompts.suite(rng, names, count or TEST_DRAWS[classes])
     else:
-        test = geneval_prompts.suite(default_rng(43), names, TEST_DRAWS[classes])
-        scenes = geneval_prompts.training(rng, names, count or 2000, test)
+        test = geneval_prompts.suite(default_rng(GENEVAL_SEEDS["held-out"]), names, TEST_DRAWS[classes])
+        scenes = geneval_prompts.training(rng, names, count or (2000 if chosen == "train" else 250), test)
     if classes == "pocket":
         scenes = list(dict.fromkeys(scenes))  # few classes repeat often; a pool of one scene twice is a waste
     return [json.dumps(scene.published()) for scene in scenes]
