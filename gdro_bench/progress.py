@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+T = TypeVar("T")
 
 
 class _Rate(ProgressColumn):
@@ -28,6 +32,13 @@ def bars(console: Console, unit: str) -> Progress:
         console=console,
         speed_estimate_period=60,
     )
+
+
+def fitted(console: Console, what: str, images: int, fit: Callable[[Callable[[int, float], None]], T]) -> T:
+    """What `fit` returns, under a bar: it reports images seen and loss."""
+    with bars(console, "images") as shown:
+        task = shown.add_task(what, total=images)
+        return fit(lambda seen, loss: shown.update(task, completed=seen, description=f"{what}, loss {loss:.3f}"))
 
 
 class RunBars:

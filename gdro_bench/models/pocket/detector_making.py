@@ -27,15 +27,10 @@ def pretrain(out: Path, seed: int, console: Console) -> None:
     """Trains the detector and writes weights and card to `out/weights`."""
     config = content.load(content.find("profile", "pocket") / "detector.toml", DetectorTraining)
     autoencoder = PocketPolicy.open("cpu", None, 0).autoencoder
-    with progress.bars(console, "images") as bars:
-        shown = bars.add_task("detector", total=config.images)
-        network = detector_training.train(
-            config,
-            making.words("train"),
-            autoencoder,
-            seed,
-            lambda images, loss: bars.update(shown, completed=images, description=f"detector, loss {loss:.3f}"),
-        )
+    train, words = detector_training.train, making.words("train")
+    network = progress.fitted(
+        console, "detector", config.images, lambda report: train(config, words, autoencoder, seed, report)
+    )
     folder = out / "weights"
     save(network, config.width, folder)
     (folder / "CARD.md").write_text(card(PocketDetector(network), autoencoder, config, seed), encoding="utf-8")

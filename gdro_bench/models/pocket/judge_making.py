@@ -28,15 +28,10 @@ def pretrain(out: Path, seed: int, console: Console) -> None:
     """Trains the judge and writes weights and card to `out/weights`."""
     config = content.load(content.find("profile", "pocket") / "judge.toml", JudgeTraining)
     autoencoder = PocketPolicy.open("cpu", None, 0).autoencoder
-    with progress.bars(console, "images") as bars:
-        shown = bars.add_task("judge", total=config.images)
-        network = judge_training.train(
-            config,
-            making.words("train"),
-            autoencoder,
-            seed,
-            lambda images, loss: bars.update(shown, completed=images, description=f"judge, loss {loss:.3f}"),
-        )
+    train, words = judge_training.train, making.words("train")
+    network = progress.fitted(
+        console, "judge", config.images, lambda report: train(config, words, autoencoder, seed, report)
+    )
     folder = out / "weights"
     save(network, config.width, folder)
     (folder / "CARD.md").write_text(card(PocketJudge(network), autoencoder, config, seed), encoding="utf-8")
