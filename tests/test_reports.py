@@ -12,9 +12,20 @@ from gdro_bench.models.pocket.policy import WEIGHTS, weights_digest
 from gdro_bench.record import Run
 
 ROOT = Path(__file__).parents[1]
-REPORT = ROOT / "reports" / "ocr-pocket"
-RUNS = sorted(path.parent for path in (REPORT / "runs").rglob("run.json"))
-SEEDS = [folder for folder in RUNS if re.fullmatch(r"gdro-s\d", folder.name)]
+REPORTS = sorted(path.parent for path in (ROOT / "reports").rglob("runs") if path.is_dir())
+MAIN, SIGNATURES = ROOT / "reports" / "ocr-pocket", ROOT / "reports" / "signatures" / "ocr-pocket"
+
+
+def runs_of(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in (folder / "runs").rglob("run.json"))
+
+
+ALL_RUNS = [folder for one in REPORTS for folder in runs_of(one)]
+SEEDS = [folder for folder in runs_of(MAIN) if re.fullmatch(r"gdro-s\d", folder.name)]
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT / "reports"))
 
 
 def row(run: Run) -> str:
@@ -22,7 +33,7 @@ def row(run: Run) -> str:
     return f"| {run.seed} | {base.reward} | {last.reward} | {last.gain} |"
 
 
-@pytest.mark.parametrize("folder", SEEDS, ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", SEEDS, ids=named)
 def test_the_readme_quotes_the_record(folder):
     assert row(record.read(folder)) in (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -37,14 +48,12 @@ def changed_row(folder: Path) -> str:
     return f"| {said} | {len(updates)} | {run.points[-1].reward} | {run.points[-1].gain} | {s} |"
 
 
-@pytest.mark.parametrize(
-    "folder", [folder for folder in RUNS if folder.name.endswith("s0")], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("folder", [f for f in runs_of(SIGNATURES) if f.name.endswith("s0")], ids=named)
 def test_the_reports_quote_what_one_number_does(folder):
     assert changed_row(folder) in (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("folder", RUNS, ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", ALL_RUNS, ids=named)
 def test_a_record_is_the_mean_of_its_scores(folder):
     scores = record.read_scores(folder)
     for point in record.read(folder).points:
@@ -52,13 +61,16 @@ def test_a_record_is_the_mean_of_its_scores(folder):
 
 
 def test_the_records_are_of_the_shipped_model():
-    assert {record.read(folder).digests["model"] for folder in RUNS} == {f"pocket-{weights_digest(WEIGHTS)}"}
+    assert {record.read(folder).digests["model"] for folder in ALL_RUNS} == {f"pocket-{weights_digest(WEIGHTS)}"}
 
 
-def test_there_are_three_seeds_of_one_setting():
-    runs = [record.read(folder) for folder in SEEDS]
-    assert [run.seed for run in runs] == [0, 1, 2]
-    assert all(run.settings == runs[0].settings for run in runs)
+def test_seeds_of_a_method_share_its_setting():
+    for one in REPORTS:
+        by_method: dict[str, list[Run]] = {}
+        for folder in runs_of(one):
+            if re.fullmatch(r"[a-z-]+-s\d", folder.name):
+                by_method.setdefault(record.read(folder).method, []).append(record.read(folder))
+        assert all(run.settings == runs[0].settings for runs in by_method.values() for run in runs)
 
 
 def text_of(path: Path) -> str:
@@ -66,10 +78,11 @@ def text_of(path: Path) -> str:
     return re.sub(r"data:image/png;base64,[^\"]*", "", path.read_text(encoding="utf-8"))
 
 
-def test_the_report_is_a_function_of_the_records(tmp_path):
-    runs = [entries.load(folder) for folder in RUNS]
+@pytest.mark.parametrize("folder", REPORTS, ids=named)
+def test_the_report_is_a_function_of_the_records(folder, tmp_path):
+    runs = [entries.load(run) for run in runs_of(folder)]
     report.write(entries.compare(runs, variants=False), tmp_path, "evaluations", None)
-    for path in REPORT.glob("*.*"):
+    for path in folder.glob("*.*"):
         assert (tmp_path / path.name).exists(), path.name
         if path.suffix in (".csv", ".md", ".tex", ".html"):
             assert text_of(tmp_path / path.name) == text_of(path), path.name
