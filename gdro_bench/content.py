@@ -50,7 +50,7 @@ def load(path: Path, cls: type[T]) -> T:
 
 
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
-    """A dataclass from a table: every field given, none unknown, every value of its type.
+    """A dataclass from a table: every field given, save those that may be None, none unknown, every value of its type.
 
     Raises:
         BenchError: naming the key, what was found and what is expected.
@@ -61,9 +61,13 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
         if key not in fields:
             raise unknown(f"setting in {where} called", key, fields)
     for key in fields:
-        if key not in table:
+        if key not in table and not _may_be_none(hints[key]):
             raise BenchError(f"{where} lacks the setting {key!r}.", f"Add it: its type is {_type_name(hints[key])}.", 2)
-    return cls(**{key: _convert(hints[key], table[key], f"{where}: {key}") for key in fields})
+    return cls(**{key: _convert(hints[key], table.get(key), f"{where}: {key}") for key in fields})
+
+
+def _may_be_none(hint: Any) -> bool:
+    return typing.get_origin(hint) is types.UnionType and types.NoneType in typing.get_args(hint)
 
 
 def _type_name(hint: Any) -> str:

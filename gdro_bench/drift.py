@@ -62,7 +62,7 @@ def paths(policy: Policy, prompts: Sequence[Prompt], task_name: str, sampler: Sa
     latent's elements: exact for this path, and its mean over paths is the KL of the sampled process. The last step
     injects no noise and is left out.
     """
-    schedule = sampling.times(sampler.steps, sampler.shift)
+    schedule = policy.times(sampler.steps, sampler.shift)
     cond = policy.encode(prompts)
     device = cond.tensors[0].device
     x = sampling.noise_for([(task_name, "drift", p.text) for p in prompts], policy.latent_shape).to(device)

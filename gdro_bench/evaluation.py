@@ -97,7 +97,7 @@ def instruments(measured: Task, profile: Profile, asked: Asked) -> tuple[Scorer,
 
 def paint(profile: Profile, prompts: list[Prompt], task_name: str, asked: Asked) -> Pictures:
     """One picture a prompt, from the noise that a run's marks are evaluated with."""
-    policy = open_model(profile.model, asked.model, asked.lora, pick_device(asked.device))
+    policy = open_model(profile, asked.model, asked.lora, pick_device(asked.device))
     images = sampling.held_out_images(policy, prompts, task_name, profile.sampler)
     return Pictures([policy.name] * len(prompts), list(images), prompts)
 

@@ -14,6 +14,7 @@ from gdro_bench.errors import BenchError, unknown
 from gdro_bench.judging import JudgeConfig
 from gdro_bench.methods import METHODS
 from gdro_bench.models.lora import Lora
+from gdro_bench.models.pretrained import Pretrained
 from gdro_bench.rewards import PROMPTS
 from gdro_bench.rewards.readers import ReaderConfig
 from gdro_bench.sampling import Sampler
@@ -47,6 +48,7 @@ class Profile:
     reader: ReaderConfig
     judge: JudgeConfig
     budget: Budget
+    pretrained: Pretrained | None  # for models that do not come with the package
 
 
 @dataclass(frozen=True, slots=True)

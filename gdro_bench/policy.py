@@ -47,6 +47,10 @@ class Policy(Protocol):
         """v of the model with its adapters off; no gradient."""
         ...
 
+    def times(self, steps: int, shift: float) -> Tensor:
+        """The schedule that it is sampled along, from 1 to 0: float32 [steps + 1], on the CPU."""
+        ...
+
     def decode(self, x: Tensor) -> Images: ...
     def parameters(self) -> Iterator[Parameter]:
         """The LoRA parameters, and no others."""
@@ -54,4 +58,8 @@ class Policy(Protocol):
 
     def save(self, folder: Path) -> None:
         """Writes the adapters, in the form that diffusers loads."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Puts adapters on that `save` wrote."""
         ...

@@ -105,7 +105,7 @@ class Execution:
         self.plan, self.scorer, self.watcher = chosen, scorer, watcher
         budget = chosen.profile.budget
         self.book = Book(Ledger(budget.limit, budget.kind))
-        self.policy: Policy = open_policy(chosen.profile.model, chosen.profile.lora, device, chosen.seed)
+        self.policy: Policy = open_policy(chosen.profile, device, chosen.seed)
         self.checkpoint = chosen.folder / "checkpoint.pt"
         self._claim_folder()
         self.method = self._start()

@@ -21,7 +21,8 @@ ConditionalVelocity = Callable[[Tensor, Tensor, Cond], Tensor]  # a policy's `ve
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """Numbers of a sampler. `shift` bends the schedule towards noise, as SD3 does (arXiv 2403.03206, eq. 23)."""
+    """Numbers of a sampler. `shift` bends the schedule towards noise, as SD3 does (arXiv 2403.03206, eq. 23); 0 leaves
+    it to the model's own scheduler, if it has one."""
 
     steps: int
     shift: float
@@ -148,7 +149,7 @@ def conditioned(policy: Policy, cond: Cond, guidance: float, reference: bool = F
 
 def sample(policy: Policy, noise: Tensor, prompts: Sequence[Prompt], sampler: Sampler, reference: bool) -> Tensor:
     """Latents [B, *latent_shape] from noise [B, *latent_shape], of the policy or of the reference model."""
-    schedule = times(sampler.steps, sampler.shift)
+    schedule = policy.times(sampler.steps, sampler.shift)
     chunks = []
     for start in range(0, len(noise), sampler.batch):
         rows = slice(start, start + sampler.batch)

@@ -128,7 +128,7 @@ class GRPO:
         _check(config, bench)
         self.config, self.bench = config, bench
         self.trainer = Trainer(bench.policy, config.optimiser)
-        self.schedule = sampling.times(bench.sampler.steps, bench.sampler.shift)
+        self.schedule = bench.policy.times(bench.sampler.steps, bench.sampler.shift)
         self.epoch = 0
         self.rollout: Rollout | None = None
 

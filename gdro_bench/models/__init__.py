@@ -1,39 +1,43 @@
-"""Models that can be trained: each a `Policy`, opened from its profile."""
+"""Models that can be trained: each a `Policy`, opened from its profile.
+
+Another package adds its own through the entry-point group `gdro_bench.models`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gdro_bench.errors import BenchError, unknown
-from gdro_bench.models.lora import Lora, load_lora
+from gdro_bench import registry
+from gdro_bench.errors import BenchError
 from gdro_bench.policy import Policy
 
-MODELS = ("pocket",)
+if TYPE_CHECKING:
+    from gdro_bench.plan import Profile
+
+MODELS = {
+    "pocket": "gdro_bench.models.pocket.policy:open_pocket",
+    "flux": "gdro_bench.models.pretrained:open_flux",
+    "sd3": "gdro_bench.models.pretrained:open_sd3",
+}
 
 
-def open_policy(model: str, lora: Lora, device: str, seed: int) -> Policy:
-    """The policy of a profile's `model`, its adapters drawn from `seed`."""
-    if model not in MODELS:
-        raise unknown("model", model, MODELS)
-    from gdro_bench.models.pocket.policy import PocketPolicy
-
-    return PocketPolicy.open(device, lora, seed)
+def open_policy(profile: Profile, device: str, seed: int) -> Policy:
+    """The policy of a profile, with fresh adapters drawn from `seed`."""
+    opened: Policy = registry.lookup("model", profile.model, MODELS)(profile, device, profile.lora, seed)
+    return opened
 
 
-def open_model(model: str, weights: Path | None, lora: Path | None, device: str) -> Policy:
-    """A model to look at: the profile's `model` or the weights of a folder, with trained adapters or without.
+def open_model(profile: Profile, weights: Path | None, lora: Path | None, device: str) -> Policy:
+    """A model to look at: the profile's or the weights of a folder, with trained adapters or without.
 
     Raises:
         BenchError: an unknown model, or weights or adapters that cannot be loaded.
     """
-    if model not in MODELS:
-        raise unknown("model", model, MODELS)
-    from gdro_bench.models.pocket.policy import WEIGHTS, PocketPolicy
-
-    policy = PocketPolicy.open(device, None, 0, weights or WEIGHTS)
+    opened: Policy = registry.lookup("model", profile.model, MODELS)(profile, device, None, 0, weights)
     if lora is not None:
-        load_lora(policy.transformer, lora)
-    return policy
+        opened.load(lora)
+    return opened
 
 
 def pick_device(name: str) -> str:

@@ -38,14 +38,14 @@ def add_lora(transformer: Any, lora: Lora, seed: int) -> None:
         transformer.add_adapter(config, adapter_name=ADAPTER)
 
 
-def load_lora(transformer: Any, folder: Path) -> None:
-    """Puts saved adapters on a transformer.
+def load_lora(transformer: Any, folder: Path, prefix: str | None = None) -> None:
+    """Puts saved adapters on a transformer; `prefix` is what their names begin with, if with anything.
 
     Raises:
         BenchError: the folder holds none, or they do not fit the model.
     """
     try:
-        transformer.load_lora_adapter(folder, prefix=None, adapter_name=ADAPTER, use_safetensors=True)
+        transformer.load_lora_adapter(folder, prefix=prefix, adapter_name=ADAPTER, use_safetensors=True)
     except Exception as error:  # diffusers and peft raise whatever they meet
         raise BenchError(
             f"The adapters in {folder} cannot be loaded: {error}.",

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gdro_bench.errors import BenchError
+from gdro_bench.models.pixels import to_tensor
 from gdro_bench.models.pocket import world
-from gdro_bench.models.pocket.fitting import to_tensor
 from gdro_bench.models.pocket.network import Residual
 from gdro_bench.rewards.geneval_rules import Detection, Seen, told
 from gdro_bench.score import Images

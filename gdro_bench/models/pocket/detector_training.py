@@ -11,6 +11,7 @@ import torch
 from numpy.random import Generator
 from torch import Tensor, nn
 
+from gdro_bench.models.pixels import to_tensor
 from gdro_bench.models.pocket import fitting, world
 from gdro_bench.models.pocket.detector import CLASSES, COLOURS, GRID, STRIDE, Detector, Heads, centres
 from gdro_bench.models.pocket.network import Autoencoder
@@ -108,7 +109,7 @@ def loss(heads: Heads, wanted: Targets) -> Tensor:
 @torch.no_grad()
 def as_seen(batch: list[Labelled], autoencoder: Autoencoder, config: DetectorTraining, rng: Generator) -> Tensor:
     """Pixels [B, 3, 64, 64] in -1..1: some as drawn, some as the autoencoder gives them back, some blurred or noisy."""
-    pixels = fitting.to_tensor(np.stack([one.pixels for one in batch]))
+    pixels = to_tensor(np.stack([one.pixels for one in batch]))
     pixels = fitting.some_through(autoencoder, pixels, config.reconstructed_share, rng)
     blurred = torch.from_numpy(rng.random(len(batch)) < config.damaged_share)
     if blurred.any():

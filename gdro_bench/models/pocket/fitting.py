@@ -11,6 +11,7 @@ import torch
 from numpy.random import Generator
 from torch import Tensor, nn
 
+from gdro_bench.models.pixels import to_images, to_tensor
 from gdro_bench.models.pocket.network import Autoencoder
 from gdro_bench.score import Images
 
@@ -48,18 +49,6 @@ def fit(
         cycle.step()
         report((n + 1) * schedule.batch, loss.item())
     network.eval()
-
-
-def to_tensor(images: Images) -> Tensor:
-    """Pictures [B, H, W, 3] -> pixels [B, 3, H, W] in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_images(pixels: Tensor) -> Images:
-    """Pixels [B, 3, H, W] in -1..1 -> pictures [B, H, W, 3]."""
-    scaled = ((pixels + 1) * 127.5).round().clamp(0, 255)
-    images: Images = scaled.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
-    return np.ascontiguousarray(images)
 
 
 @torch.no_grad()

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from gdro_bench.errors import BenchError
 from gdro_bench.judging import JudgeConfig
+from gdro_bench.models.pixels import to_tensor
 from gdro_bench.models.pocket import parse, world
-from gdro_bench.models.pocket.fitting import to_tensor
 from gdro_bench.models.pocket.network import Residual
 from gdro_bench.models.pocket.world import COLOURS, PLACES, SIDES, TEXTURES, THINGS, Facts
 from gdro_bench.rewards.geneval_prompts import RELATIONS

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
+from gdro_bench.models.pixels import to_images, to_tensor
 from gdro_bench.models.pocket import fitting, world
 from gdro_bench.models.pocket.judge import FACTS, Network, Verdict, fields, rating, vector
 from gdro_bench.models.pocket.network import Autoencoder
@@ -166,8 +167,8 @@ STYLE: dict[str, Damage] = {"lost contrast": paler, "lost colour": greyer, "over
 def draw(config: JudgeTraining, words: list[str], autoencoder: Autoencoder, rng: Generator) -> list[Example]:
     """A batch: wrong facts before the autoencoder, damages after it."""
     scenes = [_scene(config, words, rng) for _ in range(config.batch)]
-    pixels = fitting.to_tensor(np.stack([world.render(shown, rng).pixels for _, shown in scenes]))
-    seen = fitting.to_images(fitting.some_through(autoencoder, pixels, config.reconstructed_share, rng))
+    pixels = to_tensor(np.stack([world.render(shown, rng).pixels for _, shown in scenes]))
+    seen = to_images(fitting.some_through(autoencoder, pixels, config.reconstructed_share, rng))
     examples = []
     for image, (asked, shown) in zip(seen, scenes, strict=True):
         severities = []
@@ -216,7 +217,7 @@ def train(
     def loss_of(rng: Generator) -> Tensor:
         batch = draw(config, words, autoencoder, rng)
         facts = torch.stack([vector(one.asked) for one in batch]).view(-1, FACTS)
-        return loss(network(fitting.to_tensor(np.stack([one.pixels for one in batch])), facts), batch)
+        return loss(network(to_tensor(np.stack([one.pixels for one in batch])), facts), batch)
 
     fitting.fit(network, config, seed, loss_of, report)
     return network

@@ -6,20 +6,24 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Parameter
 
+from gdro_bench import sampling
 from gdro_bench.errors import BenchError
-from gdro_bench.models.lora import Lora, adapters_off, add_lora, lora_parameters, save_lora
+from gdro_bench.models.lora import Lora, adapters_off, add_lora, load_lora, lora_parameters, save_lora
+from gdro_bench.models.pixels import to_images
 from gdro_bench.models.pocket import network, text
-from gdro_bench.models.pocket.fitting import to_images
 from gdro_bench.policy import Cond
 from gdro_bench.score import Images
 from gdro_bench.task import Prompt
+
+if TYPE_CHECKING:
+    from gdro_bench.plan import Profile
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -81,6 +85,9 @@ class PocketPolicy:
         with adapters_off(self.transformer):
             return self.velocity(x, t, cond)
 
+    def times(self, steps: int, shift: float) -> Tensor:
+        return sampling.times(steps, shift)
+
     @torch.no_grad()
     def decode(self, x: Tensor) -> Images:
         return to_images(self.autoencoder.decode(network.unpack(x.to(self.device))))
@@ -90,6 +97,13 @@ class PocketPolicy:
 
     def save(self, folder: Path) -> None:
         save_lora(self.transformer, folder)
+
+    def load(self, folder: Path) -> None:
+        load_lora(self.transformer, folder)
+
+
+def open_pocket(profile: Profile, device: str, lora: Lora | None, seed: int, weights: Path | None = None) -> PocketPolicy:
+    return PocketPolicy.open(device, lora, seed, weights or WEIGHTS)
 
 
 def weights_digest(folder: Path) -> str:

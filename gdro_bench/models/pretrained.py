@@ -1,0 +1,267 @@
+"""FLUX.1-dev and Stable Diffusion 3.5 as policies, through diffusers, from a hub id or a folder.
+
+Weights are held in `dtype`, latents and what a velocity gives in float32. Texts are encoded once and kept on disk; the
+text encoders are on the device only while they work. Adapters are written as plain diffusers reads them
+(`pipe.load_lora_weights`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.nn import Parameter
+
+from gdro_bench import content, sampling
+from gdro_bench.errors import BenchError
+from gdro_bench.files import write_atomically
+from gdro_bench.models.lora import ADAPTER, Lora, adapters_off, add_lora, load_lora, lora_parameters
+from gdro_bench.models.pixels import to_images
+from gdro_bench.policy import Cond
+from gdro_bench.score import Images
+from gdro_bench.task import Prompt
+
+if TYPE_CHECKING:
+    from gdro_bench.plan import Profile
+
+TEXT_BATCH = 16  # texts encoded at a time
+PREFIX = "transformer"  # of adapters' names, as diffusers' pipelines have them
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """`[pretrained]` of a profile."""
+
+    source: str  # hub id or folder of a whole pipeline
+    side: int  # px of a picture
+    dtype: Literal["float32", "bfloat16", "float16"]
+    distilled_guidance: float  # what FLUX.1-dev is told; SD3.5 has none
+    text_tokens: int  # of T5, at most
+    gradient_checkpointing: bool
+    text_cache: str  # folder of encoded texts
+
+
+class PretrainedPolicy:
+    """See `gdro_bench.policy.Policy`. A family adds how its transformer is called and how its latents lie."""
+
+    def __init__(self, pipeline: Any, config: Pretrained, device: str) -> None:
+        self.pipeline, self.config, self.device = pipeline, config, device
+        self.name = f"{Path(config.source).name} {config.side} px"
+        self.transformer = pipeline.transformer.to(device).eval()
+        self.vae = pipeline.vae.to(device).eval().requires_grad_(False)
+        self.vae.enable_slicing()
+        self.vae.enable_tiling()
+        if config.gradient_checkpointing:
+            self.transformer.enable_gradient_checkpointing()
+        self.dtype: torch.dtype = getattr(torch, config.dtype)
+        self._encoded: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def latent_side(self) -> int:
+        """Of the autoencoder's latents."""
+        return self.config.side // int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    # -- text
+
+    def encode(self, prompts: Sequence[Prompt]) -> Cond:
+        texts = [p.text for p in prompts]
+        self._encode_new(list(dict.fromkeys(text for text in texts if text not in self._encoded)))
+        pairs = zip(*(self._encoded[text] for text in texts), strict=True)
+        return Cond(tuple(torch.stack(part).to(self.device, self.dtype) for part in pairs))
+
+    def _encode_new(self, texts: list[str]) -> None:
+        for text in texts:
+            if self._cached(text).exists():
+                found = load_file(self._cached(text))
+                self._encoded[text] = found["embeds"], found["pooled"]
+        new = [text for text in texts if text not in self._encoded]
+        if not new:
+            return
+        encoders = [part for name, part in self.pipeline.components.items() if name.startswith("text_encoder") and part]
+        for encoder in encoders:
+            encoder.to(self.device)
+        for start in range(0, len(new), TEXT_BATCH):
+            some = new[start : start + TEXT_BATCH]
+            with torch.no_grad():
+                embeds, pooled = (part.float().cpu() for part in self._encode_texts(some))
+            for i, text in enumerate(some):
+                self._encoded[text] = embeds[i].clone(), pooled[i].clone()
+                written = save({"embeds": self._encoded[text][0], "pooled": self._encoded[text][1]})
+                write_atomically(self._cached(text), written)
+        for encoder in encoders:
+            encoder.to("cpu")
+
+    def _cached(self, text: str) -> Path:
+        key = content.digest(self.config.source, self.config.text_tokens, text)
+        return Path(self.config.text_cache) / f"{key}.safetensors"
+
+    def _encode_texts(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Embeddings [B, L, E] and pooled [B, P]."""
+        raise NotImplementedError
+
+    # -- velocities
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return self._call(x.to(self.device, self.dtype), t.to(self.device), cond).float()
+
+    def _call(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def reference_velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        with adapters_off(self.transformer):
+            return self.velocity(x, t, cond)
+
+    def times(self, steps: int, shift: float) -> Tensor:
+        """The model's own schedule if shift is 0."""
+        return sampling.times(steps, shift) if shift else self._own_times(steps)
+
+    def _own_times(self, steps: int) -> Tensor:
+        raise NotImplementedError
+
+    # -- pictures and adapters
+
+    @torch.no_grad()
+    def decode(self, x: Tensor) -> Images:
+        latents = self._unpacked(x.to(self.device, self.dtype)) / self.vae.config.scaling_factor
+        return to_images(self.vae.decode(latents + self.vae.config.shift_factor, return_dict=False)[0])
+
+    def _unpacked(self, x: Tensor) -> Tensor:
+        """Latents as the autoencoder takes them."""
+        return x
+
+    def parameters(self) -> Iterator[Parameter]:
+        return lora_parameters(self.transformer)
+
+    def save(self, folder: Path) -> None:
+        from peft import get_peft_model_state_dict
+
+        weights = get_peft_model_state_dict(self.transformer, adapter_name=ADAPTER)
+        numbers = self.transformer.peft_config[ADAPTER].to_dict()
+        type(self.pipeline).save_lora_weights(folder, weights, transformer_lora_adapter_metadata=numbers)
+
+    def load(self, folder: Path) -> None:
+        load_lora(self.transformer, folder, PREFIX)
+
+
+class FluxPolicy(PretrainedPolicy):
+    """FLUX.1: tokens of 2x2 latents, [N, C]; guidance is an input where it was distilled in."""
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return ((self.latent_side // 2) ** 2, self.transformer.config.in_channels)
+
+    def _encode_texts(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        embeds, pooled, _ = self.pipeline.encode_prompt(
+            texts, None, device=self.device, max_sequence_length=self.config.text_tokens
+        )
+        return embeds, pooled
+
+    def _call(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        embeds, pooled = cond.tensors
+        side = self.latent_side // 2
+        rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+        places = torch.stack((torch.zeros_like(rows), rows, columns), dim=-1).flatten(0, 1)
+        guidance = None
+        if self.transformer.config.guidance_embeds:
+            guidance = torch.full((len(x),), self.config.distilled_guidance, device=x.device)
+        v: Tensor = self.transformer(
+            hidden_states=x,
+            timestep=t.to(self.dtype),
+            guidance=guidance,
+            encoder_hidden_states=embeds,
+            pooled_projections=pooled,
+            txt_ids=torch.zeros(embeds.shape[1], 3, device=x.device, dtype=self.dtype),
+            img_ids=places.to(x.device, self.dtype),
+            return_dict=False,
+        )[0]
+        return v
+
+    def _own_times(self, steps: int) -> Tensor:
+        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+        scheduler = self.pipeline.scheduler
+        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+        bent = calculate_shift(self.latent_shape[0], *(scheduler.config[name] for name in names))
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=bent)
+        times: Tensor = scheduler.sigmas.float().cpu()
+        return times
+
+    def _unpacked(self, x: Tensor) -> Tensor:
+        grid = x.transpose(1, 2).unflatten(2, (self.latent_side // 2, -1))
+        return torch.nn.functional.pixel_shuffle(grid, 2)
+
+
+class SD3Policy(PretrainedPolicy):
+    """Stable Diffusion 3 and 3.5: latents [C, H, W]."""
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return (self.transformer.config.in_channels, self.latent_side, self.latent_side)
+
+    def _encode_texts(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        embeds, _, pooled, _ = self.pipeline.encode_prompt(
+            texts, None, None, self.device, do_classifier_free_guidance=False,
+            max_sequence_length=self.config.text_tokens,
+        )  # fmt: skip
+        return embeds, pooled
+
+    def _call(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        embeds, pooled = cond.tensors
+        v: Tensor = self.transformer(
+            hidden_states=x,
+            timestep=1000 * t,
+            encoder_hidden_states=embeds,
+            pooled_projections=pooled,
+            return_dict=False,
+        )[0]
+        return v
+
+    def _own_times(self, steps: int) -> Tensor:
+        self.pipeline.scheduler.set_timesteps(steps)
+        times: Tensor = self.pipeline.scheduler.sigmas.float().cpu()
+        return times
+
+
+def open_flux(profile: Profile, device: str, lora: Lora | None, seed: int, weights: Path | None = None) -> FluxPolicy:
+    from diffusers import FluxPipeline
+
+    return FluxPolicy(*_opened(FluxPipeline, profile, lora, seed, weights), device)
+
+
+def open_sd3(profile: Profile, device: str, lora: Lora | None, seed: int, weights: Path | None = None) -> SD3Policy:
+    from diffusers import StableDiffusion3Pipeline
+
+    return SD3Policy(*_opened(StableDiffusion3Pipeline, profile, lora, seed, weights), device)
+
+
+def _opened(cls: Any, profile: Profile, lora: Lora | None, seed: int, weights: Path | None) -> tuple[Any, Pretrained]:
+    """The pipeline, with fresh adapters if `lora` is given.
+
+    Raises:
+        BenchError: the profile says nothing of the model, or its weights cannot be had.
+    """
+    config = profile.pretrained
+    if config is None:
+        raise BenchError(f"The model {profile.model!r} needs a table [pretrained].", "Add it to profile.toml.", 2)
+    source = str(weights or config.source)
+    try:
+        pipeline = cls.from_pretrained(source, torch_dtype=getattr(torch, config.dtype), use_safetensors=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise BenchError(
+            f"The model {source!r} cannot be loaded: {str(error).strip().splitlines()[0]}.",
+            "Accept its licence on the hub and log in (`hf auth login`), or set profile.pretrained.source to a folder.",
+        ) from error
+    if lora is not None:
+        add_lora(pipeline.transformer, lora, seed)
+    return pipeline, config
