@@ -98,6 +98,9 @@ class MeteredPolicy:
         spent.evaluations += len(x)
         return self.policy.reference_velocity(x, t, cond)
 
+    def times(self, steps: int, shift: float) -> Tensor:
+        return self.policy.times(steps, shift)
+
     def decode(self, x: Tensor) -> Images:
         self.ledger.collection.images += len(x)
         return self.policy.decode(x)
@@ -107,6 +110,9 @@ class MeteredPolicy:
 
     def save(self, folder: Path) -> None:
         self.policy.save(folder)
+
+    def load(self, folder: Path) -> None:
+        self.policy.load(folder)
 
 
 @dataclass(frozen=True, slots=True)

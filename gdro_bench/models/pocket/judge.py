@@ -21,52 +21,61 @@ from torch import Tensor, nn
 from gdro_bench.errors import BenchError
 from gdro_bench.judging import JudgeConfig
 from gdro_bench.models.pixels import to_tensor
-from gdro_bench.models.pocket import parse, world
+from gdro_bench.models.pocket import parse
 from gdro_bench.models.pocket.network import Residual
-from gdro_bench.models.pocket.world import COLOURS, PLACES, SIDES, TEXTURES, THINGS, Facts
-from gdro_bench.rewards.geneval_prompts import RELATIONS
+from gdro_bench.models.pocket.world import COLOURS, PLACES, TEXTURES, THINGS, Facts, ThingFacts
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
 AXES = ("alignment", "coherence", "style")
 LOWEST, HIGHEST = 1.0, 5.0
 WEIGHTS = Path(__file__).parent / "judge_weights"
-_CHOICES: tuple[tuple[str, ...], ...] = (
-    tuple(COLOURS), TEXTURES, tuple(COLOURS), PLACES, tuple(THINGS), tuple(COLOURS), ("1", "2", "3", "4"),
-    tuple(THINGS), tuple(COLOURS), tuple(RELATIONS), SIDES,
+_CHOICES: tuple[tuple[str, ...], ...] = (  # wall, texture, sign's colour and place, two objects, how they stand
+    tuple(COLOURS), TEXTURES, tuple(COLOURS), PLACES, tuple(THINGS), tuple(COLOURS), tuple(THINGS), tuple(COLOURS),
+    ("left", "right", "1", "2", "3", "4", "stacked"),
 )  # fmt: skip
 FIELDS = len(_CHOICES)
-FACTS = sum(map(len, _CHOICES))  # length of the vector that says what the prompt asks for
+WIDTHS = tuple(map(len, _CHOICES))
+NOTHING = -1
+
+
+def fields(facts: Facts) -> list[int]:
+    """What a picture of these facts shows, by fields: the index of each one's choice, NOTHING where nothing is said.
+
+    Objects are named by where they stand, the left or the upper one first, so that a picture alone decides them.
+    """
+    sign = (facts.sign.colour, facts.sign.place) if facts.sign else (None, None)
+    first, second = _placed(facts.things)
+    said = (facts.wall, facts.texture, *sign, first.name, first.colour, second.name, second.colour, _layout(facts))
+    return [c.index(s) if s else NOTHING for s, c in zip(said, _CHOICES, strict=True)]
+
+
+def _placed(things: tuple[ThingFacts, ...]) -> tuple[ThingFacts, ThingFacts]:
+    """The left or upper object, and the other one."""
+    nothing = ThingFacts("")
+    first, second = (*things, nothing, nothing)[:2]
+    return (second, first) if second.relation in ("left of", "above") else (first, second)
+
+
+def _layout(facts: Facts) -> str | None:
+    if not facts.things:
+        return None
+    last = facts.things[-1]
+    return "stacked" if last.relation in ("above", "below") else last.side or str(sum(t.count for t in facts.things))
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the network says: logits that each field is as asked, [B, FIELDS]; coherence and style in 1..5, [B, 2]."""
+    """What the network sees: logits of every field's choices, [B, width] each; coherence and style in 1..5, [B, 2]."""
 
-    fields: Tensor
+    fields: tuple[Tensor, ...]
     quality: Tensor
 
 
-def fields(facts: Facts) -> tuple[str | None, ...]:
-    """The facts one by one, each one of its `_CHOICES`; None or "" where nothing is said."""
-    sign = (facts.sign.colour, facts.sign.place) if facts.sign else (None, None)
-    first = facts.things[0] if facts.things else world.ThingFacts("")
-    second = facts.things[1] if len(facts.things) > 1 else world.ThingFacts("")
-    said = (facts.wall, facts.texture, *sign, first.name, first.colour, str(first.count if first.name else ""))
-    return (*said, second.name, second.colour, second.relation, first.side)
-
-
-def vector(facts: Facts) -> Tensor:
-    """The same, one-hot field by field, zeros where nothing is said: float32 [FACTS]."""
-    said = zip(fields(facts), _CHOICES, strict=True)
-    return torch.tensor([float(field == choice) for field, choices in said for choice in choices])
-
-
 class Network(nn.Module):
-    """Pixels [B, 3, 64, 64] in -1..1 and facts [B, FACTS] -> verdict.
+    """Pixels [B, 3, 64, 64] in -1..1 -> verdict. Two eyes: one sees how a picture is painted, the other what it shows.
 
-    Two eyes: one sees how the picture is painted, the other what it shows, steered by what was asked for (FiLM, arXiv
-    1709.07871).
+    The prompt does not come in: whether what is shown was asked for is told afterwards.
     """
 
     def __init__(self, width: int) -> None:
@@ -76,23 +85,18 @@ class Network(nn.Module):
             nn.PixelUnshuffle(2), nn.Conv2d(12, width, 3, stride=2, padding=1), Residual(width), Residual(width),
             nn.GroupNorm(8, width), nn.SiLU(),
         )  # fmt: skip
+        self.quality = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 2))
         self.shown = nn.Sequential(
             nn.PixelUnshuffle(4), nn.Conv2d(48, width, 3, padding=1), Residual(width), Residual(width),
-            nn.Conv2d(width, wide, 3, stride=2, padding=1), Residual(wide),
+            nn.Conv2d(width, wide, 3, stride=2, padding=1), Residual(wide), Residual(wide), nn.GroupNorm(8, wide),
+            nn.SiLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(wide * 16, 2 * wide), nn.SiLU(),
+            nn.Linear(2 * wide, sum(WIDTHS)),
         )  # fmt: skip
-        self.asked = nn.Sequential(nn.Linear(FACTS, wide), nn.SiLU(), nn.Linear(wide, 4 * wide))
-        self.compare = nn.ModuleList(Residual(wide) for _ in range(2))
-        self.right = nn.Sequential(nn.Flatten(), nn.Linear(wide * 16, wide), nn.SiLU(), nn.Linear(wide, FIELDS))
-        self.quality = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 2))
 
-    def forward(self, pixels: Tensor, facts: Tensor) -> Verdict:
+    def forward(self, pixels: Tensor) -> Verdict:
         painted = self.painted(pixels)
         quality = self.quality(torch.cat((painted.mean(dim=(2, 3)), painted.amax(dim=(2, 3))), dim=1))
-        shown = self.shown(pixels)
-        steering = self.asked(facts)[..., None, None].chunk(4, dim=1)
-        for block, (scale, shift) in zip(self.compare, (steering[:2], steering[2:]), strict=True):
-            shown = block(shown * (1 + scale) + shift)
-        return Verdict(self.right(nn.functional.avg_pool2d(shown, 2)), rating(quality.sigmoid()))
+        return Verdict(self.shown(pixels).split(WIDTHS, dim=1), rating(quality.sigmoid()))
 
 
 def rating(share: Tensor) -> Tensor:
@@ -128,21 +132,21 @@ class PocketJudge:
     @torch.no_grad()
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
         asked = [parse.facts_of(prompt.text) for prompt in prompts]
-        facts = torch.stack([torch.zeros(FACTS) if one is None else vector(one) for one in asked])
-        said = self.network(to_tensor(images), facts)
-        asked_for = torch.tensor([[bool(f) for f in fields(one)] if one else [True] * FIELDS for one in asked])
-        right = (said.fields.sigmoid() * asked_for).sum(1) / asked_for.sum(1)
-        rated = torch.cat((rating(right)[:, None], said.quality), dim=1).double()
-        return [_score(axes, one) for axes, one in zip(rated.tolist(), asked, strict=True)]
+        seen = self.network(to_tensor(images))
+        chances = [logits.softmax(dim=1) for logits in seen.fields]
+        return [_score(one, [c[i] for c in chances], seen.quality[i].tolist()) for i, one in enumerate(asked)]
 
 
 def open_judge(config: JudgeConfig) -> PocketJudge:
     return PocketJudge.open()
 
 
-def _score(axes: list[float], facts: Facts | None) -> Score:
-    if facts is None:
+def _score(asked: Facts | None, chances: list[Tensor], quality: list[float]) -> Score:
+    """Alignment is the mean chance that what was asked for, field by field, is what is shown."""
+    if asked is None:
         return Score(math.nan, dict.fromkeys(AXES, math.nan), "not judged: not a prompt of the pocket world")
+    right = [float(chance[i]) for chance, i in zip(chances, fields(asked), strict=True) if i != NOTHING]
+    axes = [LOWEST + (HIGHEST - LOWEST) * sum(right) / len(right), *quality]
     return Score(sum(axes) / len(axes), dict(zip(AXES, axes, strict=True)))
 
 

@@ -1,8 +1,8 @@
 """Training of the pocket judge: scenes of the pocket world, damaged by known amounts.
 
 A severity s in 0..1 of a damage means 5 - 4 s on its axis and nothing on the other. For alignment the network learns
-fact by fact whether the picture was drawn as asked: 5 - 4 s, then, for a share s of wrong facts. Half of all pictures
-have been through the autoencoder, as everything has that a model paints, so that what that loses is no damage.
+what a picture shows, so that a share s of wrong facts comes to 5 - 4 s. Half of all pictures have been through the
+autoencoder, as everything has that a model paints, so that what that loses is no damage.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gdro_bench.models.pixels import to_images, to_tensor
 from gdro_bench.models.pocket import fitting, world
-from gdro_bench.models.pocket.judge import FACTS, Network, Verdict, fields, rating, vector
+from gdro_bench.models.pocket.judge import NOTHING, Network, Verdict, fields, rating
 from gdro_bench.models.pocket.network import Autoencoder
 from gdro_bench.models.pocket.world import COLOURS, PLACES, SIDES, TEXTURES, THINGS, Facts, T, choose
 from gdro_bench.rewards.geneval_prompts import RELATIONS
@@ -39,16 +39,15 @@ class JudgeTraining:
     learning_rate: float
     things_share: float  # of scenes without a sign
     reconstructed_share: float
-    wrong_share: float  # of pictures that show other facts than were asked for
+    wrong_share: float  # of scenes with facts changed to others
     damaged_share: float  # of pictures, on each of the two other axes
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A picture, what was asked for, what it shows, and how severe what happened to its coherence and style is."""
+    """A picture, what it shows, and how severe what happened to its coherence and style is."""
 
     pixels: Pixels
-    asked: Facts
     shown: Facts
     severities: tuple[float, float]
 
@@ -165,42 +164,41 @@ STYLE: dict[str, Damage] = {"lost contrast": paler, "lost colour": greyer, "over
 
 
 def draw(config: JudgeTraining, words: list[str], autoencoder: Autoencoder, rng: Generator) -> list[Example]:
-    """A batch: wrong facts before the autoencoder, damages after it."""
+    """A batch: through the autoencoder first, then damaged."""
     scenes = [_scene(config, words, rng) for _ in range(config.batch)]
-    pixels = to_tensor(np.stack([world.render(shown, rng).pixels for _, shown in scenes]))
+    pixels = to_tensor(np.stack([world.render(shown, rng).pixels for shown in scenes]))
     seen = to_images(fitting.some_through(autoencoder, pixels, config.reconstructed_share, rng))
     examples = []
-    for image, (asked, shown) in zip(seen, scenes, strict=True):
+    for image, shown in zip(seen, scenes, strict=True):
         severities = []
         for damages in (COHERENCE, STYLE):
             severities.append(float(rng.random()) if rng.random() < config.damaged_share else 0.0)
             if severities[-1]:
                 image = damages[choose(rng, list(damages))](image, severities[-1], rng)
-        examples.append(Example(image, asked, shown, (severities[0], severities[1])))
+        examples.append(Example(image, shown, (severities[0], severities[1])))
     return examples
 
 
-def _scene(config: JudgeTraining, words: list[str], rng: Generator) -> tuple[Facts, Facts]:
-    """What is asked for and what is shown."""
+def _scene(config: JudgeTraining, words: list[str], rng: Generator) -> Facts:
+    """A scene whose facts go together, or some of which were changed to others."""
     things = rng.random() < config.things_share
-    asked = world.thing_facts(rng) if things else world.sign_facts(rng, choose(rng, words))
-    names = said(asked)
+    facts = world.thing_facts(rng) if things else world.sign_facts(rng, choose(rng, words))
     if rng.random() >= config.wrong_share:
-        return asked, asked
-    wrong = [str(name) for name in rng.permutation(names)[: rng.integers(1, len(names) + 1)]]
-    return asked, with_wrong(asked, wrong, rng)
+        return facts
+    names = said(facts)
+    return with_wrong(facts, [str(name) for name in rng.permutation(names)[: rng.integers(1, len(names) + 1)]], rng)
 
 
-def loss(said: Verdict, batch: list[Example]) -> Tensor:
-    """Cross-entropy of every field that was asked for, and a smooth L1 of the ratings of coherence and style."""
-    asked = [fields(one.asked) for one in batch]
-    right = [
-        [float(a == s) for a, s in zip(f, fields(one.shown), strict=True)] for f, one in zip(asked, batch, strict=True)
+def loss(seen: Verdict, batch: list[Example]) -> Tensor:
+    """Cross-entropy of every field that the scene was drawn by, and a smooth L1 of coherence's and style's ratings."""
+    shown = torch.tensor([fields(one.shown) for one in batch])
+    wrong = [
+        nn.functional.cross_entropy(logits, shown[:, i], ignore_index=NOTHING, reduction="sum")
+        for i, logits in enumerate(seen.fields)
     ]
-    counts = torch.tensor([[bool(field) for field in one] for one in asked])
-    wrong = nn.functional.binary_cross_entropy_with_logits(said.fields, torch.tensor(right), reduction="none")
     ratings = rating(1 - torch.tensor([one.severities for one in batch]))
-    return (wrong * counts).sum() / counts.sum() + nn.functional.smooth_l1_loss(said.quality, ratings, beta=0.5)
+    quality = nn.functional.smooth_l1_loss(seen.quality, ratings, beta=0.5)
+    return torch.stack(wrong).sum() / (shown != NOTHING).sum() + quality
 
 
 def train(
@@ -216,8 +214,7 @@ def train(
 
     def loss_of(rng: Generator) -> Tensor:
         batch = draw(config, words, autoencoder, rng)
-        facts = torch.stack([vector(one.asked) for one in batch]).view(-1, FACTS)
-        return loss(network(to_tensor(np.stack([one.pixels for one in batch])), facts), batch)
+        return loss(network(to_tensor(np.stack([one.pixels for one in batch]))), batch)
 
     fitting.fit(network, config, seed, loss_of, report)
     return network

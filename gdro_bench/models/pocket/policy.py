@@ -102,7 +102,9 @@ class PocketPolicy:
         load_lora(self.transformer, folder)
 
 
-def open_pocket(profile: Profile, device: str, lora: Lora | None, seed: int, weights: Path | None = None) -> PocketPolicy:
+def open_pocket(
+    profile: Profile, device: str, lora: Lora | None, seed: int, weights: Path | None = None
+) -> PocketPolicy:
     return PocketPolicy.open(device, lora, seed, weights or WEIGHTS)
 
 
