@@ -198,7 +198,8 @@ class FluxPolicy(PretrainedPolicy):
         return times
 
     def _unpacked(self, x: Tensor) -> Tensor:
-        grid = x.transpose(1, 2).unflatten(2, (self.latent_side // 2, -1))
+        side = self.latent_side // 2
+        grid = x.transpose(1, 2).reshape(len(x), -1, side, side)
         return torch.nn.functional.pixel_shuffle(grid, 2)
 
 

@@ -1,0 +1,155 @@
+"""FLUX and SD3 as policies, held against diffusers' own pipelines on the same weights and noise."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_pipelines import SIDE, save_flux, save_sd3
+
+from gdro_bench import sampling
+from gdro_bench.errors import BenchError
+from gdro_bench.models import open_model, open_policy
+from gdro_bench.models.lora import Lora
+from gdro_bench.models.pretrained import Pretrained, PretrainedPolicy
+from gdro_bench.sampling import Sampler
+from gdro_bench.task import Prompt
+
+PROMPTS = [Prompt('a red sign that reads "TREE"', "TREE"), Prompt('the top of a blue wall "OWL"', "OWL")]
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+STEPS = 4
+
+
+@dataclass
+class Profile:
+    """What opening a model reads of a profile."""
+
+    model: str
+    pretrained: Pretrained | None
+    lora: Lora
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {"flux": save_flux(folder / "tiny-flux"), "sd3": save_sd3(folder / "tiny-sd3")}
+
+
+def profile(family: str, saved: dict[str, Path], cache: Path, source: str = "") -> Any:
+    numbers = Pretrained(source or str(saved[family]), SIDE, "float32", 3.5, 12, False, str(cache))
+    return Profile(family, numbers, Lora(4, 8.0, TARGETS))
+
+
+@pytest.fixture(params=["flux", "sd3"])
+def policy(request: pytest.FixtureRequest, saved: dict[str, Path], tmp_path: Path) -> PretrainedPolicy:
+    return open_policy(profile(request.param, saved, tmp_path / "texts"), "cpu", 0)
+
+
+def painted(policy: PretrainedPolicy, noise: torch.Tensor, guidance: float = 1.0, reference: bool = False):
+    sampler = Sampler(steps=STEPS, shift=0.0, guidance=guidance, batch=2)
+    return policy.decode(sampling.sample(policy, noise, PROMPTS, sampler, reference=reference))
+
+
+def noise_of(policy: PretrainedPolicy) -> torch.Tensor:
+    return sampling.noise_for([("test", i) for i in range(len(PROMPTS))], policy.latent_shape)
+
+
+def by_diffusers(policy: PretrainedPolicy, noise: torch.Tensor, guidance: float) -> np.ndarray:
+    """The pipeline's own pictures; its guidance is the distilled one of FLUX, the classifier-free one of SD3."""
+    made = policy.pipeline(
+        [p.text for p in PROMPTS], num_inference_steps=STEPS, guidance_scale=guidance, latents=noise, height=SIDE,
+        width=SIDE, output_type="np", max_sequence_length=policy.config.text_tokens,
+    )  # fmt: skip
+    return np.asarray(made.images)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.5])
+def test_pictures_are_those_of_diffusers(policy: PretrainedPolicy, guidance: float) -> None:
+    if policy.name.startswith("tiny-flux"):
+        theirs = by_diffusers(policy, noise_of(policy), policy.config.distilled_guidance)
+        ours = painted(policy, noise_of(policy))
+    else:
+        theirs = by_diffusers(policy, noise_of(policy), guidance)
+        ours = painted(policy, noise_of(policy), guidance)
+    assert ours.shape == (2, SIDE, SIDE, 3)
+    assert np.abs(ours / 255 - theirs).max() < 0.5 / 255 + 1e-4  # ours are rounded to 8 bits
+
+
+def test_the_schedule_is_the_schedulers(policy: PretrainedPolicy) -> None:
+    times = policy.times(STEPS, 0.0)
+    assert len(times) == STEPS + 1
+    assert (times[0], times[-1]) == (1.0, 0.0)
+    assert times.diff().lt(0).all()
+    torch.testing.assert_close(policy.times(STEPS, 2.0), sampling.times(STEPS, 2.0))
+
+
+def move(policy: PretrainedPolicy) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+
+
+def test_the_reference_is_the_model_without_adapters(policy: PretrainedPolicy) -> None:
+    before = painted(policy, noise_of(policy))
+    move(policy)
+    assert (painted(policy, noise_of(policy)) != before).any()
+    assert (painted(policy, noise_of(policy), reference=True) == before).all()
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3"])
+def test_plain_diffusers_loads_the_adapters(family: str, saved: dict[str, Path], tmp_path: Path) -> None:
+    policy = open_policy(profile(family, saved, tmp_path / "texts"), "cpu", 0)
+    move(policy)
+    policy.save(tmp_path / "lora")
+    cond, x, t = policy.encode(PROMPTS), noise_of(policy), torch.tensor([0.5, 0.8])
+    trained = policy.velocity(x, t, cond)
+    plain = type(policy.pipeline).from_pretrained(saved[family])
+    plain.load_lora_weights(tmp_path / "lora")
+    theirs = type(policy)(plain, policy.config, "cpu")
+    torch.testing.assert_close(theirs.velocity(x, t, cond), trained, rtol=0, atol=1e-5)
+    again = open_model(profile(family, saved, tmp_path / "texts"), None, tmp_path / "lora", "cpu")
+    torch.testing.assert_close(again.velocity(x, t, cond), trained, rtol=0, atol=1e-5)
+
+
+def test_gradients_reach_the_adapters_and_nothing_else(policy: PretrainedPolicy) -> None:
+    policy.velocity(noise_of(policy), torch.tensor([0.5, 0.8]), policy.encode(PROMPTS)).square().mean().backward()
+    assert all(p.grad is not None for name, p in policy.transformer.named_parameters() if "lora_B" in name)
+    assert all(p.grad is None for name, p in policy.transformer.named_parameters() if "lora" not in name)
+
+
+def test_a_text_is_encoded_once_and_kept(policy: PretrainedPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = policy.encode(PROMPTS)
+    assert len(list(Path(policy.config.text_cache).iterdir())) == len(PROMPTS)
+    policy._encoded.clear()
+    monkeypatch.setattr(policy, "_encode_texts", lambda texts: pytest.fail("encoded again"))
+    for kept, made in zip(policy.encode(PROMPTS).tensors, first.tensors, strict=True):
+        assert torch.equal(kept, made)
+
+
+def test_checkpointed_gradients_are_the_same(saved: dict[str, Path], tmp_path: Path) -> None:
+    found = []
+    for checkpointed in (False, True):
+        chosen = profile("flux", saved, tmp_path / "texts")
+        numbers = Pretrained(str(saved["flux"]), SIDE, "float32", 3.5, 12, checkpointed, str(tmp_path / "texts"))
+        chosen.pretrained = numbers
+        policy = open_policy(chosen, "cpu", 0)
+        move(policy)
+        policy.velocity(noise_of(policy), torch.tensor([0.5, 0.8]), policy.encode(PROMPTS)).square().mean().backward()
+        found.append([p.grad for p in policy.parameters()])
+    for plain, checkpointed in zip(*found, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+def test_a_model_that_cannot_be_had_says_what_to_do(saved: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"cannot be loaded.*Accept its licence"):
+        open_policy(profile("flux", saved, tmp_path, str(tmp_path / "nothing")), "cpu", 0)
+
+
+def test_a_profile_without_the_table_is_told(saved: dict[str, Path], tmp_path: Path) -> None:
+    chosen = profile("sd3", saved, tmp_path)
+    chosen.pretrained = None
+    with pytest.raises(BenchError, match=r"needs a table \[pretrained\]"):
+        open_policy(chosen, "cpu", 0)
