@@ -257,7 +257,7 @@ def _opened(cls: Any, profile: Profile, lora: Lora | None, seed: int, weights: P
         raise BenchError(f"The model {profile.model!r} needs a table [pretrained].", "Add it to profile.toml.", 2)
     source = str(weights or config.source)
     try:
-        pipeline = cls.from_pretrained(source, torch_dtype=getattr(torch, config.dtype), use_safetensors=True)
+        pipeline = cls.from_pretrained(source, dtype=getattr(torch, config.dtype), use_safetensors=True)
     except (OSError, ValueError, ImportError) as error:
         raise BenchError(
             f"The model {source!r} cannot be loaded: {str(error).strip().splitlines()[0]}.",
