@@ -227,7 +227,7 @@ def pretrain(model: str, out: Path | None, seed: int, device: str, images: int |
 @click.option("--seed", type=click.IntRange(min=0), help="[default: 0; geneval: 0, tuning 1, held-out 43]")
 @click.option("-n", "count", type=click.IntRange(min=1), help="How many; of geneval's held-out split, of each tag.")
 @click.option(
-    "--classes", default="coco", show_default=True, type=click.Choice(["coco", "pocket"]), help="For geneval."
+    "--world", type=click.Choice(["pocket", "photo"]), help="[default: pocket; geneval: photo]"
 )
 def prompts(task: str, **chosen: Any) -> None:
     """Write prompts of TASK to standard output: the files in tasks/ were made so, geneval's published test set, too."""

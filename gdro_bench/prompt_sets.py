@@ -10,15 +10,19 @@ from numpy.random import default_rng
 
 from gdro_bench import content
 from gdro_bench.errors import unknown
-from gdro_bench.rewards import geneval_prompts
+from gdro_bench.rewards import geneval_prompts, ocr_prompts
 
 Split = Literal["train", "tuning", "held-out"]
-Classes = Literal["coco", "pocket"]
+World = Literal["photo", "pocket"]  # what a model can paint
 GENEVAL_SEEDS: dict[Split, int] = {"train": 0, "tuning": 1, "held-out": 43}
-TEST_DRAWS: dict[Classes, int] = {"coco": 100, "pocket": 40}  # of each tag of GenEval's test sets
+GENEVAL_LINES: dict[tuple[World, Split], int] = {
+    ("photo", "train"): 5000, ("photo", "tuning"): 300, ("pocket", "train"): 2000, ("pocket", "tuning"): 250,
+}  # fmt: skip
+OCR_PHOTO_LINES: dict[Split, int] = {"train": 5000, "tuning": 200, "held-out": 1000}
+TEST_DRAWS: dict[World, int] = {"photo": 100, "pocket": 40}  # of each tag of GenEval's test sets
 
 
-def lines(task: str, split: Split | None, seed: int | None, count: int | None, classes: Classes) -> list[str]:
+def lines(task: str, split: Split | None, seed: int | None, count: int | None, world: World | None) -> list[str]:
     """The lines of a prompt set; what is None takes the task's default, which gives a file that is shipped.
 
     Raises:
@@ -26,42 +30,45 @@ def lines(task: str, split: Split | None, seed: int | None, count: int | None, c
     """
     if task not in MAKERS:
         raise unknown("task with prompts to write called", task, MAKERS)
-    return MAKERS[task](split, seed, count, classes)
+    return MAKERS[task](split, seed, count, world)
 
 
-def _ocr(split: Split | None, seed: int | None, count: int | None, classes: Classes) -> list[str]:
+def _ocr(split: Split | None, seed: int | None, count: int | None, world: World | None) -> list[str]:
     from gdro_bench.models.pocket import making
 
     chosen: Split = split or "train"
-    usual = 2000 if chosen == "train" else 200
-    return making.ocr_prompts(chosen, seed or 0, count or usual)
+    if world == "photo":
+        rng, usual = default_rng([seed or 0, list(OCR_PHOTO_LINES).index(chosen)]), OCR_PHOTO_LINES[chosen]
+        return ocr_prompts.draw(rng, [word.lower() for word in making.words(chosen)], count or usual)
+    return making.ocr_prompts(chosen, seed or 0, count or (2000 if chosen == "train" else 200))
 
 
-def _geneval(split: Split | None, seed: int | None, count: int | None, classes: Classes) -> list[str]:
+def _geneval(split: Split | None, seed: int | None, count: int | None, world: World | None) -> list[str]:
     """Metadata in JSON: the test set, `count` draws of each tag (of COCO's classes the published one), or lines to
     train or to tune on, none of which is in the test set."""
-    names, chosen = class_names(classes), split or "held-out"
+    world = world or "photo"
+    names, chosen = class_names(world), split or "held-out"
     rng = default_rng(GENEVAL_SEEDS[chosen] if seed is None else seed)
     if chosen == "held-out":
-        scenes = geneval_prompts.suite(rng, names, count or TEST_DRAWS[classes])
+        scenes = geneval_prompts.suite(rng, names, count or TEST_DRAWS[world])
     else:
-        test = geneval_prompts.suite(default_rng(GENEVAL_SEEDS["held-out"]), names, TEST_DRAWS[classes])
-        scenes = geneval_prompts.training(rng, names, count or (2000 if chosen == "train" else 250), test)
-    if classes == "pocket":
+        test = geneval_prompts.suite(default_rng(GENEVAL_SEEDS["held-out"]), names, TEST_DRAWS[world])
+        scenes = geneval_prompts.training(rng, names, count or GENEVAL_LINES[world, chosen], test)
+    if world == "pocket":
         scenes = list(dict.fromkeys(scenes))  # few classes repeat often; a pool of one scene twice is a waste
     return [json.dumps(scene.published()) for scene in scenes]
 
 
-def class_names(classes: Classes) -> list[str]:
+def class_names(world: World) -> list[str]:
     """COCO's 80 as GenEval names them, or those of the pocket world."""
-    if classes == "pocket":
+    if world == "pocket":
         from gdro_bench.models.pocket import world
 
         return sorted(world.THINGS)
     return (content.root() / "tasks" / "geneval" / "classes.txt").read_text(encoding="utf-8").splitlines()
 
 
-MAKERS: dict[str, Callable[[Split | None, int | None, int | None, Classes], list[str]]] = {
+MAKERS: dict[str, Callable[[Split | None, int | None, int | None, World | None], list[str]]] = {
     "ocr": _ocr,
     "geneval": _geneval,
 }

@@ -18,7 +18,7 @@ FROZEN = {
     "doctor": [],
     "list": [],
     "pretrain": ["--device", "--images", "--out", "--seed", "model"],
-    "prompts": ["--classes", "--count", "--seed", "--split", "task"],
+    "prompts": ["--count", "--seed", "--split", "--world", "task"],
     "run": ["--budget", "--device", "--method", "--out", "--profile", "--prompts", "--seed", "--set", "task"],
     "sweep": ["--budget", "--device", "--method", "--out", "--over", "--profile", "--seeds", "--set", "task"],
 }

@@ -30,6 +30,9 @@ class Moved:
     def encode(self, prompts: Sequence[Prompt]) -> Cond:
         return Cond((torch.zeros(len(prompts), 1),))
 
+    def times(self, steps: int, shift: float) -> Tensor:
+        return sampling.times(steps, shift)
+
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return -self.scale * x + self.shift
 

@@ -87,11 +87,11 @@ def test_nobody_is_coloured():
     assert not [c for scene in scenes for c in scene.include if c.name == "person" and c.colour]
 
 
-@pytest.mark.parametrize("classes", ["coco", "pocket"])
-def test_the_command_writes_them(classes):
-    result = CliRunner().invoke(main, ["prompts", "geneval", "--seed", "43", "-n", "100", "--classes", classes])
+@pytest.mark.parametrize("world", ["photo", "pocket"])
+def test_the_command_writes_them(world):
+    result = CliRunner().invoke(main, ["prompts", "geneval", "--seed", "43", "-n", "100", "--world", world])
     lines = result.output.splitlines()
-    if classes == "coco":
+    if world == "photo":
         assert lines == [json.dumps(scene.published()) for scene in SUITE]
     assert {prompts.parse(json.loads(line)).tag for line in lines} == set(prompts.TAGS)
 

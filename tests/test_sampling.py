@@ -93,6 +93,9 @@ class Straight:
     def encode(self, prompts: Sequence[Prompt]) -> Cond:
         return Cond((torch.stack([self.conditions[p.text] for p in prompts]),))
 
+    def times(self, steps: int, shift: float) -> Tensor:
+        return times(steps, shift)
+
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         self.sizes.append(len(x))
         return cond.tensors[0]

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 SIDE = 32  # px of a picture
-WORDS = 'a sign that reads " red blue wall at the top of TREE OWL'.split()
+WORDS = ["a", "sign", "that", "reads", '"', "red", "blue", "wall", "at", "the", "top", "of", "TREE", "OWL"]
 
 
 def _clip_tokenizer() -> Any:
