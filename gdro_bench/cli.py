@@ -226,9 +226,7 @@ def pretrain(model: str, out: Path | None, seed: int, device: str, images: int |
 @click.option("--split", type=click.Choice(["train", "tuning", "held-out"]), help="[default: train; geneval: held-out]")
 @click.option("--seed", type=click.IntRange(min=0), help="[default: 0; geneval: 0, tuning 1, held-out 43]")
 @click.option("-n", "count", type=click.IntRange(min=1), help="How many; of geneval's held-out split, of each tag.")
-@click.option(
-    "--world", type=click.Choice(["pocket", "photo"]), help="[default: pocket; geneval: photo]"
-)
+@click.option("--world", type=click.Choice(["pocket", "photo"]), help="[default: pocket; geneval: photo]")
 def prompts(task: str, **chosen: Any) -> None:
     """Write prompts of TASK to standard output: the files in tasks/ were made so, geneval's published test set, too."""
     from gdro_bench import prompt_sets

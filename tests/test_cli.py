@@ -16,6 +16,7 @@ FROZEN = {
     ],
     "compare": ["--out", "--reference", "--reward", "--runs", "--x", "folders"],
     "doctor": [],
+    "judge": ["--gold", "--judge", "--model", "--runs", "--second-reader", "--url", "folders"],
     "list": [],
     "pretrain": ["--device", "--images", "--out", "--seed", "model"],
     "prompts": ["--count", "--seed", "--split", "--world", "task"],

@@ -53,7 +53,9 @@ def save_model(folder: Path, always_first: bool) -> Path:
         vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         bos_token_id=None, eos_token_id=None, pad_token_id=3, max_position_embeddings=1024,
     )  # fmt: skip
-    model = LlavaForConditionalGeneration(LlavaConfig(vision, text, image_token_index=2, vision_feature_layer=-1))
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=vision, text_config=text, image_token_index=2, vision_feature_layer=-1)
+    )
     if always_first:
         torch.nn.init.zeros_(model.get_output_embeddings().weight)
     model.save_pretrained(folder)

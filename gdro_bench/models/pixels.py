@@ -11,7 +11,7 @@ from gdro_bench.score import Images
 
 def to_tensor(images: Images) -> Tensor:
     """Pictures [B, H, W, 3] -> pixels [B, 3, H, W] in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_images(pixels: Tensor) -> Images:
