@@ -8,7 +8,8 @@ from numpy.random import Generator
 
 STYLES = (
     "a photograph of", "a close-up of", "a film still of", "a watercolour of", "a pencil drawing of",
-    "an oil painting of", "a wide-angle photograph of", "a black-and-white photograph of", "an isometric rendering of", "a woodcut of",
+    "an oil painting of", "a wide-angle photograph of", "a black-and-white photograph of",
+    "an isometric rendering of", "a woodcut of",
 )  # fmt: skip
 CARRIERS = (
     "a neon sign", "a chalkboard", "a paper coffee cup", "a wooden signpost", "a bakery window", "a brick mural",
