@@ -62,9 +62,9 @@ def _geneval(split: Split | None, seed: int | None, count: int | None, world: Wo
 def class_names(world: World) -> list[str]:
     """COCO's 80 as GenEval names them, or those of the pocket world."""
     if world == "pocket":
-        from gdro_bench.models.pocket import world
+        from gdro_bench.models.pocket.world import THINGS
 
-        return sorted(world.THINGS)
+        return sorted(THINGS)
     return (content.root() / "tasks" / "geneval" / "classes.txt").read_text(encoding="utf-8").splitlines()
 
 
