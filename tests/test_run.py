@@ -155,7 +155,8 @@ def test_every_method_is_in_the_tests_of_whole_runs() -> None:
 
 def test_dpo_is_gdro_with_pairs_and_hard_targets(tmp_path: Path) -> None:
     limit = {"method__k": 2, "method__tau": 0, "method__gamma": 0, "method__groups": 4, "method__drop_flat": "true"}
-    assert call(tmp_path / "dpo", "dpo").exit_code == 0
+    limit |= {"method__beta": 20}
+    assert call(tmp_path / "dpo", "dpo", method__beta=20).exit_code == 0
     assert call(tmp_path / "gdro", "gdro", **limit).exit_code == 0
     dpo, gdro = (record.read(folder(tmp_path / name)).points for name in ("dpo", "gdro"))
     assert dpo == gdro
