@@ -106,7 +106,7 @@ def test_the_pocket_instruments_judge_from_the_command_line(run: Path) -> None:
     table = judging.read(run)
     assert table[["alignment", "coherence", "style"]].stack().between(1, 5).all()
     assert (table["gold"] < 0.5).all()
-    assert json.loads((run / judging.INSTRUMENTS).read_text())["judge"] == "pocket judge (1-5)"
+    assert json.loads((run / judging.INSTRUMENTS).read_text())["judge"].startswith("pocket judge ")
 
 
 def test_a_server_judges_from_the_command_line(run: Path, server: Judge) -> None:

@@ -38,6 +38,12 @@ def test_the_readme_quotes_the_record(folder):
     assert row(record.read(folder)) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_readme_quotes_the_comparison():
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    said = [line[2:] for line in (MAIN / "report.md").read_text(encoding="utf-8").splitlines() if line[:2] == "- "]
+    assert all(sentence in readme for sentence in said if sentence.startswith(("To reach", "At ")))
+
+
 def changed_row(folder: Path) -> str:
     """What one changed number did: reward, gain, and s of the best and the worst image over the last fifth."""
     run, steps = record.read(folder), pd.read_parquet(folder / "steps.parquet")
