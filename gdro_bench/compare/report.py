@@ -13,12 +13,12 @@ from gdro_bench.compare import matched, page, prediction
 from gdro_bench.compare.entries import AXES, CORRECTED, Comparison, Entry, setting_of
 from gdro_bench.compare.grids import grids
 from gdro_bench.compare.tables import (
-    PARTS,
     Table,
     budget_table,
     curve_table,
     drawn_parts,
     headlines,
+    labels,
     prediction_table,
     reward_table,
 )
@@ -37,7 +37,7 @@ def write(compared: Comparison, out: Path, axis: str, level: float | None) -> li
     tables = [*([reward_table(compared, at_reward, level, axis)] if level is not None else [])]
     tables.append(budget_table(compared, at_budget))
     checkpoints, correlations = prediction.rank_correlations(compared)
-    tables += [prediction_table(checkpoints, correlations)] if correlations else []
+    tables += [prediction_table(compared, checkpoints, correlations)] if correlations else []
     said = headlines(compared, at_reward, at_budget, level, axis)
     curves = curve_table(compared.entries, compared.prompts)
     drawn = _draw(compared, curves, out, axis, level)
@@ -87,12 +87,17 @@ def _draw(compared: Comparison, curves: pd.DataFrame, out: Path, axis: str, leve
         drawn["Corrected score against cost"] = out / "corrected"
         by = f"corrected score ({compared.instruments['reward']}; {compared.instruments['judge']})"
         figures.cost_curves(out / "corrected", curves, panels, CORRECTED, by, None)
-    figures.trajectories(out / "quality", curves, {name: PARTS[name] for name in drawn_parts(compared)}, y_label)
+    figures.trajectories(out / "quality", curves, _labelled(compared), y_label)
     for (method, name), entries in compared.ablations.items():
         title = f"{method}: {name}"
         drawn[f"Ablation, {title}"] = out / f"ablation-{method}-{name.replace('.', '-')}"
         _draw_ablation(drawn[f"Ablation, {title}"], title, entries, [setting_of(e, name) for e in entries], compared)
     return {title: path.with_suffix(".png") for title, path in drawn.items()}
+
+
+def _labelled(compared: Comparison) -> dict[str, str]:
+    parts = drawn_parts(compared)
+    return dict(zip(parts, labels(compared, parts), strict=True))
 
 
 def _draw_ablation(
@@ -102,7 +107,7 @@ def _draw_ablation(
     curves = curve_table(entries, compared.prompts)
     named = {entry.label: str(value) for entry, value in zip(entries, values, strict=True)}
     curves["label"] = curves["label"].map(named)
-    panels = {"reward": "held-out reward"} | {name: PARTS[name] for name in drawn_parts(compared)[:2]}
+    panels = {"reward": "held-out reward"} | dict(list(_labelled(compared).items())[:2])
     figures.ablation(path, curves, panels, title, AXES["updates"])
     write_atomically(path.with_suffix(".csv"), _csv(curves))
 

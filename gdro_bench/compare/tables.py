@@ -34,6 +34,12 @@ PARTS = {  # what no method is trained on: small multiples
     "velocity_ratio": "|v| / |v of the base|",
     "path_kl": "KL of the path (nats)",
 }
+OTHERS = {  # of interest in one table only
+    "exact": "exact match (share)",
+    "extra_characters": "extra characters",
+    "corrected_each": "corrected score, picture by picture",
+    "second_reader": "reward by a second reader",
+}
 TABLED = ("corrected", "u", "gold", "text_area", "vendi", "path_kl")  # the columns of tables
 
 
@@ -90,7 +96,7 @@ def _costs(entry: Entry) -> list[dict[str, object]]:
 def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: float, axis: str) -> Table:
     to, parts = compared.reference.label, _tabled(compared)
     header = ["method", "first mark there", "reward there", f"{AXES[axis]} to R*", f"ratio to {to}"]
-    header += ["without pools", f"ratio to {to}, without pools", *(PARTS[name] for name in parts)]
+    header += ["without pools", f"ratio to {to}, without pools", *labels(compared, parts)]
     cells, numbers = [], []
     for row in rows:
         mark = "not reached" if row.mark is None else f"{row.entry.points[row.mark].mark:.0%}"
@@ -113,7 +119,7 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
 def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Table:
     parts, run = _tabled(compared), compared.first
     header = ["method", "seeds", "reward", "gain over base", f"less {compared.reference.label}'s", "that is"]
-    header += [PARTS[name] for name in parts]
+    header += labels(compared, parts)
     cells, numbers = [], []
     for row in rows:
         same = row.entry is compared.reference
@@ -128,13 +134,20 @@ def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Tabl
     return Table("matched-budget", title, header, cells, pd.DataFrame(numbers))
 
 
-def prediction_table(checkpoints: int, found: Mapping[str, Estimate]) -> Table:
+def prediction_table(compared: Comparison, checkpoints: int, found: Mapping[str, Estimate]) -> Table:
     header = ["figure", "rank correlation with gold [95 %]"]
     ordered = sorted(found.items(), key=lambda item: -np.nan_to_num(item[1].mean))
-    cells = [[PARTS.get(name, name), str(rho)] for name, rho in ordered]
+    names = labels(compared, [name for name, _ in ordered])
+    cells = [[name, str(rho)] for name, (_, rho) in zip(names, ordered, strict=True)]
     numbers = pd.DataFrame([{"figure": name} | _spread("rank_correlation", rho) for name, rho in ordered])
     title = f"What predicts gold, over {checkpoints} checkpoints"
     return Table("predicts-gold", title, header, cells, numbers)
+
+
+def labels(compared: Comparison, parts: Sequence[str]) -> list[str]:
+    """What axes and columns are called: a judge by its own name."""
+    judge = compared.instruments.get("judge", "judge").removesuffix(" (1-5)")
+    return [(PARTS | OTHERS).get(name, name).replace("judge", judge) for name in parts]
 
 
 def drawn_parts(compared: Comparison) -> list[str]:
