@@ -194,7 +194,10 @@ def test_reward_that_costs_quality_is_drawn_to_fall(tmp_path: Path) -> None:
     table = pd.read_csv(out / "matched-budget.csv", index_col="label")
     assert table.loc["gdro", "corrected"] < table.loc["flow-grpo", "corrected"]
     assert table.loc["gdro", "reward"] > table.loc["flow-grpo", "reward"]
-    assert "gold (share of facts)" in (out / "page.html").read_text()
+    page = (out / "page.html").read_text()
+    assert "gold (share of facts)" in page
+    assert "where the judge&#x27;s rating fell most" in page
+    assert (out / "grid-judged.png").exists()
 
 
 def test_what_moves_with_gold_predicts_it(tmp_path: Path) -> None:

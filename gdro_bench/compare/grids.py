@@ -14,11 +14,12 @@ from gdro_bench.compare import matched
 from gdro_bench.compare.entries import Comparison, Entry
 
 Column = tuple[str, Entry, int]  # its title, and whose pictures at which mark
-GRID_ROWS = {"first": 5, "rises": 3, "falls": 3}
+GRID_ROWS = {"first": 5, "rises": 3, "falls": 3, "judged": 5}
 GRID_TITLES = {
     "first": "The first held-out prompts",
     "rises": "Where the reward rose most",
     "falls": "Where the reward fell most",
+    "judged": "At the end of the budget, where the judge's rating fell most",
 }
 
 
@@ -34,14 +35,24 @@ class Grid:
 
 
 def grids(compared: Comparison, at_reward: Sequence[matched.AtReward]) -> list[Grid]:
-    """Base and methods at matched reward on the same noise: the first prompts, and where the reward moved most."""
-    shown: list[Column] = [("base", compared.reference, 0), *_columns(compared, at_reward)]
+    """Base and methods on the same noise: at matched reward the first prompts, and where the reward moved most; at the
+    end of the budget where the judge's rating fell most."""
+    made = _moved(compared, _columns(compared, at_reward), "reward", ("first", "rises", "falls"))
+    if "u" in compared.parts:
+        ends = [(f"{entry.label}, 100%", entry, len(entry.points) - 1) for entry in compared.entries]
+        made += _moved(compared, ends, "u", ("judged",))
+    return made
+
+
+def _moved(compared: Comparison, columns: list[Column], part: str, names: Sequence[str]) -> list[Grid]:
+    """Grids of these names, of the base and these columns; `part` is what rose or fell."""
+    shown: list[Column] = [("base", compared.reference, 0), *columns]
     kept = np.array(sorted(set.intersection(*(_kept(entry, mark) for _, entry, mark in shown))), dtype=np.int64)
-    change = np.nan_to_num(np.mean([_change(entry, mark)[kept] for _, entry, mark in shown[1:]], axis=0))
+    change = np.nan_to_num(np.mean([_change(entry, mark, part)[kept] for _, entry, mark in columns], axis=0))
     order = np.argsort(-change, kind="stable")
     rises, falls = order[change[order] > 0], order[::-1][change[order[::-1]] < 0]
-    rows = {"first": kept, "rises": kept[rises], "falls": kept[falls]}
-    return [_grid(name, chosen[: GRID_ROWS[name]], shown) for name, chosen in rows.items() if len(chosen)]
+    rows = {"first": kept, "rises": kept[rises], "falls": kept[falls], "judged": kept[falls]}
+    return [_grid(name, rows[name][: GRID_ROWS[name]], shown) for name in names if len(rows[name])]
 
 
 def _columns(compared: Comparison, at_reward: Sequence[matched.AtReward]) -> list[Column]:
@@ -65,9 +76,9 @@ def _samples(entry: Entry, mark: int) -> Path:
     return entry.runs[0].folder / "samples" / f"{entry.points[mark].mark:.2f}"
 
 
-def _change(entry: Entry, mark: int) -> NDArray[np.float64]:
-    reward = entry.runs[0].parts["reward"]
-    changed: NDArray[np.float64] = reward[mark] - reward[0]
+def _change(entry: Entry, mark: int, part: str) -> NDArray[np.float64]:
+    values = entry.runs[0].parts[part]
+    changed: NDArray[np.float64] = values[mark] - values[0]
     return changed
 
 
