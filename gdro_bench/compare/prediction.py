@@ -41,8 +41,8 @@ def _checkpoints(runs: list[Entry], part: str, prompts: stats.Weights) -> Floats
 
 
 def _spearman(x: Floats, y: Floats) -> Floats:
-    """Row by row; NaN where one of the two is constant."""
-    ranks = [pd.DataFrame(values).rank(axis=1).to_numpy() for values in (x, y)]
+    """Row by row; NaN where one of the two is constant. Rounded first, or rounding errors would break ties."""
+    ranks = [pd.DataFrame(values.round(9)).rank(axis=1).to_numpy() for values in (x, y)]
     a, b = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
     with np.errstate(invalid="ignore", divide="ignore"):
         rho: Floats = (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
