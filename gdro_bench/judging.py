@@ -65,8 +65,7 @@ def judge_run(folder: Path, judges: Mapping[str, Scorer], done: Done) -> None:
     """
     run = record.read(folder)
     by, prompts = task.load(run.task).correction, _prompts(folder)
-    names = {what: judge.name for what, judge in judges.items()}
-    if instruments(folder) != names:
+    if instruments(folder) != (names := _names(judges)):
         (folder / TABLE).unlink(missing_ok=True)
         write_atomically(folder / INSTRUMENTS, json.dumps(names, indent=1).encode())
     rows: list[dict[str, Any]] = read(folder).to_dict("records") if (folder / TABLE).exists() else []
@@ -84,9 +83,16 @@ def judge_run(folder: Path, judges: Mapping[str, Scorer], done: Done) -> None:
 
 
 def finish(run: Run, folder: Path, config: JudgeConfig, done: Done) -> None:
-    """Has a finished run judged by its profile's judges, unless it was judged already or the profile names none."""
+    """Has a finished run judged by its profile's judges, unless others have begun to judge it or it was judged already,
+    or the profile names none."""
     if _asked(config) and not is_complete(run, folder):
-        judge_run(folder, open_judges(config), done)
+        judges = open_judges(config)
+        if instruments(folder) in ({}, _names(judges)):
+            judge_run(folder, judges, done)
+
+
+def _names(judges: Mapping[str, Scorer]) -> dict[str, str]:
+    return {what: judge.name for what, judge in judges.items()}
 
 
 def instruments(folder: Path) -> dict[str, str]:

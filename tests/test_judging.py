@@ -131,6 +131,16 @@ def test_no_judge_leaves_a_finished_run_alone(run: Path) -> None:
     assert not (run / judging.TABLE).exists()
 
 
+def test_what_another_judge_has_begun_is_not_thrown_away(run: Path) -> None:
+    with pytest.raises(BenchError, match="went away"):
+        quietly(run, Counting(patience=2))
+    begun = judging.read(run)
+    pocket = JudgeConfig("pocket", "pocket-facts", "none", "", "")
+    judging.finish(record.read(run), run, pocket, lambda done, total: None)
+    pd.testing.assert_frame_equal(judging.read(run), begun)
+    assert judging.instruments(run) == {"judge": Counting.name}
+
+
 @pytest.mark.skipif(shutil.which("tesseract") is None, reason="tesseract is not installed")
 def test_a_second_reader_reads_what_the_first_reads(tmp_path: Path) -> None:
     facts = world.Facts("blue", "plain", world.SignFacts("TREE", "white", "top", "large"), ())

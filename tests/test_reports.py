@@ -70,6 +70,10 @@ def test_the_records_are_of_the_shipped_model():
     assert {record.read(folder).digests["model"] for folder in ALL_RUNS} == {f"pocket-{weights_digest(WEIGHTS)}"}
 
 
+def test_there_are_seeds_to_quote():
+    assert [record.read(folder).seed for folder in SEEDS] == list(range(len(SEEDS))) != []
+
+
 def test_seeds_of_a_method_share_its_setting():
     for one in REPORTS:
         by_method: dict[str, list[Run]] = {}

@@ -25,6 +25,10 @@ def row(run: Run) -> str:
     return f"| {run.method} | {said or 'first numbers'} | {point.updates} | {point.reward} |"
 
 
+def test_every_method_was_tried() -> None:
+    assert set(METHODS) == set(BUDGETS)
+
+
 def test_no_held_out_prompt_was_looked_at() -> None:
     tuning = plan.make("ocr", "gdro", "pocket", 0, Path("runs"), ("profile.prompts=pocket-tuning",))
     assert {run.digests["held_out"] for run in RUNS} == {task.digest(tuning.held_out)}

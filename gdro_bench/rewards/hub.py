@@ -8,7 +8,7 @@ from gdro_bench.errors import BenchError
 
 
 def load(cls: Any, source: str, what: str, extra: str, **options: Any) -> Any:
-    """`cls.from_pretrained(source)`; weights as safetensors only, because pickles can run code.
+    """`cls.from_pretrained(source)`. For weights give `use_safetensors=True`, because pickles can run code.
 
     Raises:
         BenchError: it cannot be had, or what it needs is not installed.
