@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from gdro_bench.parallel import Team
 from gdro_bench.policy import Cond, Policy
 from gdro_bench.score import Images, Score, Scorer
 from gdro_bench.task import Prompt
 
 BudgetKind = Literal["evaluations", "images", "seconds"]
+ACCOUNTS = ("pool", "collection", "optimisation")  # of a ledger
 GRADIENT_COST = 3  # a forward pass with its backward pass, in forward passes
 
 
@@ -23,8 +25,8 @@ GRADIENT_COST = 3  # a forward pass with its backward pass, in forward passes
 class Spent:
     """Amounts of one kind of work.
 
-    `evaluations` are velocity evaluations of one image; `images` those sampled, or trained on (each time anew);
-    `seconds` is wall-clock time.
+    `evaluations` are velocity evaluations of one image; `images` those sampled, or trained on (each time anew, and
+    twice under guidance); `seconds` is wall-clock time.
     """
 
     evaluations: int = 0
@@ -40,6 +42,11 @@ class Spent:
 
     def copy(self) -> Spent:
         return replace(self)
+
+    def over(self, team: Team) -> Spent:
+        """What all processes of a team spent together, if each spent this."""
+        own = asdict(self)
+        return Spent(**{name: type(own[name])(total) for name, total in team.sums(own).items()})
 
 
 @dataclass(slots=True)
@@ -65,6 +72,15 @@ class Ledger:
         """How much of `limit` is gone."""
         amount: float = getattr(self.total, self.kind)
         return amount
+
+    def accounts(self) -> dict[str, Spent]:
+        """Copies of all, by name."""
+        return {name: getattr(self, name).copy() for name in ACCOUNTS}
+
+    def share(self, before: Mapping[str, Spent], team: Team) -> None:
+        """Turns what this process spent since `before` into what all of its team did."""
+        for name, spent in before.items():
+            setattr(self, name, spent + (getattr(self, name) - spent).over(team))
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ def main() -> None:
 @click.option("--budget", type=int, help="Velocity evaluations (or the profile's kind), instead of the profile's.")
 @click.option("--prompts", type=click.Path(path_type=Path), help="Your own prompts to evaluate on, one a line.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--dry-run", is_flag=True, help="Only say what it would cost: images, hours, memory, disk.")
 def run(
     task: str,
     method: str,
@@ -62,14 +63,22 @@ def run(
     budget: int | None,
     prompts: Path | None,
     device: str,
+    dry_run: bool,
 ) -> None:
     """Train a method on TASK within the profile's budget; killed, the same command goes on."""
-    from gdro_bench import plan, progress, runner, summary
+    from gdro_bench import models, parallel, plan, progress, runner, summary
 
-    console = Console()
     chosen = plan.make(task, method, profile, seed, out, settings, budget, prompts)
-    with progress.RunBars(console) as bars:
-        finished = runner.execute(chosen, device, bars)
+    if dry_run:
+        from gdro_bench import forecast
+
+        team = parallel.Team(device=models.pick_device(device))
+        summary.print_forecast(Console(), chosen, forecast.forecast(chosen, team))
+        return
+    with parallel.team(models.pick_device(device)) as team:
+        console = Console(quiet=not team.first)
+        with progress.RunBars(console) as bars:
+            finished = runner.execute(chosen, bars, team)
     summary.print_run(console, finished, chosen.folder)
 
 
@@ -85,13 +94,14 @@ def run(
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 def sweep(task: str, methods: tuple[str, ...], over: tuple[str, ...], seeds: str, device: str, **chosen: Any) -> None:
     """Train on TASK once for every method, value and seed, one after another; killed, the same command goes on."""
-    from gdro_bench import progress, summary
+    from gdro_bench import models, parallel, progress, summary
     from gdro_bench import sweep as sweeping
 
     plans = sweeping.plans(task, methods, over, sweeping.numbers(seeds), **chosen)
-    console = Console()
-    with progress.RunBars(console) as bars:
-        outcomes = sweeping.execute(plans, device, bars)
+    with parallel.team(models.pick_device(device)) as team:
+        console = Console(quiet=not team.first)
+        with progress.RunBars(console) as bars:
+            outcomes = sweeping.execute(plans, bars, team)
     summary.print_sweep(console, outcomes)
     if any(outcome.run is None for outcome in outcomes):
         sys.exit(1)
@@ -193,9 +203,12 @@ def list_() -> None:
 
     table = Table("task", "profile", "methods")
     for task in content.names("task"):
+        prompt_sets = content.read(content.find("task", task) / "task.toml")["prompts"]
         for profile in content.names("profile"):
-            methods = sorted(f.stem for f in content.find("profile", profile).glob("*.toml") if f.stem in METHODS)
-            table.add_row(task, profile, ", ".join(methods))
+            folder = content.find("profile", profile)
+            if content.read(folder / "profile.toml")["prompts"] in prompt_sets:
+                methods = sorted(f.stem for f in folder.glob("*.toml") if f.stem in METHODS)
+                table.add_row(task, profile, ", ".join(methods))
     Console().print(table)
 
 
@@ -236,11 +249,12 @@ def prompts(task: str, **chosen: Any) -> None:
 
 
 @main.command()
-def doctor() -> None:
-    """Check this machine: versions, weights, and that the reader reads."""
+@click.option("--profile", default="pocket", show_default=True, help="Check what this profile needs.")
+def doctor(profile: str) -> None:
+    """Check this machine before hours are spent: versions, memory, disk, weights, and that every instrument sees."""
     from gdro_bench import checkup
 
-    if not checkup.print_checks(Console()):
+    if not checkup.print_checks(Console(), profile):
         sys.exit(1)
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from gdro_bench.errors import BenchError, unknown
 
 T = TypeVar("T")
+UNIONS = (types.UnionType, typing.Union)  # `int | None`, and `Literal[...] | None`
 FOLDERS = {"task": "tasks", "profile": "baselines"}
 
 
@@ -67,7 +68,7 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
 
 
 def _may_be_none(hint: Any) -> bool:
-    return typing.get_origin(hint) is types.UnionType and types.NoneType in typing.get_args(hint)
+    return typing.get_origin(hint) in UNIONS and types.NoneType in typing.get_args(hint)
 
 
 def _type_name(hint: Any) -> str:
@@ -86,7 +87,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value in arguments:
             return value
         raise unknown(f"choice for {where} called", str(value), [str(a) for a in arguments])
-    if origin is types.UnionType:
+    if origin in UNIONS:
         return None if value is None else _convert(arguments[0], value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -13,6 +13,10 @@ class BenchError(Exception):
         super().__init__(f"{problem} {remedy}")
         self.problem, self.remedy, self.exit_code = problem, remedy, exit_code
 
+    def __reduce__(self) -> tuple[type[BenchError], tuple[str, str, int]]:
+        """Worker processes raise it, too."""
+        return BenchError, (self.problem, self.remedy, self.exit_code)
+
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BenchError:
     """The error for a name that is not among the known ones, with the nearest of them as a suggestion."""

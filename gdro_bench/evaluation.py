@@ -20,7 +20,7 @@ from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
 from gdro_bench.models import open_model, pick_device
 from gdro_bench.plan import Profile
-from gdro_bench.rewards import geneval
+from gdro_bench.rewards.instruments import DetectorConfig
 from gdro_bench.rewards.unified_reward import Served, Server, UnifiedReward
 from gdro_bench.runner import open_reward
 from gdro_bench.score import Images, Score, Scorer, corrected, judged
@@ -84,15 +84,11 @@ def instruments(measured: Task, profile: Profile, asked: Asked) -> tuple[Scorer,
         BenchError: an instrument cannot be had.
     """
     judge = UnifiedReward(Served(Server(asked.judge, asked.judge_model))) if asked.judge else None
-    if not (asked.mask2former or asked.clip):
-        return open_reward(measured, profile), judge
-    if not (asked.mask2former and asked.clip) or "geneval" not in measured.reward:
-        raise BenchError("--mask2former and --clip go together, for GenEval.", "Give both, or neither.", 2)
-    from gdro_bench.rewards.mask2former import Mask2FormerDetector
-
-    return geneval.open_with(
-        measured.reward, Mask2FormerDetector(asked.mask2former, asked.clip, pick_device(asked.device))
-    ), judge
+    if asked.mask2former or asked.clip:
+        if not (asked.mask2former and asked.clip) or "geneval" not in measured.reward:
+            raise BenchError("--mask2former and --clip go together, for GenEval.", "Give both, or neither.", 2)
+        profile = replace(profile, detector=DetectorConfig("mask2former", asked.mask2former, asked.clip))
+    return open_reward(measured, profile, pick_device(asked.device)), judge
 
 
 def paint(profile: Profile, prompts: list[Prompt], task_name: str, asked: Asked) -> Pictures:

@@ -16,6 +16,7 @@ from gdro_bench.methods import METHODS
 from gdro_bench.models.lora import Lora
 from gdro_bench.models.pretrained import Pretrained
 from gdro_bench.rewards import PROMPTS
+from gdro_bench.rewards.instruments import DetectorConfig
 from gdro_bench.rewards.readers import ReaderConfig
 from gdro_bench.sampling import Sampler
 from gdro_bench.task import Prompt, PromptOf, PromptSet, Task
@@ -49,6 +50,7 @@ class Profile:
     judge: JudgeConfig
     budget: Budget
     pretrained: Pretrained | None  # for models that do not come with the package
+    detector: DetectorConfig | None  # of objects; without it, the pocket's
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from torch import Tensor
 from gdro_bench.budget import Ledger, Spent
 from gdro_bench.errors import BenchError
 from gdro_bench.files import no_room, write_atomically
+from gdro_bench.parallel import Team
 from gdro_bench.score import Score
 
 Sampled = tuple[Tensor, list[list[Score]]]  # latents [P, G, *latent_shape] and P lists of G scores
@@ -49,32 +50,37 @@ class Groups:
 
 
 class Pool:
-    """The store under one folder, `<folder>/<digest of recipe>`."""
+    """The store under one folder, `<folder>/<digest of recipe>`, which all processes of a team see."""
 
-    def __init__(self, folder: Path, ledger: Ledger) -> None:
+    def __init__(self, folder: Path, ledger: Ledger, team: Team | None = None) -> None:
         self.folder = folder
         self.path = folder
         self.ledger = ledger
+        self.team = team or Team()
 
     def open(self, digest: str, recipe: dict[str, Any]) -> None:
         """Chooses the pool of this recipe, new or from an earlier run."""
         self.path = self.folder / digest
-        write_atomically(self.path / "recipe.json", json.dumps(recipe, indent=1, sort_keys=True).encode())
+        if self.team.first:
+            write_atomically(self.path / "recipe.json", json.dumps(recipe, indent=1, sort_keys=True).encode())
 
     def shard(self, index: int, make: Callable[[], Sampled]) -> Shard:
         """The shard: made now, or taken from the store and charged what it once cost."""
-        if index in self:
+        if self.team.agreed(index in self):
             shard = self.read(index)
-            self.ledger.collection += shard.cost
-            self.ledger.pool += shard.cost
+            if self.team.first:  # what it cost all of them
+                self.ledger.collection += shard.cost
+                self.ledger.pool += shard.cost
             return shard
         before, start = self.ledger.collection.copy(), time.perf_counter()
         latents, scores = make()
-        cost = self.ledger.collection - before
+        cost = (self.ledger.collection - before).over(self.team)
         cost.seconds = time.perf_counter() - start
-        self.ledger.pool += cost
         shard = Shard(latents, scores, cost)
-        self.write(index, shard)
+        if self.team.first:
+            self.ledger.pool += cost
+            self.write(index, shard)
+        self.team.wait()
         return shard
 
     def __contains__(self, index: int) -> bool:

@@ -18,22 +18,24 @@ import torch
 from PIL import Image
 
 from gdro_bench import __version__, drift, figures, judging, record, registry, sampling, stats
-from gdro_bench.budget import Ledger, MeteredPolicy, MeteredScorer, Spent
+from gdro_bench.budget import ACCOUNTS, Ledger, MeteredPolicy, MeteredScorer, Spent
 from gdro_bench.errors import BenchError
 from gdro_bench.files import no_room, write_atomically
 from gdro_bench.methods import METHODS, Method, Step, Workbench
-from gdro_bench.models import open_policy, pick_device
+from gdro_bench.models import open_policy
+from gdro_bench.parallel import Team
 from gdro_bench.plan import Plan, Profile
 from gdro_bench.policy import Policy
 from gdro_bench.pool import Pool
 from gdro_bench.record import Point, Run
 from gdro_bench.rewards import REWARDS, panel
+from gdro_bench.rewards.instruments import Instruments
+from gdro_bench.sampling import Sampler
 from gdro_bench.score import Images, Score, Scorer
 from gdro_bench.task import Prompt, Task
 
 CHECKPOINT_UPDATES = 20
 SHEET_PROMPTS = 16
-ACCOUNTS = ("pool", "collection", "optimisation")  # of the ledger
 
 
 class Watcher(Protocol):
@@ -93,19 +95,19 @@ class CheckedScorer:
         return scores
 
 
-def open_reward(measured: Task, profile: Profile) -> Scorer:
+def open_reward(measured: Task, profile: Profile, device: str) -> Scorer:
     reward = registry.lookup("reward", measured.reward, REWARDS)
-    return CheckedScorer(reward(profile.reader), profile.max_unscored)
+    return CheckedScorer(reward(Instruments(profile.reader, profile.detector, device)), profile.max_unscored)
 
 
 class Execution:
-    """One plan being run."""
+    """One plan being run, by all processes of a team alike; the first of them alone writes."""
 
-    def __init__(self, chosen: Plan, scorer: Scorer, device: str, watcher: Watcher) -> None:
-        self.plan, self.scorer, self.watcher = chosen, scorer, watcher
+    def __init__(self, chosen: Plan, scorer: Scorer, watcher: Watcher, team: Team) -> None:
+        self.plan, self.scorer, self.watcher, self.team = chosen, scorer, watcher, team
         budget = chosen.profile.budget
         self.book = Book(Ledger(budget.limit, budget.kind))
-        self.policy: Policy = open_policy(chosen.profile, device, chosen.seed)
+        self.policy: Policy = open_policy(chosen.profile, team.device, chosen.seed)
         self.checkpoint = chosen.folder / "checkpoint.pt"
         self._claim_folder()
         self.method = self._start()
@@ -122,7 +124,8 @@ class Execution:
                         f"{self.plan.folder} holds a run with another {key} ({found.get(key)}, now {value}).",
                         "Give another --out, or delete that folder.",
                     )
-        write_atomically(path, json.dumps(digests, indent=1).encode())
+        if self.team.first:
+            write_atomically(path, json.dumps(digests, indent=1).encode())
 
     def _start(self) -> Method:
         state: dict[str, Any] | None = None
@@ -135,8 +138,9 @@ class Execution:
             MeteredScorer(self.scorer, ledger),
             self.plan.train,
             self.plan.profile.sampler,
-            Pool(self.plan.folder.parents[2] / "pools", ledger),
+            Pool(self.plan.folder.parents[2] / "pools", ledger, self.team),
             self.plan.seed,
+            self.team,
         )
         method: Method = registry.lookup("method", self.plan.method, METHODS)(self.plan.config, bench)
         if state is not None:
@@ -158,17 +162,20 @@ class Execution:
         return self._finish()
 
     def _step(self) -> None:
-        start = time.perf_counter()
+        start, ledger = time.perf_counter(), self.book.ledger
+        before = ledger.accounts()
         step = self.method.step()
-        ledger = self.book.ledger
         spent = ledger.optimisation if step.kind == "optimise" else ledger.collection
-        spent.seconds += time.perf_counter() - start
+        spent.seconds += time.perf_counter() - start if self.team.first else 0.0
+        ledger.share(before, self.team)
         self.book.log(step)
         self.watcher.spent(ledger.spent, ledger.limit, step.progress)
         if step.kind == "optimise" and self.book.updates % CHECKPOINT_UPDATES == 0:
             self._save()
 
     def _save(self) -> None:
+        if not self.team.first:
+            return
         self.plan.folder.mkdir(parents=True, exist_ok=True)
         partial = self.checkpoint.with_suffix(".partial")
         try:
@@ -184,18 +191,12 @@ class Execution:
         if self.book.points and self.book.points[-1].updates == self.book.updates:
             self._evaluate_again(mark)
             return
-        prompts, sampler, batch = self.plan.held_out, self.plan.profile.sampler, self.plan.profile.sampler.batch
-        scores: list[Score] = []
-        images: list[Images] = []
+        prompts, sampler = self.plan.held_out, self.plan.profile.sampler
         with self.method.evaluated():
-            for start in range(0, len(prompts), batch):
-                part = prompts[start : start + batch]
-                images.append(sampling.held_out_images(self.policy, part, self.plan.task.name, sampler))
-                scores += self.scorer(images[-1], part)
-                self.watcher.evaluating(len(scores), len(prompts))
+            pictures, scores = self._painted(prompts, sampler)
             drifted = drift.measure(self.policy, prompts, self.plan.task.name, sampler, self.plan.profile.drift)
-        pictures = np.concatenate(images)
-        self._keep_samples(mark, pictures[: self.plan.profile.kept_images])
+        if self.team.first:
+            self._keep_samples(mark, pictures[: self.plan.profile.kept_images])
         statistics = [seen | moved for seen, moved in zip(panel.statistics(pictures), drifted, strict=True)]
         rows = [
             {"mark": mark, "prompt": i, "text": prompt.text, "value": score.value, "note": score.note, **score.parts}
@@ -203,10 +204,24 @@ class Execution:
         ]
         self._enter(mark, [row | more for row, more in zip(rows, statistics, strict=True)])
 
+    def _painted(self, prompts: list[Prompt], sampler: Sampler) -> tuple[Images, list[Score]]:
+        """A picture a prompt, and its score; each process of the team takes some batches."""
+        parts = [prompts[start : start + sampler.batch] for start in range(0, len(prompts), sampler.batch)]
+        images: list[torch.Tensor] = []
+        scores: list[list[tuple[float, dict[str, float], str]]] = []
+        for part in self.team.own(parts):
+            painted = sampling.held_out_images(self.policy, part, self.plan.task.name, sampler)
+            images.append(torch.from_numpy(painted))
+            scores.append([score.plain() for score in self.scorer(painted, part)])
+            self.watcher.evaluating(min(len(prompts), len(images) * self.team.size * sampler.batch), len(prompts))
+        pictures = torch.cat(self.team.tensors(images, len(parts))).cpu().numpy()
+        return pictures, [Score(*plain) for some in self.team.objects(scores, len(parts)) for plain in some]
+
     def _evaluate_again(self, mark: float) -> None:
         """Nothing was learnt since the last mark (the pool was filled, say): what it painted then, it paints now."""
         last, samples = self.book.points[-1].mark, self.plan.folder / "samples"
-        shutil.copytree(samples / f"{last:.2f}", samples / f"{mark:.2f}", dirs_exist_ok=True)
+        if self.team.first:
+            shutil.copytree(samples / f"{last:.2f}", samples / f"{mark:.2f}", dirs_exist_ok=True)
         self._enter(mark, [row | {"mark": mark} for row in self.book.scores if row["mark"] == last])
 
     def _enter(self, mark: float, rows: list[dict[str, Any]]) -> None:
@@ -246,13 +261,6 @@ class Execution:
     # -- the end
 
     def _finish(self) -> Run:
-        folder, book = self.plan.folder, self.book
-        pd.DataFrame(book.scores).to_parquet(folder / "scores.parquet")
-        pd.DataFrame(book.steps).to_parquet(folder / "steps.parquet")
-        with self.method.evaluated():
-            self.policy.save(folder / "lora")
-        self._sheet()
-        write_atomically(folder / "timing.json", json.dumps(book.seconds, indent=1).encode())
         run = Run(
             schema=record.SCHEMA,
             version=__version__,
@@ -264,13 +272,25 @@ class Execution:
             changed=self.plan.changed,
             digests=self.plan.digests | {"model": self.policy.name},
             instruments={"reward": self.scorer.name},
-            budget_kind=book.ledger.kind,
-            limit=book.ledger.limit,
-            points=tuple(book.points),
+            budget_kind=self.book.ledger.kind,
+            limit=self.book.ledger.limit,
+            points=tuple(self.book.points),
         )
+        if self.team.first:
+            self._write(run)
+        return run
+
+    def _write(self, run: Run) -> None:
+        """All that a finished run leaves; the record last, because it says that the run is finished."""
+        folder, book = self.plan.folder, self.book
+        pd.DataFrame(book.scores).to_parquet(folder / "scores.parquet")
+        pd.DataFrame(book.steps).to_parquet(folder / "steps.parquet")
+        with self.method.evaluated():
+            self.policy.save(folder / "lora")
+        self._sheet()
+        write_atomically(folder / "timing.json", json.dumps(book.seconds, indent=1).encode())
         record.write(run, folder)
         self.checkpoint.unlink()
-        return run
 
     def _sheet(self) -> None:
         """The first held-out prompts before and after, from the same noise."""
@@ -290,11 +310,12 @@ def _mean(values: list[float]) -> float:
     return float(np.mean(there)) if there else math.nan
 
 
-def execute(chosen: Plan, device: str, watcher: Watcher) -> Run:
+def execute(chosen: Plan, watcher: Watcher, team: Team) -> Run:
     """Runs the plan, or goes on with it, or returns its record if it is finished; then has its pictures judged."""
-    if (chosen.folder / "run.json").exists():
+    if team.agreed((chosen.folder / "run.json").exists()):
         run = record.read(chosen.folder)
     else:
-        run = Execution(chosen, open_reward(chosen.task, chosen.profile), pick_device(device), watcher).run()
-    judging.finish(run, chosen.folder, chosen.profile.judge, watcher.evaluating)
+        run = Execution(chosen, open_reward(chosen.task, chosen.profile, team.device), watcher, team).run()
+    if team.first:
+        judging.finish(run, chosen.folder, chosen.profile.judge, watcher.evaluating)
     return run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +28,16 @@ class Sampler:
     shift: float
     guidance: float  # 1 is none
     batch: int
+
+    @property
+    def passes(self) -> int:
+        """Velocity evaluations a step: guidance takes two."""
+        return 1 if self.guidance == 1 else 2
+
+    @property
+    def evaluations(self) -> int:
+        """Velocity evaluations a picture."""
+        return self.steps * self.passes
 
 
 def times(steps: int, shift: float) -> Tensor:
@@ -103,24 +113,23 @@ class Chain:
     log_p: Tensor
 
 
+def step_noise(shape: Sequence[int], noisy: Collection[int], generator: torch.Generator) -> dict[int, Tensor]:
+    """Unit noise of this shape for each of the steps that inject some, drawn in their order."""
+    return {step: torch.randn(tuple(shape), generator=generator) for step in sorted(noisy)}
+
+
 @torch.no_grad()
-def stochastic(
-    velocity: Velocity,
-    x: Tensor,
-    schedule: Tensor,
-    noising: Noising,
-    noisy: Collection[int],
-    generator: torch.Generator,
-) -> Chain:
-    """Samples along the schedule from noise x [B, ...]; the steps in `noisy` are stochastic, the others Euler's."""
+def stochastic(velocity: Velocity, x: Tensor, schedule: Tensor, noising: Noising, noise: Mapping[int, Tensor]) -> Chain:
+    """Samples along the schedule from x [B, ...]; steps that have a `noise` [B, ...] inject it, the others are
+    Euler's."""
     states, log_p = [x.float()], []
     for step in range(len(schedule) - 1):
         x = states[-1]
         t, t_next = (torch.full((len(x),), float(schedule[step + i]), device=x.device) for i in (0, 1))
         v = velocity(x, t)
-        if step in noisy:
+        if step in noise:
             gaussian = transition(v, x, t, t_next, schedule, noising)
-            eps = torch.randn(x.shape, generator=generator).to(x.device)
+            eps = noise[step].to(x.device)
             states.append(gaussian.mean + gaussian.std.view(-1, *[1] * (x.ndim - 1)) * eps)
             log_p.append(gaussian.log_p(states[-1]))
         else:

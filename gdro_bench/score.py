@@ -27,6 +27,10 @@ class Score:
     def scored(self) -> bool:
         return not math.isnan(self.value)
 
+    def plain(self) -> tuple[float, dict[str, float], str]:
+        """What `Score(*...)` takes, as JSON can say it."""
+        return self.value, dict(self.parts), self.note
+
 
 class Scorer(Protocol):
     """A task's reward or a judge. `name` names the instrument and its version; axis labels and records use it."""

@@ -13,6 +13,8 @@ from gdro_bench.record import Run
 
 if TYPE_CHECKING:
     from gdro_bench.evaluation import Result
+    from gdro_bench.forecast import Forecast
+    from gdro_bench.plan import Plan
     from gdro_bench.sweep import Outcome
 
 
@@ -36,6 +38,36 @@ def print_run(console: Console, run: Run, folder: Path) -> None:
     console.print(f"Record: {folder / 'run.json'}   pictures: {folder / 'sheet.png'}", soft_wrap=True)
     console.print(f"Next: gdro-bench run {run.task} --method {run.method} --seed {run.seed + 1}", soft_wrap=True)
     console.print(f"or:   gdro-bench compare --runs {folder.parents[2]}", soft_wrap=True)
+
+
+def print_forecast(console: Console, chosen: Plan, expected: Forecast) -> None:
+    """What a run will spend on what, and what it needs."""
+    budget = chosen.profile.budget
+    table = Table(title=f"{chosen.method} on {chosen.task.name}, {chosen.profile_name}: the plan", title_justify="left")
+    for heading in ("", "velocity evaluations", "images", "reward calls", "time"):
+        table.add_column(heading, justify="right" if heading else "left")
+    rows = {
+        "pool": expected.pool,
+        "rollouts": expected.rollouts,
+        f"{expected.updates:,} updates": expected.optimisation,
+        "marks (outside the budget)": expected.marks,
+    }
+    for name, spent in rows.items():
+        counts = (f"{count:,}" for count in (spent.evaluations, spent.images, spent.reward_calls))
+        table.add_row(name, *counts, _duration(spent.seconds))
+    console.print(table)
+    console.print(
+        f"Budget: {budget.limit:,} {budget.kind}. About {_duration(expected.seconds)} on this machine, "
+        f"{expected.memory / 1e9:.1f} GB of memory at its peak, {expected.disk / 1e9:.2f} GB of disk."
+    )
+    console.print("Times come from a short calibration. A pool that is there already costs evaluations, but no time.")
+
+
+def _duration(seconds: float) -> str:
+    """In its natural unit: `40 s`, `18 min`, `7.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def print_sweep(console: Console, outcomes: Sequence[Outcome]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from gdro_bench import plan, runner
 from gdro_bench.errors import BenchError
+from gdro_bench.parallel import Team
 from gdro_bench.plan import Plan
 from gdro_bench.record import Run
 
@@ -73,13 +74,13 @@ def plans(
     return list({made.folder: made for made in made}.values())
 
 
-def execute(chosen: Sequence[Plan], device: str, watcher: Watcher) -> list[Outcome]:
+def execute(chosen: Sequence[Plan], watcher: Watcher, team: Team) -> list[Outcome]:
     """Runs them all; one that fails does not keep the others from their turn."""
     outcomes = []
     for done, one in enumerate(chosen):
         watcher.next_run(one.folder.name, done, len(chosen))
         try:
-            outcomes.append(Outcome(one, runner.execute(one, device, watcher)))
+            outcomes.append(Outcome(one, runner.execute(one, watcher, team)))
         except BenchError as error:
             outcomes.append(Outcome(one, None, str(error)))
     return outcomes

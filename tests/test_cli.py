@@ -15,12 +15,12 @@ FROZEN = {
         *("--mask2former", "--model", "--out", "--profile", "--prompts", "task"),
     ],
     "compare": ["--out", "--reference", "--reward", "--runs", "--x", "folders"],
-    "doctor": [],
+    "doctor": ["--profile"],
     "judge": ["--gold", "--judge", "--model", "--runs", "--second-reader", "--url", "folders"],
     "list": [],
     "pretrain": ["--device", "--images", "--out", "--seed", "model"],
     "prompts": ["--count", "--seed", "--split", "--world", "task"],
-    "run": ["--budget", "--device", "--method", "--out", "--profile", "--prompts", "--seed", "--set", "task"],
+    "run": ["--budget", "--device", "--dry-run", "--method", "--out", "--profile", "--prompts", "--seed", "--set", "task"],
     "sweep": ["--budget", "--device", "--method", "--out", "--over", "--profile", "--seeds", "--set", "task"],
 }
 

@@ -19,7 +19,17 @@ from gdro_bench.models.lora import Lora
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.policy import Policy
 from gdro_bench.pool import Pool
-from gdro_bench.sampling import Noising, Sampler, Transition, conditioned, euler, stochastic, times, transition
+from gdro_bench.sampling import (
+    Noising,
+    Sampler,
+    Transition,
+    conditioned,
+    euler,
+    step_noise,
+    stochastic,
+    times,
+    transition,
+)
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
@@ -78,7 +88,7 @@ def test_marginals_of_a_gaussian_are_kept(noising, s):
 
     n, generator = 20_000, torch.Generator().manual_seed(7)
     noisy = range(40, 400)  # before, where sigma grows without bound, these steps are too coarse for the SDE
-    chain = stochastic(velocity, draw(n, 1), schedule, noising, noisy, generator)
+    chain = stochastic(velocity, draw(n, 1), schedule, noising, step_noise((n, 1), noisy, generator))
     for at in (200, 390, 400):
         t = float(schedule[at])
         x = chain.states[:, at]
@@ -90,7 +100,8 @@ def test_marginals_of_a_gaussian_are_kept(noising, s):
 @pytest.mark.parametrize("noising", KINDS)
 def test_only_the_named_steps_are_noisy(noising):
     schedule, x = times(6, 2.0), draw(3, 4)
-    chain = stochastic(lambda x, t: 0.3 * x, x, schedule, noising, [2, 3], torch.Generator().manual_seed(0))
+    noise = step_noise((3, 4), [2, 3], torch.Generator().manual_seed(0))
+    chain = stochastic(lambda x, t: 0.3 * x, x, schedule, noising, noise)
     assert chain.states.shape == (3, 7, 4)
     torch.testing.assert_close(chain.states[:, 0], x)
     torch.testing.assert_close(chain.states[:, 2], euler(lambda x, t: 0.3 * x, x, schedule[:3]))
@@ -190,14 +201,9 @@ def method(tmp_path: Path, config: grpo.Config, cls: type[grpo.GRPO] = FlowGRPO)
 def test_on_policy_the_ratio_is_exactly_one(tmp_path, noising):
     made = method(tmp_path, replace(numbers(), noising=noising, noisy_last=False))
     policy, cond = made.bench.policy, made.bench.policy.encode(PROMPTS)
-    chain = stochastic(
-        conditioned(policy, cond, 1.0),
-        draw(3, *policy.latent_shape),
-        made.schedule,
-        noising,
-        [0, 1, 2],
-        torch.Generator(),
-    )
+    start = draw(3, *policy.latent_shape)
+    noise = step_noise(start.shape, [0, 1, 2], torch.Generator())
+    chain = stochastic(conditioned(policy, cond, 1.0), start, made.schedule, noising, noise)
     for i in range(3):
         new = made._transition(conditioned(policy, cond, 1.0), chain.states[:, i], torch.full((3,), i))
         assert torch.equal((new.log_p(chain.states[:, i + 1]) - chain.log_p[:, i]).exp(), torch.ones(3))

@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -13,9 +13,9 @@ import pytest
 from gdro_bench import task
 from gdro_bench.errors import BenchError
 from gdro_bench.models.pocket import making, world
-from gdro_bench.rewards import readers
+from gdro_bench.rewards import engines, readers
 from gdro_bench.rewards.ocr import OcrReward, TextSize, ocr_reward
-from gdro_bench.rewards.readers import RapidReader, ReaderConfig, Reading, area
+from gdro_bench.rewards.readers import EngineReader, ReaderConfig, Reading, area
 from gdro_bench.task import Prompt
 
 SQUARE = ((0.0, 0.0), (8.0, 0.0), (8.0, 4.0), (0.0, 4.0))  # 32 square px
@@ -165,8 +165,8 @@ def test_a_missing_prompt_file_is_refused(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def rapid() -> RapidReader:
-    return RapidReader(ReaderConfig(limit_side=128, workers=0))
+def rapid() -> EngineReader:
+    return EngineReader(ReaderConfig(limit_side=128, workers=0))
 
 
 def test_the_reader_reads_the_worlds_fresh_signs(rapid, monkeypatch):
@@ -191,7 +191,7 @@ def test_a_bare_wall_holds_no_text(rapid):
 
 def test_the_engine_is_given_bgr(monkeypatch, rapid):
     given = []
-    monkeypatch.setattr(readers, "_engine", lambda image: given.append(image) or SimpleNamespace(txts=None))
+    monkeypatch.setattr(readers, "_engine", (rapid.config, lambda image: given.append(image) or []))
     red = np.zeros((1, 8, 8, 3), np.uint8)
     red[..., 0] = 255
     rapid(red)
@@ -201,14 +201,14 @@ def test_the_engine_is_given_bgr(monkeypatch, rapid):
 
 def test_an_engine_that_raises_fails_its_image_alone(monkeypatch, rapid):
     images, prompts = signs(3)
-    engine, calls = readers._engine, iter(range(3))
+    (_, engine), calls = readers._engine, iter(range(3))
 
     def second_fails(image):
         if next(calls) == 1:
             raise RuntimeError("out of memory")
         return engine(image)
 
-    monkeypatch.setattr(readers, "_engine", second_fails)
+    monkeypatch.setattr(readers, "_engine", (rapid.config, second_fails))
     scores = OcrReward(rapid)(images, prompts)
     assert [score.scored for score in scores] == [True, False, True]
     assert scores[1].note == "not read: RuntimeError: out of memory"
@@ -216,17 +216,71 @@ def test_an_engine_that_raises_fails_its_image_alone(monkeypatch, rapid):
 
 @pytest.fixture
 def worker():
-    reader = RapidReader(ReaderConfig(limit_side=128, workers=1))
+    reader = EngineReader(ReaderConfig(limit_side=128, workers=1))
     yield reader
     if reader._workers is not None:
         reader._workers.shutdown()
 
 
-def test_a_reader_that_dies_costs_its_images_and_is_replaced(worker, rapid):
+def test_a_reader_that_died_is_replaced(worker, rapid):
     images, _ = signs(3)
     expected = rapid(images)
     assert worker(images) == expected
     (process,) = worker._workers._processes
     os.kill(process, signal.SIGKILL)
-    assert [reading.failure for reading in worker(images)] == ["a reader process died"] * 3
     assert worker(images) == expected
+
+
+def kill_on_red(config, images):
+    """In a worker: dies of the first image whose first pixel is red."""
+    if (images[:, 0, 0] == (255, 0, 0)).all(-1).any():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [Reading(("read",))] * len(images)
+
+
+def test_an_image_that_kills_its_reader_costs_itself_alone(worker, monkeypatch):
+    monkeypatch.setattr(readers, "_read_here", kill_on_red)
+    images = np.zeros((6, 8, 8, 3), np.uint8)
+    images[2, 0, 0] = (255, 0, 0)
+    read = worker(images)
+    assert [reading.failure for reading in read] == ["", "", "a reader process died", "", "", ""]
+
+
+# -- PaddleOCR: what its two lines return, and what is said where it is not
+
+
+BOX = [[1, 2], [9, 2], [9, 5], [1, 5]]
+
+
+def test_both_lines_of_paddle_give_lines_and_boxes():
+    corners = ((1.0, 2.0), (9.0, 2.0), (9.0, 5.0), (1.0, 5.0))
+    assert engines.lines_of_2([[[BOX, ("CAFE", 0.9)], [BOX, ("BAR", 0.0)]]]) == [("CAFE", corners)]
+    assert engines.lines_of_2([None]) == []
+    seen = {"rec_texts": ["CAFE", "BAR"], "rec_scores": [0.9, 0.0], "rec_polys": np.array([BOX, BOX])}
+    assert engines.lines_of_3([seen]) == [("CAFE", corners)]
+    assert engines.lines_of_3([{"rec_texts": [], "rec_scores": [], "rec_polys": []}]) == []
+
+
+@pytest.mark.skipif(find_spec("paddleocr") is not None, reason="PaddleOCR is installed")
+def test_without_paddle_the_extra_is_named():
+    with pytest.raises(BenchError, match=r"PaddleOCR is not installed.*gdro-bench\[paddle\]"):
+        EngineReader(ReaderConfig(limit_side=960, workers=0, engine="paddleocr"))
+
+
+def test_paddles_models_are_named_by_their_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "version", lambda package: "2.9.1")
+    assert engines.paddle_name(960, "") == "paddleocr 2.9.1 en_PP-OCRv3_det en_PP-OCRv4_rec limit 960"
+    with pytest.raises(BenchError, match="does not hold one folder"):
+        engines.paddle_name(960, str(tmp_path))
+    for name in ("my_det_infer", "my_rec_infer"):
+        (tmp_path / name).mkdir()
+    assert engines.paddle_name(960, str(tmp_path)) == "paddleocr 2.9.1 my_det_infer my_rec_infer limit 960"
+
+
+def test_an_engine_that_cannot_start_says_so_through_a_worker(tmp_path):
+    reader = EngineReader(ReaderConfig(limit_side=128, workers=1))
+    broken = ReaderConfig(limit_side=960, workers=1, engine="paddleocr", models=str(tmp_path))
+    reader.config = broken
+    with pytest.raises(BenchError, match="PaddleOCR is not installed"):
+        reader(np.zeros((1, 8, 8, 3), np.uint8))
+    reader._workers.shutdown()

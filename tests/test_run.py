@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -218,13 +219,9 @@ def failing_reader(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real reader, but every so many images its engine breaks down."""
     original, calls = readers._read_one, itertools.count()
 
-    def read(image: NDArray[np.uint8]) -> readers.Reading:
+    def read(engine: Any, image: NDArray[np.uint8]) -> readers.Reading:
         n = next(calls)
-        if int((n + 1) * share) == int(n * share):
-            return original(image)
-        with monkeypatch.context() as broken:
-            broken.setattr(readers, "_engine", None)
-            return original(image)
+        return original(engine if int((n + 1) * share) == int(n * share) else None, image)
 
     monkeypatch.setattr(readers, "_read_one", read)
 

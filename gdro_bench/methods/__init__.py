@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from gdro_bench.budget import Spent
+from gdro_bench.parallel import Team
 from gdro_bench.policy import Policy
 from gdro_bench.pool import Pool
 from gdro_bench.sampling import Sampler
@@ -33,6 +35,7 @@ class Workbench:
     sampler: Sampler
     pool: Pool
     seed: int
+    team: Team = field(default_factory=Team)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,25 @@ class Step:
     progress: str
 
 
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a method spends: once on its `pool`; then, over and over, on `collected` images and on `updates` optimiser
+    updates, each an `update` whose images go through the model in passes of `batch`."""
+
+    pool: Spent
+    collected: Spent
+    update: Spent
+    updates: int
+    batch: int
+
+
 class Method(Protocol):
     """How a model is trained. No base class: what two methods share is a function."""
+
+    @staticmethod
+    def costs(config: Any, sampler: Sampler) -> Costs:
+        """What it will spend, as far as that can be known before: groups that teach nothing may save some."""
+        ...
 
     def step(self) -> Step: ...
     def evaluated(self) -> AbstractContextManager[None]:

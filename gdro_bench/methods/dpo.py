@@ -14,9 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from gdro_bench.methods import Workbench, gdro
+from gdro_bench.methods import Costs, Workbench, gdro
 from gdro_bench.methods.offline import PoolConfig
 from gdro_bench.methods.trainer import OptimiserConfig
+from gdro_bench.sampling import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +44,7 @@ class DPO(gdro.GDRO):
         limit = {"k": 2, "tau": 0.0, "gamma": 0.0, "draws": 1, "ties": "joint", "drop_flat": True}
         own = {f.name: getattr(config, f.name) for f in fields(config)}
         super().__init__(gdro.Config(**own, **limit), bench)  # type: ignore[arg-type]
+
+    @staticmethod
+    def costs(config: Config, sampler: Sampler) -> Costs:  # type: ignore[override]
+        return gdro.group_costs(config.pool, config.optimiser, sampler, 2 * config.groups, draws=1)

@@ -28,12 +28,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gdro_bench.budget import GRADIENT_COST, Spent
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import Workbench
-from gdro_bench.methods.offline import OfflineMethod, PoolConfig, draw_members, draw_t, squared_error
+from gdro_bench.methods import Costs, Workbench
+from gdro_bench.methods.offline import Drawn, OfflineMethod, PoolConfig, draw_members, draw_t, pool_cost, squared_error
 from gdro_bench.methods.trainer import OptimiserConfig
-from gdro_bench.policy import Cond
-from gdro_bench.task import Prompt
+from gdro_bench.sampling import ConditionalVelocity, Sampler
 
 Ties = Literal["joint", "order"]
 
@@ -107,6 +107,12 @@ def top1_mask(r: Tensor) -> Tensor:
 # The method
 
 
+def group_costs(pool: PoolConfig, optimiser: OptimiserConfig, sampler: Sampler, images: int, draws: int) -> Costs:
+    """Each image of an update goes through the policy, with its gradient, and through the reference."""
+    update = Spent((GRADIENT_COST + 1) * images * draws, images * draws)
+    return Costs(pool_cost(pool, sampler), Spent(), update, updates=1, batch=optimiser.batch or images)
+
+
 class GDRO(OfflineMethod):
     """See the module."""
 
@@ -119,38 +125,49 @@ class GDRO(OfflineMethod):
         super().__init__(config.pool, config.optimiser, bench)
         self.config = config
 
-    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, list[Prompt]]:
-        """The groups of this update: latents [G, k, *latent_shape], rewards [G, k] and the G prompts."""
-        pool, c = self.source.groups, self.config
+    @staticmethod
+    def costs(config: Config, sampler: Sampler) -> Costs:
+        return group_costs(config.pool, config.optimiser, sampler, config.groups * config.k, config.draws)
+
+    def draw(self, generator: torch.Generator) -> Drawn:
+        pool, c, shape = self.source.groups, self.config, self.bench.policy.latent_shape
         usable = self.source.usable(c.k, c.drop_flat)
         chosen = usable[torch.randint(len(usable), (c.groups,), generator=generator)]
         members = [draw_members(pool.rewards[g], c.k, c.draw == "spread", generator) for g in chosen]
-        latents = torch.stack([pool.latents[g][m] for g, m in zip(chosen, members, strict=True)])
-        rewards = torch.stack([pool.rewards[g][m] for g, m in zip(chosen, members, strict=True)])
-        return latents, rewards, [self.source.prompts[int(g)] for g in chosen]
+        x0, r = (
+            torch.stack([part[g][m] for g, m in zip(chosen, members, strict=True)])
+            for part in (pool.latents, pool.rewards)
+        )
+        times, noises = [], []
+        for _ in range(c.draws):
+            t = draw_t((c.groups, 1 if c.share_t else c.k), c.t_distribution, generator)
+            eps = torch.randn((c.groups, 1 if c.share_noise else c.k, *shape), generator=generator)
+            times.append(t.expand(-1, c.k))
+            noises.append(eps.expand(-1, c.k, *shape))
+        prompts = [self.source.prompts[int(g)] for g in chosen]
+        return Drawn(x0, r, prompts, torch.stack(times, dim=1), torch.stack(noises, dim=1))
 
-    def _errors(self, x0: Tensor, cond: Cond, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Squared errors of policy and reference at one draw of (t, eps), each [G * k, *latent_shape]."""
-        c, shape = self.config, self.bench.policy.latent_shape
-        t = draw_t((c.groups, 1 if c.share_t else c.k), c.t_distribution, generator).expand(-1, c.k).flatten()
-        eps = torch.randn((c.groups, 1 if c.share_noise else c.k, *shape), generator=generator)
-        eps = eps.expand(-1, c.k, *shape).flatten(0, 1)
-        drawn, policy = (t.to(x0.device), eps.to(x0.device), cond), self.bench.policy
-        return squared_error(policy.velocity, x0, *drawn), squared_error(policy.reference_velocity, x0, *drawn)
+    def _errors(self, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        """Squared errors of policy and reference, each summed over elements and averaged over draws: [G, k]."""
+        policy, device = self.bench.policy, self.trainer.device
+        x0, cond = drawn.x0.flatten(0, 1).to(device), policy.encode(drawn.prompts).repeat_each(self.config.k)
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        c = self.config
-        latents, rewards, prompts = self._draw(generator)
-        device = self.trainer.device
-        x0, r = latents.flatten(0, 1).to(device), rewards.to(device)
-        cond = self.bench.policy.encode(prompts).repeat_each(c.k)
-        drawn = [self._errors(x0, cond, generator) for _ in range(c.draws)]
-        error, reference_error = (torch.stack(part).mean(0).flatten(1) for part in zip(*drawn, strict=True))
-        elements = error.shape[1] if c.reduction == "mean" else 1
-        reduced = error.sum(1).view(c.groups, c.k) / elements
-        s = implicit_reward(reduced, reference_error.sum(1).view(c.groups, c.k) / elements, c.beta)
+        def error(velocity: ConditionalVelocity) -> Tensor:
+            each = [
+                squared_error(velocity, x0, t.flatten().to(device), eps.flatten(0, 1).to(device), cond)
+                for t, eps in zip(drawn.t.unbind(1), drawn.eps.unbind(1), strict=True)
+            ]
+            return torch.stack(each).mean(0).flatten(1).sum(1).view(len(drawn), self.config.k)
+
+        return error(policy.velocity), error(policy.reference_velocity)
+
+    def loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, float]]:
+        c, r = self.config, drawn.r.to(self.trainer.device)
+        elements = drawn.x0[0, 0].numel() if c.reduction == "mean" else 1
+        error, reference_error = (part / elements for part in self._errors(drawn))
+        s = implicit_reward(error, reference_error, c.beta)
         ranking = gdro_loss(s, r, c.tau, c.ties, c.drop_flat).mean()
-        stabilising = (top1_mask(r) * reduced).sum(1).mean()
+        stabilising = (top1_mask(r) * error).sum(1).mean()
         return ranking + c.gamma * stabilising, self._measure(s.detach(), r, ranking.item(), stabilising.item())
 
     def _measure(self, s: Tensor, r: Tensor, ranking: float, stabilising: float) -> dict[str, float]:

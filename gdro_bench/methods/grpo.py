@@ -20,11 +20,13 @@ import torch
 from torch import Tensor
 
 from gdro_bench import content, sampling
+from gdro_bench.budget import GRADIENT_COST, Spent
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import Step, Workbench
+from gdro_bench.methods import Costs, Step, Workbench
 from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
-from gdro_bench.sampling import Noising
+from gdro_bench.sampling import Noising, Sampler
+from gdro_bench.score import Score
 
 EPSILON = 1e-4  # keeps the advantage finite where all rewards are equal
 
@@ -49,6 +51,7 @@ class Config:
     kl_form: Literal["rate", "step"]
     updates_per_epoch: int
     optimiser: OptimiserConfig
+    rollout_steps: int | None = None  # of the sampler while training; without it, the profile's
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -127,10 +130,20 @@ class GRPO:
     def __init__(self, config: Config, bench: Workbench) -> None:
         _check(config, bench)
         self.config, self.bench = config, bench
-        self.trainer = Trainer(bench.policy, config.optimiser)
-        self.schedule = bench.policy.times(bench.sampler.steps, bench.sampler.shift)
+        self.trainer = Trainer(bench.policy, config.optimiser, bench.team)
+        self.schedule = bench.policy.times(config.rollout_steps or bench.sampler.steps, bench.sampler.shift)
         self.epoch = 0
         self.rollout: Rollout | None = None
+
+    @staticmethod
+    def costs(config: Config, sampler: Sampler) -> Costs:
+        c, images, steps = config, config.prompts * config.k, config.rollout_steps or sampler.steps
+        noisy = c.window or (steps if c.noisy_last else steps - 1)
+        trained = images * (c.window or max(1, int(noisy * c.timestep_fraction)))
+        each = GRADIENT_COST + (1 if c.kl_weight else 0)  # the reference is asked for the KL
+        passes = sampler.passes * trained // c.updates_per_epoch
+        collected = Spent(images * steps * sampler.passes, images, images)
+        return Costs(Spent(), collected, Spent(each * passes, passes), c.updates_per_epoch, sampler.batch)
 
     def step(self) -> Step:
         return self._collect() if self.rollout is None else self._optimise(self.rollout)
@@ -144,18 +157,8 @@ class GRPO:
     def _collect(self) -> Step:
         c, bench, generator = self.config, self.bench, self._generator("rollout", self.epoch)
         chosen = torch.randperm(len(bench.prompts), generator=generator)[: c.prompts].repeat_interleave(c.k)
-        noisy = stochastic_steps(c, bench.sampler.steps, generator)
-        noise = self._first_noise(len(chosen), generator)
-        prompts = [bench.prompts[int(p)] for p in chosen]
-        chains, log_p = [], []
-        for start in range(0, len(chosen), bench.sampler.batch):
-            rows = slice(start, start + bench.sampler.batch)
-            velocity = sampling.conditioned(bench.policy, bench.policy.encode(prompts[rows]), bench.sampler.guidance)
-            chain = sampling.stochastic(velocity, noise[rows], self.schedule, c.noising, noisy, generator)
-            chains.append(chain.states)
-            log_p.append(chain.log_p)
-        states = torch.cat(chains)
-        scores = bench.scorer(bench.policy.decode(states[:, -1]), prompts)
+        noisy = stochastic_steps(c, len(self.schedule) - 1, generator)
+        states, log_p, scores = self._sample(chosen, noisy, generator)
         r = torch.tensor([score.value for score in scores]).view(-1, c.k)
         advantage = advantages(r, c.std, c.advantage_clip).flatten()
         steps = trained_steps(c, noisy, len(chosen), generator)
@@ -163,7 +166,7 @@ class GRPO:
         kept = kept[torch.randperm(len(kept), generator=generator)]
         self.epoch += 1
         if len(kept) >= c.updates_per_epoch:
-            self.rollout = Rollout(*(part[kept] for part in (states, torch.cat(log_p), advantage, chosen, steps)))
+            self.rollout = Rollout(*(part[kept] for part in (states, log_p, advantage, chosen, steps)))
         reward = r.nanmean().item()
         measured = {
             "rollout_reward": reward,
@@ -172,6 +175,31 @@ class GRPO:
             "dropped": float(len(chosen) - len(kept)),
         }
         return Step("collect", measured, f"epoch {self.epoch}: rollout reward {reward:.3f}")
+
+    def _sample(
+        self, chosen: Tensor, noisy: list[int], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, list[Score]]:
+        """Chains, their log-probabilities and their last states' scores. Each process of a team takes some batches and
+        draws the noise of the others' too, so that all draw the same."""
+        bench, team, prompts = self.bench, self.bench.team, [self.bench.prompts[int(p)] for p in chosen]
+        noise = self._first_noise(len(chosen), generator)
+        starts = range(0, len(chosen), bench.sampler.batch)
+        chains = []
+        for i, start in enumerate(starts):
+            rows = slice(start, start + bench.sampler.batch)
+            drawn = sampling.step_noise(noise[rows].shape, noisy, generator)
+            if i % team.size != team.rank:
+                continue
+            velocity = sampling.conditioned(bench.policy, bench.policy.encode(prompts[rows]), bench.sampler.guidance)
+            chains.append(sampling.stochastic(velocity, noise[rows], self.schedule, self.config.noising, drawn))
+        own = [prompt for start in team.own(starts) for prompt in prompts[start : start + bench.sampler.batch]]
+        last = [chain.states[:, -1] for chain in chains]
+        scored = iter(bench.scorer(bench.policy.decode(torch.cat(last)), own) if own else [])
+        plain = [[next(scored).plain() for _ in states] for states in last]
+        scores = [Score(*one) for batch in team.objects(plain, len(starts)) for one in batch]
+        states = team.tensors([chain.states for chain in chains], len(starts))
+        log_p = team.tensors([chain.log_p for chain in chains], len(starts))
+        return torch.cat(states), torch.cat(log_p), scores
 
     def _first_noise(self, images: int, generator: torch.Generator) -> Tensor:
         shape, c = self.bench.policy.latent_shape, self.config
@@ -186,13 +214,14 @@ class GRPO:
         rows = torch.tensor_split(torch.arange(len(rollout.advantage)), c.updates_per_epoch)[part]
         sums: dict[str, float] = {}
         pairs = [(int(i), j) for j in range(rollout.steps.shape[1]) for i in rows]
-        for start in range(0, len(pairs), self.bench.sampler.batch):
-            some = pairs[start : start + self.bench.sampler.batch]
+        batch = self.bench.sampler.batch
+        for start in self.bench.team.own(range(0, len(pairs), batch)):
+            some = pairs[start : start + batch]
             loss, measured = self._loss(rollout, torch.tensor(some))
             self.trainer.backward(loss * len(some) / len(pairs))
             for key, value in measured.items():
                 sums[key] = sums.get(key, 0.0) + value * len(some) / len(pairs)
-        sums["gradient_norm"] = self.trainer.update()
+        sums = self.bench.team.sums(sums) | {"gradient_norm": self.trainer.update()}
         if part + 1 == c.updates_per_epoch:
             self.rollout = None
         return Step("optimise", sums, f"update {self.trainer.updates}: clipped {sums['clipped']:.0%}")
@@ -249,7 +278,7 @@ class GRPO:
 
 
 def _check(config: Config, bench: Workbench) -> None:
-    c, steps = config, bench.sampler.steps
+    c, steps = config, config.rollout_steps or bench.sampler.steps
     if c.k < 2:
         raise BenchError(f"k is {c.k}.", "A group needs at least 2 images.", 2)
     if c.prompts > len(bench.prompts):

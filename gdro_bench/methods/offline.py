@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from gdro_bench import content, sampling, task
+from gdro_bench.budget import Spent
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import Step, Workbench
 from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
 from gdro_bench.pool import Groups, Sampled
-from gdro_bench.sampling import ConditionalVelocity
+from gdro_bench.sampling import ConditionalVelocity, Sampler
+from gdro_bench.score import Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,12 @@ class PoolConfig:
     images: int  # a prompt
     seed: int
     shard_prompts: int
+
+
+def pool_cost(config: PoolConfig, sampler: Sampler) -> Spent:
+    """Of filling it."""
+    images = config.prompts * config.images
+    return Spent(images * sampler.evaluations, images, images)
 
 
 class Source:
@@ -65,7 +73,16 @@ class Source:
 
     @torch.no_grad()
     def _sample(self, prompts: list[task.Prompt]) -> Sampled:
-        """Groups from the reference model, whatever the adapters are."""
+        """Groups from the reference model, whatever the adapters are. Each process of a team takes some prompts."""
+        team = self.bench.team
+        parts = [prompts] if team.size == 1 else [[prompt] for prompt in prompts]
+        made = [self._sample_some(part) for part in team.own(parts)]
+        latents = team.tensors([latents for latents, _ in made], len(parts))
+        scores = team.objects([[[s.plain() for s in group] for group in groups] for _, groups in made], len(parts))
+        grouped = [[Score(*plain) for plain in group] for groups in scores for group in groups]
+        return torch.cat(latents).cpu(), grouped
+
+    def _sample_some(self, prompts: list[task.Prompt]) -> Sampled:
         n, bench = self.config.images, self.bench
         keys = [("pool", self.config.seed, p.text, i) for p in prompts for i in range(n)]
         noise = sampling.noise_for(keys, bench.policy.latent_shape)
@@ -73,7 +90,7 @@ class Source:
         latents = sampling.sample(bench.policy, noise, each, bench.sampler, reference=True)
         scores = iter(bench.scorer(bench.policy.decode(latents), each))
         grouped = [[next(scores) for _ in range(n)] for _ in prompts]
-        return latents.cpu().view(len(prompts), n, *latents.shape[1:]), grouped
+        return latents.view(len(prompts), n, *latents.shape[1:]), grouped
 
     @property
     def groups(self) -> Groups:
@@ -99,18 +116,41 @@ class Source:
         return usable
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What an update trains on: latents x0 [G, n, *latent_shape] of G groups, their rewards r [G, n] and prompts, and D
+    draws of t [G, D, n] and eps [G, D, n, *latent_shape]."""
+
+    x0: Tensor
+    r: Tensor
+    prompts: list[task.Prompt]
+    t: Tensor
+    eps: Tensor
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, rows: slice) -> Drawn:
+        return Drawn(self.x0[rows], self.r[rows], self.prompts[rows], self.t[rows], self.eps[rows])
+
+
 class OfflineMethod:
-    """Fills the pool, a shard a step, then trains on it, an optimiser update a step. A method adds its loss."""
+    """Fills the pool, a shard a step, then trains on it, an optimiser update a step. A method adds what it draws and
+    its loss."""
 
     name: str
 
     def __init__(self, pool: PoolConfig, optimiser: OptimiserConfig, bench: Workbench) -> None:
         self.bench = bench
         self.source = Source(pool, bench)
-        self.trainer = Trainer(bench.policy, optimiser)
+        self.trainer = Trainer(bench.policy, optimiser, bench.team)
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """The loss of one update, whose draws all come from the generator, and what was measured on the way."""
+    def draw(self, generator: torch.Generator) -> Drawn:
+        """All that one update draws."""
+        raise NotImplementedError
+
+    def loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, float]]:
+        """The mean loss of some drawn groups, and the means of what was measured on the way."""
         raise NotImplementedError
 
     def step(self) -> Step:
@@ -118,10 +158,23 @@ class OfflineMethod:
 
     def _optimise(self) -> Step:
         seed = content.seed(self.name, self.bench.seed, self.trainer.updates)
-        loss, measured = self.loss(torch.Generator().manual_seed(seed))
-        self.trainer.backward(loss)
-        measured = {"loss": loss.item()} | measured | {"gradient_norm": self.trainer.update()}
+        drawn = self.draw(torch.Generator().manual_seed(seed))
+        sums: dict[str, float] = {}
+        for rows in self.bench.team.own(self._passes(drawn)):
+            part = drawn[rows]
+            loss, measured = self.loss(part)
+            weight = len(part) / len(drawn)
+            self.trainer.backward(loss * weight)
+            for name, value in ({"loss": loss.item()} | measured).items():
+                sums[name] = sums.get(name, 0.0) + value * weight
+        measured = self.bench.team.sums(sums) | {"gradient_norm": self.trainer.update()}
         return Step("optimise", measured, f"update {self.trainer.updates}: loss {measured['loss']:.2f}")
+
+    def _passes(self, drawn: Drawn) -> list[slice]:
+        """Rows of groups that go through the model together."""
+        batch = self.trainer.config.batch
+        groups = max(1, batch // drawn.r.shape[1]) if batch else math.ceil(len(drawn) / self.bench.team.size)
+        return [slice(start, start + groups) for start in range(0, len(drawn), groups)]
 
     def evaluated(self) -> AbstractContextManager[None]:
         return self.trainer.evaluated()

@@ -14,10 +14,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gdro_bench.budget import GRADIENT_COST, Spent
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import Workbench
-from gdro_bench.methods.offline import OfflineMethod, PoolConfig, draw_t, squared_error
+from gdro_bench.methods import Costs, Workbench
+from gdro_bench.methods.offline import Drawn, OfflineMethod, PoolConfig, draw_t, pool_cost, squared_error
 from gdro_bench.methods.trainer import OptimiserConfig
+from gdro_bench.sampling import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,26 @@ class RFT(OfflineMethod):
         super().__init__(config.pool, config.optimiser, bench)
         self.config = config
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    @staticmethod
+    def costs(config: Config, sampler: Sampler) -> Costs:
+        images = config.groups * config.best
+        update, batch = Spent(GRADIENT_COST * images, images), config.optimiser.batch or images
+        return Costs(pool_cost(config.pool, sampler), Spent(), update, updates=1, batch=batch)
+
+    def draw(self, generator: torch.Generator) -> Drawn:
         c, pool = self.config, self.source.groups
         usable = self.source.usable(c.best, c.drop_flat)
         chosen = usable[torch.randint(len(usable), (c.groups,), generator=generator)]
-        x0 = torch.cat([pool.latents[g][draw_best(pool.rewards[g], c.best, generator)] for g in chosen])
-        t = draw_t((len(x0),), c.t_distribution, generator)
-        eps = torch.randn(x0.shape, generator=generator)
-        cond = self.bench.policy.encode([self.source.prompts[int(g)] for g in chosen]).repeat_each(c.best)
-        x0, t, eps = (part.to(self.trainer.device) for part in (x0, t, eps))
-        return squared_error(self.bench.policy.velocity, x0, t, eps, cond).mean(), {}
+        members = [draw_best(pool.rewards[g], c.best, generator) for g in chosen]
+        x0, r = (
+            torch.stack([part[g][m] for g, m in zip(chosen, members, strict=True)])
+            for part in (pool.latents, pool.rewards)
+        )
+        t = draw_t((c.groups, 1, c.best), c.t_distribution, generator)
+        eps = torch.randn((c.groups, 1, *x0.shape[1:]), generator=generator)
+        return Drawn(x0, r, [self.source.prompts[int(g)] for g in chosen], t, eps)
+
+    def loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, float]]:
+        cond = self.bench.policy.encode(drawn.prompts).repeat_each(self.config.best)
+        x0, t, eps = (part.to(self.trainer.device) for part in (drawn.x0.flatten(0, 1), drawn.t, drawn.eps))
+        return squared_error(self.bench.policy.velocity, x0, t.flatten(), eps.flatten(0, 2), cond).mean(), {}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gdro_bench.errors import BenchError
 from gdro_bench.methods.ema import Ema
+from gdro_bench.parallel import Team
 from gdro_bench.policy import Policy
 
 
@@ -25,13 +26,14 @@ class OptimiserConfig:
     clip: float  # of the gradient's norm
     ema_slope: float
     ema_ceiling: float
+    batch: int | None = None  # images a pass of a method with a pool; without it, all of an update's at once
 
 
 class Trainer:
-    """Updates a policy's adapters; `updates` counts how often."""
+    """Updates a policy's adapters; `updates` counts how often. Every process of a team makes the same update."""
 
-    def __init__(self, policy: Policy, config: OptimiserConfig) -> None:
-        self.config = config
+    def __init__(self, policy: Policy, config: OptimiserConfig, team: Team) -> None:
+        self.config, self.team = config, team
         self.parameters = list(policy.parameters())
         self.optimiser = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=config.weight_decay)
         self.ema = Ema(self.parameters, config.ema_slope, config.ema_ceiling)
@@ -55,7 +57,11 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def update(self) -> float:
-        """One optimiser step on the gradients so far; returns their norm before clipping."""
+        """One optimiser step on the gradients so far, of all processes; returns their norm before clipping."""
+        for parameter in self.parameters:
+            if parameter.grad is None:  # of a process that had nothing to do
+                parameter.grad = torch.zeros_like(parameter)
+        self.team.sum([p.grad for p in self.parameters if p.grad is not None])
         warm = min(1.0, (self.updates + 1) / max(1, self.config.warmup_steps))
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate * warm

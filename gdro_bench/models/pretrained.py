@@ -46,6 +46,11 @@ class Pretrained:
     gradient_checkpointing: bool
     text_cache: str  # folder of encoded texts
 
+    @property
+    def latent_elements(self) -> int:
+        """Of a picture: both families have 16 channels at an eighth of its side."""
+        return 16 * (self.side // 8) ** 2
+
 
 class PretrainedPolicy:
     """See `gdro_bench.policy.Policy`. A family adds how its transformer is called and how its latents lie."""

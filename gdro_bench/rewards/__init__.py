@@ -1,4 +1,4 @@
-"""Rewards, one module each: a function that takes the profile's reader gives a `Scorer`, and another makes prompts
+"""Rewards, one module each: a function that takes a profile's `Instruments` gives a `Scorer`, and another makes prompts
 of text and metadata. Judges and gold scores are `Scorer`s, too, but no method sees what they say.
 
 Another package adds its own through the entry-point groups `gdro_bench.rewards`, `gdro_bench.prompts` and

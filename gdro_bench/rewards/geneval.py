@@ -18,7 +18,7 @@ from gdro_bench.errors import BenchError, unknown
 from gdro_bench.rewards import geneval_rules as rules
 from gdro_bench.rewards.geneval_prompts import TAGS, Scene, parse
 from gdro_bench.rewards.geneval_rules import Colours, Objects, Seen
-from gdro_bench.rewards.readers import ReaderConfig
+from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
@@ -87,26 +87,9 @@ def described(text: str, metadata: str, where: str) -> Prompt:
     return Prompt(scene.prompt, line)
 
 
-SCORES = {
-    "geneval": ("mended score", rules.mended_score),
-    "geneval-published": ("published score", rules.published_score),
-}
+def open_mended(instruments: Instruments) -> GenEvalReward:
+    return GenEvalReward(instruments.detector(), "mended score", rules.mended_score)
 
 
-def open_with(reward: str, detector: Detector) -> GenEvalReward:
-    """The reward of this name in the table of rewards, on a detector."""
-    return GenEvalReward(detector, *SCORES[reward])
-
-
-def open_mended(config: ReaderConfig) -> GenEvalReward:
-    return open_with("geneval", _pocket_detector())
-
-
-def open_published(config: ReaderConfig) -> GenEvalReward:
-    return open_with("geneval-published", _pocket_detector())
-
-
-def _pocket_detector() -> Detector:
-    from gdro_bench.models.pocket.detector import PocketDetector
-
-    return PocketDetector.open()
+def open_published(instruments: Instruments) -> GenEvalReward:
+    return GenEvalReward(instruments.detector(), "published score", rules.published_score)

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from rapidfuzz.distance import Levenshtein
 
 from gdro_bench.judging import JudgeConfig
-from gdro_bench.rewards.readers import RapidReader, Reader, ReaderConfig, Reading, TesseractReader, area
+from gdro_bench.rewards.instruments import Instruments
+from gdro_bench.rewards.readers import Reader, Reading, TesseractReader, area
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
@@ -83,8 +84,8 @@ class TextSize:
         ]
 
 
-def open_text_size(config: ReaderConfig) -> TextSize:
-    return TextSize(open_reward(config))
+def open_text_size(instruments: Instruments) -> TextSize:
+    return TextSize(open_reward(instruments))
 
 
 def open_second(config: JudgeConfig) -> OcrReward:
@@ -92,5 +93,5 @@ def open_second(config: JudgeConfig) -> OcrReward:
     return OcrReward(TesseractReader())
 
 
-def open_reward(config: ReaderConfig) -> OcrReward:
-    return OcrReward(RapidReader(config))
+def open_reward(instruments: Instruments) -> OcrReward:
+    return OcrReward(instruments.reader())

@@ -1,7 +1,8 @@
 """Text readers: images in, lines of text out. The engine is named with its version in every record.
 
 Reading runs in worker processes of one thread each: ONNX Runtime gains little from a second thread on small images,
-and a crash in native code then costs an image, not the run. This module must not import torch: workers start faster.
+and a crash in native code then costs an image at most, not the run. This module must not import torch: workers start
+faster.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ import math
 import os
 import shutil
 import subprocess
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from importlib.metadata import version
 from multiprocessing import get_context
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from gdro_bench.errors import BenchError
+from gdro_bench.rewards import engines
+from gdro_bench.rewards.engines import Box, Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Reading:
     """What was read in an image: lines in the engine's order, their boxes [4, 2] px, or `failure` in words."""
 
     lines: tuple[str, ...] = ()
-    boxes: tuple[tuple[tuple[float, float], ...], ...] = ()
+    boxes: tuple[Box, ...] = ()
     failure: str = ""
 
 
@@ -44,80 +46,86 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReaderConfig:
-    """Numbers of the reader: `limit_side` px for detection, `workers` processes (0 reads in this process)."""
+    """`[reader]` of a profile: `limit_side` px for detection, `workers` processes (0 reads in this process), the
+    `engine` (rapidocr if none is named) and, for paddleocr, the folder of its `models`."""
 
     limit_side: int
     workers: int
+    engine: Literal["rapidocr", "paddleocr"] | None = None
+    models: str | None = None
 
 
-_engine: Any = None
-_engine_limit = 0
+_engine: tuple[ReaderConfig, Engine] | None = None  # of this process
 
 
-def _start_engine(limit_side: int) -> None:
-    """Loads RapidOCR once a process, with one thread and without the orientation classifier."""
-    global _engine, _engine_limit
-    if _engine is not None and _engine_limit == limit_side:
-        return
-    import logging
-
-    logging.getLogger("RapidOCR").setLevel(logging.ERROR)
-    from rapidocr import RapidOCR
-
-    parameters = {
-        "Global.use_cls": False,
-        "Global.log_level": "error",
-        "Det.limit_side_len": limit_side,
-        "EngineConfig.onnxruntime.intra_op_num_threads": 1,
-        "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-    }
-    _engine, _engine_limit = RapidOCR(params=parameters), limit_side
+def _read_here(config: ReaderConfig, images: NDArray[np.uint8]) -> list[Reading]:
+    """Loads the engine at the first call of a process."""
+    global _engine
+    if _engine is None or _engine[0] != config:
+        _engine = (config, engines.START[config.engine or "rapidocr"](config.limit_side, config.models))
+    return [_read_one(_engine[1], image) for image in images]
 
 
-def _read_here(images: NDArray[np.uint8]) -> list[Reading]:
-    return [_read_one(image) for image in images]
-
-
-def _read_one(image: NDArray[np.uint8]) -> Reading:
+def _read_one(engine: Engine, image: NDArray[np.uint8]) -> Reading:
     try:
-        found = _engine(np.ascontiguousarray(image[:, :, ::-1]))  # RapidOCR takes arrays as BGR
+        found = engine(np.ascontiguousarray(image[:, :, ::-1]))  # both engines take arrays as BGR
     except Exception as error:  # an engine may raise anything; the image then has no score
         return Reading(failure=f"{type(error).__name__}: {error}"[:200])
-    if found.txts is None:
-        return Reading()
-    boxes = tuple(tuple((float(x), float(y)) for x, y in box) for box in found.boxes)
-    return Reading(tuple(found.txts), boxes)
+    return Reading(tuple(text for text, _ in found), tuple(box for _, box in found))
 
 
-class RapidReader:
-    """PP-OCRv6 small detection and recognition as shipped in the wheel of `rapidocr`."""
+class EngineReader:
+    """Reads with the engine of a profile, in worker processes that are replaced when they die."""
 
     def __init__(self, config: ReaderConfig) -> None:
+        """Raises:
+        BenchError: the engine or its models are not there."""
         self.config = config
-        self.name = f"rapidocr {version('rapidocr')} PP-OCRv6 limit {config.limit_side}"
+        self.name = engines.NAME[config.engine or "rapidocr"](config.limit_side, config.models)
         self._workers: ProcessPoolExecutor | None = None
-        if not config.workers:
-            _start_engine(config.limit_side)
 
     def __call__(self, images: NDArray[np.uint8]) -> list[Reading]:
+        """Raises:
+        BenchError: the engine cannot be loaded."""
         if not self.config.workers:
-            _start_engine(self.config.limit_side)
-            return _read_here(images)
+            return _read_here(self.config, images)
         if not len(images):
             return []
         chunks = np.array_split(images, min(len(images), 4 * self.config.workers))
-        try:
-            return [reading for part in self._pool().map(_read_here, chunks) for reading in part]
-        except BrokenProcessPool:
-            self._workers = None  # a new pool is started at the next call
-            return [Reading(failure="a reader process died")] * len(images)
+        futures = [self._submit(chunk) for chunk in chunks]
+        found = [_result(future) for future in futures]
+        if None in found:
+            self._workers = None  # a new pool is started at the next submission
+        return [
+            reading
+            for chunk, readings in zip(chunks, found, strict=True)
+            for reading in ([self._alone(image) for image in chunk] if readings is None else readings)
+        ]
 
-    def _pool(self) -> ProcessPoolExecutor:
+    def _submit(self, images: NDArray[np.uint8]) -> Future[list[Reading]]:
         if self._workers is None:
-            self._workers = ProcessPoolExecutor(
-                self.config.workers, get_context("spawn"), _start_engine, (self.config.limit_side,)
-            )
-        return self._workers
+            self._workers = ProcessPoolExecutor(self.config.workers, get_context("spawn"))
+        try:
+            return self._workers.submit(_read_here, self.config, images)
+        except BrokenProcessPool:  # it died since the last call
+            self._workers = ProcessPoolExecutor(self.config.workers, get_context("spawn"))
+            return self._workers.submit(_read_here, self.config, images)
+
+    def _alone(self, image: NDArray[np.uint8]) -> Reading:
+        """An image that a dying worker took with it, once more: if it was what killed the worker, it dies alone."""
+        readings = _result(self._submit(image[None]))
+        if readings is None:
+            self._workers = None
+            return Reading(failure="a reader process died")
+        return readings[0]
+
+
+def _result(future: Future[list[Reading]]) -> list[Reading] | None:
+    """The readings, or nothing if the worker died."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return None
 
 
 class TesseractReader:
@@ -154,7 +162,7 @@ class TesseractReader:
         return Reading(tuple(line for line in lines if line))
 
 
-def area(box: tuple[tuple[float, float], ...]) -> float:
+def area(box: Box) -> float:
     """Area of a polygon in square px (shoelace formula)."""
     turned = box[1:] + box[:1]
     return abs(math.fsum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in zip(box, turned, strict=True))) / 2

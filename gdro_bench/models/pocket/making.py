@@ -19,6 +19,7 @@ from gdro_bench.models.pocket import world
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.models.pocket.pretrain import Pretrainer, Pretraining, Progress
 from gdro_bench.plan import Profile
+from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.rewards.ocr import open_reward
 from gdro_bench.score import Images, Score
 
@@ -104,7 +105,7 @@ def things_prompts(count: int) -> list[task.Prompt]:
 
 def _held_out(policy: PocketPolicy, prompts: list[task.Prompt], profile: Profile) -> tuple[Images, list[Score]]:
     images = sampling.held_out_images(policy, prompts, "ocr", profile.sampler)
-    return images, open_reward(profile.reader)(images, prompts)
+    return images, open_reward(Instruments(profile.reader, None, "cpu"))(images, prompts)
 
 
 def _card(name: str, seed: int, config: Pretraining, profile: Profile, scores: list[Score]) -> str:

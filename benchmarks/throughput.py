@@ -1,0 +1,224 @@
+"""How fast a model is sampled and trained here: `python benchmarks/throughput.py flux1-dev --batch 1,2,4 --out FILE`.
+
+Models: `flux1-dev` and `sd35-medium`, their published shapes with random weights (speed does not depend on values);
+`flux-tiny` and `sd3-tiny`, the same classes at a size for a CPU; `pocket`, as shipped. For each batch size it measures
+pictures of a pool, images of GDRO updates and images of Flow-GRPO epochs a second, with FLOP/s counted by torch, the
+share of this device's own matrix products, and peak memory. Prints a table and writes JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from gdro_bench import content, plan
+from gdro_bench.budget import Ledger
+from gdro_bench.methods import Workbench
+from gdro_bench.methods.flow_grpo import FlowGRPO
+from gdro_bench.methods.gdro import GDRO
+from gdro_bench.models import open_policy, pick_device
+from gdro_bench.models.lora import add_lora
+from gdro_bench.models.pretrained import FluxPolicy, Pretrained, SD3Policy
+from gdro_bench.plan import Profile
+from gdro_bench.policy import Cond
+from gdro_bench.pool import Pool
+from gdro_bench.sampling import Sampler, noise_for, sample
+from gdro_bench.score import Images, Score
+from gdro_bench.task import Prompt
+
+PROMPTS = [Prompt(f'a sign that reads "{i}"', str(i)) for i in range(64)]
+SHAPES: dict[str, dict[str, Any]] = {
+    "flux1-dev": {"guidance_embeds": True},  # diffusers' defaults are FLUX.1-dev's
+    "flux-tiny": {
+        "guidance_embeds": True, "num_layers": 1, "num_single_layers": 2, "attention_head_dim": 32,
+        "num_attention_heads": 4, "joint_attention_dim": 64, "pooled_projection_dim": 32, "axes_dims_rope": (8, 12, 12),
+    },
+    "sd35-medium": {
+        "sample_size": 128, "in_channels": 16, "out_channels": 16, "num_layers": 24, "attention_head_dim": 64,
+        "num_attention_heads": 24, "joint_attention_dim": 4096, "caption_projection_dim": 1536,
+        "pooled_projection_dim": 2048, "pos_embed_max_size": 384, "dual_attention_layers": tuple(range(13)),
+        "qk_norm": "rms_norm",
+    },
+    "sd3-tiny": {
+        "sample_size": 16, "in_channels": 16, "out_channels": 16, "num_layers": 2, "attention_head_dim": 32,
+        "num_attention_heads": 4, "joint_attention_dim": 64, "caption_projection_dim": 128,
+        "pooled_projection_dim": 32, "pos_embed_max_size": 64, "qk_norm": "rms_norm",
+    },
+}  # fmt: skip
+
+
+class Alternating:
+    """Rewards 0, 1, 0, 1: what they are does not matter to the time of an update."""
+
+    name = "alternating"
+
+    def __call__(self, images: Images, prompts: list[Prompt]) -> list[Score]:
+        return [Score(float(i % 2)) for i in range(len(images))]
+
+
+def profile_of(model: str) -> Profile:
+    name = {"flux": "flux1-dev", "sd3": "sd35-medium"}.get(model.split("-")[0], model)
+    return content.load(content.find("profile", name) / "profile.toml", Profile)
+
+
+def opened(model: str, side: int, device: str) -> Any:
+    """The policy with fresh adapters; texts are random embeddings."""
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        FluxPipeline,
+        FluxTransformer2DModel,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+
+    profile = profile_of(model)
+    if profile.pretrained is None:
+        return open_policy(profile, device, 0)
+    flux, tiny = model.startswith("flux"), model.endswith("tiny")
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    torch.set_default_dtype(dtype)
+    with torch.device(device):
+        transformer = (FluxTransformer2DModel if flux else SD3Transformer2DModel)(**SHAPES[model])
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(8, 8, 8, 8) if tiny else (128, 256, 512, 512), layers_per_block=1 if tiny else 2,
+            norm_num_groups=4 if tiny else 32, latent_channels=16, scaling_factor=0.36, shift_factor=0.11,
+        )  # fmt: skip
+    torch.set_default_dtype(torch.float32)
+    add_lora(transformer, profile.lora, 0)
+    config = Pretrained(model, side, str(dtype).split(".")[1], 3.5, 128, profile.pretrained.gradient_checkpointing, "")
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=flux)
+    if flux:
+        policy: Any = FluxPolicy(FluxPipeline(scheduler, vae, None, None, None, None, transformer), config, device)
+    else:
+        parts = (transformer, scheduler, vae, *[None] * 6)
+        policy = SD3Policy(StableDiffusion3Pipeline(*parts), config, device)
+    numbers = transformer.config
+    texts = torch.randn(1, 128, numbers.joint_attention_dim, device=device, dtype=dtype)
+    pooled = torch.randn(1, numbers.pooled_projection_dim, device=device, dtype=dtype)
+    policy.encode = lambda prompts: Cond((texts, pooled)).repeat_each(len(prompts))
+    return policy
+
+
+def clocked(device: str, work: Callable[[], object]) -> float:
+    """Seconds of one call after a warm-up."""
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def operations(work: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def peak_products(device: str) -> float:
+    """FLOP/s of plain matrix products in the dtype that is trained in."""
+    n, dtype = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    return 2 * n**3 * 10 / clocked(device, lambda: [a @ b for _ in range(10)])
+
+
+def peak_memory(device: str) -> float:
+    """GB; of the whole process where there is no GPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def jobs(model: str, policy: Any, batch: int, folder: Path) -> dict[str, tuple[Callable[[], object], int]]:
+    """What is measured, by name: the work, and how many images it is."""
+    profile = profile_of(model)
+    sampler = Sampler(profile.sampler.steps, profile.sampler.shift, profile.sampler.guidance, batch)
+    name = "pocket" if profile.pretrained is None else ("flux1-dev" if model.startswith("flux") else "sd35-medium")
+    prompts = PROMPTS[:batch]
+    noise = noise_for([("benchmark", i) for i in range(batch)], policy.latent_shape)
+
+    def paint() -> None:
+        with torch.no_grad():
+            policy.decode(sample(policy, noise, prompts, sampler, reference=True))
+
+    k, groups = 6, 2
+    settings = (
+        f"method.pool.prompts={groups}", f"method.pool.images={k}", f"method.groups={groups}", f"method.k={k}",
+    )  # fmt: skip
+    config = plan.make("ocr", "gdro", name, 0, folder, settings).config
+    once = Sampler(1, 0.0 if profile.pretrained else 1.0, 1.0, batch)
+    config = replace(config, optimiser=replace(config.optimiser, batch=batch))
+    gdro = GDRO(config, Workbench(policy, Alternating(), PROMPTS, once, Pool(folder / str(batch), Ledger(1)), 0))
+    while gdro.step().kind == "collect":
+        pass
+
+    epoch = plan.make("ocr", "flow-grpo", name, 0, folder, ("method.prompts=2", f"method.k={max(2, batch)}")).config
+    flow = FlowGRPO(epoch, Workbench(policy, Alternating(), PROMPTS, sampler, Pool(folder, Ledger(1)), 0))
+
+    def one_epoch() -> None:
+        for _ in range(1 + epoch.updates_per_epoch):
+            flow.step()
+
+    return {
+        "pool": (paint, batch),
+        "GDRO update": (gdro.step, groups * k),
+        "Flow-GRPO epoch": (one_epoch, 2 * max(2, batch)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", choices=["pocket", *SHAPES])
+    parser.add_argument("--batch", default="1,2,4", help="images a pass, with commas between them")
+    parser.add_argument("--side", type=int, default=512, help="px of a picture")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
+    asked = parser.parse_args()
+    device = pick_device(asked.device)
+    policy = opened(asked.model, asked.side, device)
+    peak = peak_products(device)
+    machine = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{asked.model}, {machine}, torch {torch.__version__}: {peak / 1e12:.2f} TFLOP/s of matrix products")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for batch in (int(part) for part in asked.batch.split(",")):
+            for what, (work, images) in jobs(asked.model, policy, batch, Path(folder)).items():
+                if device == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                seconds, flop = clocked(device, work), operations(work)
+                rate = flop / seconds
+                row = {
+                    "batch": batch, "what": what, "images_per_second": images / seconds,
+                    "tflop_per_second": rate / 1e12, "share_of_peak": rate / peak,
+                    "peak_memory_gb": peak_memory(device),
+                }  # fmt: skip
+                rows.append(row)
+                print(
+                    f"  batch {batch:3d}  {what:16s} {images / seconds:9.3f} images/s  {rate / 1e12:8.3f} TFLOP/s "
+                    f"({rate / peak:4.0%} of products)  {row['peak_memory_gb']:6.1f} GB"
+                )
+    if asked.out:
+        found = {
+            "model": asked.model, "side": asked.side, "machine": machine, "platform": platform.platform(),
+            "torch": torch.__version__, "products_tflop_per_second": peak / 1e12, "rows": rows,
+        }  # fmt: skip
+        asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""What a run will cost, before it is run: counted from the plan, and timed by a short calibration on this machine."""
+
+from __future__ import annotations
+
+import io
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from gdro_bench import registry, sampling
+from gdro_bench.budget import GRADIENT_COST, Ledger, Spent
+from gdro_bench.methods import METHODS, Costs
+from gdro_bench.models import open_policy
+from gdro_bench.parallel import Team
+from gdro_bench.plan import Plan
+from gdro_bench.policy import Policy
+from gdro_bench.runner import open_reward
+from gdro_bench.score import Scorer
+
+FLOAT = 4  # bytes
+COPIES = 4  # of the adapters in a checkpoint: themselves, their average and AdamW's two moments
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Seconds an image: of a velocity evaluation without gradient, of one with it, of decoding, of the reward. `memory`
+    is the peak in bytes while they were measured (of the GPU, if there is one), `picture` the bytes of a PNG."""
+
+    evaluation: float
+    gradient: float
+    decoding: float
+    reward: float
+    memory: int
+    picture: int
+
+    def seconds(self, spent: Spent, *, trained: bool) -> float:
+        """For images sampled and scored, or trained on."""
+        if trained:
+            plain = spent.evaluations - GRADIENT_COST * spent.images
+            return spent.images * self.gradient + plain * self.evaluation
+        return spent.evaluations * self.evaluation + spent.images * self.decoding + spent.reward_calls * self.reward
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Work by what it is for, with its seconds; `pool` is collected, too, but apart from `rollouts`. `marks` are
+    evaluations on held-out prompts, which the budget does not pay for. `disk` in bytes."""
+
+    pool: Spent
+    rollouts: Spent
+    optimisation: Spent
+    marks: Spent
+    updates: int
+    memory: int
+    disk: int
+
+    @property
+    def seconds(self) -> float:
+        return sum(spent.seconds for spent in (self.pool, self.rollouts, self.optimisation, self.marks))
+
+
+def forecast(chosen: Plan, team: Team) -> Forecast:
+    """Opens the model and the reward, measures both on one batch, and follows the plan to the end of its budget."""
+    policy = open_policy(chosen.profile, team.device, chosen.seed)
+    scorer = open_reward(chosen.task, chosen.profile, team.device)
+    costs: Costs = registry.lookup("method", chosen.method, METHODS).costs(chosen.config, chosen.profile.sampler)
+    speed = measure(chosen, policy, scorer, costs.batch)
+    ledger, updates = follow(chosen, costs, speed)
+    marks = _marks(chosen)
+    marks.seconds = speed.seconds(marks, trained=False)
+    rollouts = ledger.collection - ledger.pool
+    for spent in (ledger.pool, rollouts, ledger.optimisation, marks):
+        spent.seconds /= team.size
+    disk = _disk(chosen, policy, speed, ledger, costs)
+    return Forecast(ledger.pool, rollouts, ledger.optimisation, marks, updates, speed.memory, disk)
+
+
+def follow(chosen: Plan, costs: Costs, speed: Speed) -> tuple[Ledger, int]:
+    """The ledger at the end of the budget, and the updates made by then."""
+    budget = chosen.profile.budget
+    ledger, updates = Ledger(budget.limit, budget.kind), 0
+
+    def timed(spent: Spent, trained: bool) -> Spent:
+        return Spent(spent.evaluations, spent.images, spent.reward_calls, speed.seconds(spent, trained=trained))
+
+    ledger.pool = timed(costs.pool, trained=False)
+    ledger.collection = ledger.pool.copy()
+    collected, update = timed(costs.collected, trained=False), timed(costs.update, trained=True)
+    while ledger.spent < ledger.limit:
+        ledger.collection += collected
+        for _ in range(costs.updates):
+            if ledger.spent < ledger.limit:
+                ledger.optimisation += update
+                updates += 1
+    return ledger, updates
+
+
+def measure(chosen: Plan, policy: Policy, scorer: Scorer, batch: int) -> Speed:
+    """Each part once to warm up and once by the clock, `batch` images with gradient and the sampler's without."""
+    device = next(iter(policy.parameters())).device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+    def clock(work: Callable[[], object], images: int) -> float:
+        work()
+        start = _now(device)
+        work()
+        return (_now(device) - start) / images
+
+    def drawn(count: int) -> tuple[torch.Tensor, torch.Tensor, sampling.Velocity]:
+        prompts = [chosen.train[i % len(chosen.train)] for i in range(count)]
+        x = sampling.noise_for([("calibration", i) for i in range(count)], policy.latent_shape).to(device)
+        cond = policy.encode(prompts)
+        return x, torch.full((count,), 0.5, device=device), lambda x, t: policy.velocity(x, t, cond)
+
+    def train() -> None:
+        velocity(x, t).square().mean().backward()  # type: ignore[no-untyped-call]
+        for parameter in policy.parameters():
+            parameter.grad = None
+
+    x, t, velocity = drawn(batch)
+    gradient = clock(train, batch)
+    count = min(chosen.profile.sampler.batch, len(chosen.train))
+    x, t, velocity = drawn(count)
+    with torch.no_grad():
+        evaluation = clock(lambda: velocity(x, t), count)
+        decoding = clock(lambda: policy.decode(x), count)
+        images = policy.decode(x)
+    reward = clock(lambda: scorer(images, chosen.train[:count]), count)
+    picture = io.BytesIO()
+    Image.fromarray(images[0]).save(picture, "PNG")
+    return Speed(evaluation, gradient, decoding, reward, _peak(device), picture.tell())
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _marks(chosen: Plan) -> Spent:
+    """The base and every mark: a picture a held-out prompt, and what `drift` samples."""
+    sampler, drift = chosen.profile.sampler, chosen.profile.drift
+    pictures, looked_at = len(chosen.held_out), min(drift.prompts, len(chosen.held_out))
+    each = pictures * sampler.evaluations + looked_at * sampler.evaluations * (2 + drift.images)
+    times = len(chosen.profile.budget.marks) + 1
+    return Spent(times * each, times * (pictures + looked_at * drift.images), times * pictures)
+
+
+def _disk(chosen: Plan, policy: Policy, speed: Speed, ledger: Ledger, costs: Costs) -> int:
+    """Pool, checkpoint (twice while it is written, with an epoch's chains if there are any) and kept pictures."""
+    latent = FLOAT
+    for side in policy.latent_shape:
+        latent *= side
+    steps = getattr(chosen.config, "rollout_steps", None) or chosen.profile.sampler.steps
+    adapters = sum(parameter.numel() for parameter in policy.parameters()) * FLOAT
+    checkpoint = COPIES * adapters + costs.collected.images * (steps + 1) * latent
+    pictures = (len(chosen.profile.budget.marks) + 1) * min(chosen.profile.kept_images, len(chosen.held_out))
+    return ledger.pool.images * latent + 2 * checkpoint + pictures * speed.picture

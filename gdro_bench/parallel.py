@@ -1,0 +1,120 @@
+"""Many processes, one run: `accelerate launch` or `torchrun` starts them, each with its device.
+
+Work is dealt out in items (batches of prompts, parts of an update) that depend on the plan alone, item i to process
+i modulo their number; what comes out of them is put together again in order. So a run draws the same numbers and sees
+the same groups whatever the number of processes. The first process alone writes files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gdro_bench.errors import BenchError
+
+T = TypeVar("T")
+DTYPES = (torch.float32, torch.float64, torch.int64, torch.uint8)  # of what processes tell each other
+MAX_DIMENSIONS = 8
+
+
+class Team:
+    """The processes of a run; this one is number `rank` of `size`."""
+
+    def __init__(self, rank: int = 0, size: int = 1, device: str = "cpu") -> None:
+        self.rank, self.size, self.device = rank, size, device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def own(self, items: Sequence[T]) -> list[T]:
+        """Those of the items that are this process's work."""
+        return list(items[self.rank :: self.size])
+
+    def tensors(self, own: Sequence[Tensor], count: int) -> list[Tensor]:
+        """What all processes made of `count` items, in order; `own` is what this one made of its own."""
+        if self.size == 1:
+            return list(own)
+        made = iter(own)
+        owners = [i % self.size for i in range(count)]
+        return [self._broadcast(next(made) if owner == self.rank else None, owner) for owner in owners]
+
+    def objects(self, own: Sequence[Any], count: int) -> list[Any]:
+        """As `tensors`, for what JSON can say."""
+        if self.size == 1:
+            return list(own)
+        written = [torch.frombuffer(bytearray(json.dumps(item).encode()), dtype=torch.uint8) for item in own]
+        return [json.loads(bytes(item.tolist())) for item in self.tensors(written, count)]
+
+    def agreed(self, value: bool) -> bool:
+        """What the first process says."""
+        return bool(self.tensors([torch.tensor(float(value))] if self.first else [], 1)[0])
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Adds up each tensor over the processes, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                self._told(dist.all_reduce, tensor)
+
+    def sums(self, values: dict[str, float]) -> dict[str, float]:
+        """Each value added up; processes may know different names."""
+        if self.size == 1:
+            return values
+        total: dict[str, float] = {}
+        for one in self.objects([values], self.size):
+            for name, value in one.items():
+                total[name] = total.get(name, 0.0) + value
+        return total
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            self._told(dist.barrier)
+
+    def _broadcast(self, tensor: Tensor | None, owner: int) -> Tensor:
+        header = torch.zeros(MAX_DIMENSIONS + 2, dtype=torch.int64)
+        if tensor is not None:
+            shape = (*tensor.shape, *[0] * (MAX_DIMENSIONS - tensor.ndim))
+            header = torch.tensor([DTYPES.index(tensor.dtype), tensor.ndim, *shape])
+        header = header.to(self.device)
+        self._told(dist.broadcast, header, owner)
+        kind, dimensions, *shape_ = header.tolist()
+        if tensor is None:
+            tensor = torch.empty(shape_[:dimensions], dtype=DTYPES[kind], device=self.device)
+        sent = tensor.to(self.device).contiguous()
+        self._told(dist.broadcast, sent, owner)
+        return sent
+
+    def _told(self, operation: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            operation(*arguments)
+        except RuntimeError as error:  # the backends' word for a peer that is gone
+            raise BenchError(
+                f"Process {self.rank} of {self.size} has lost another: {str(error).splitlines()[0]}.",
+                "Look for its error above; the same command goes on from the last checkpoint.",
+            ) from error
+
+
+@contextmanager
+def team(device: str) -> Iterator[Team]:
+    """The team that this process was launched into, or one of its own; `device` is `cpu` or `cuda`.
+
+    Leaves the others in peace at the end.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Team(device=device)
+        return
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu")
+    try:
+        yield Team(state.process_index, state.num_processes, str(state.device))
+    finally:
+        state.destroy_process_group()

@@ -1,0 +1,86 @@
+"""GenEval's published detector: mmdet's Mask2Former (Swin-S, COCO instances), for numbers that equal papers'.
+
+It needs mmdet 3 with a compiled mmcv, which few environments have: see README. The checkpoint is read as tensors
+alone, because a pickle could run code. Objects are kept as mmdet gives them; pictures are turned to BGR, which mmdet
+takes arrays as.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gdro_bench.errors import BenchError
+from gdro_bench.rewards.geneval_rules import Detection, Seen
+from gdro_bench.rewards.mask2former import ClipColours, coco_names
+from gdro_bench.score import Images
+
+
+class MMDetDetector:
+    """Pictures uint8 [B, H, W, 3] of any size -> what is seen on each, with masks and, on demand, colours."""
+
+    def __init__(self, checkpoint: str, config: str, clip: str, device: str) -> None:
+        """Raises:
+        BenchError: mmdet is not installed, or a file is not there or not what it should be."""
+        try:
+            number = version("mmdet")
+            from mmdet.apis import inference_detector, init_detector
+        except (PackageNotFoundError, ImportError) as error:
+            raise BenchError(
+                f"mmdet cannot be imported ({error}).",
+                "Install mmdet 3 and mmcv as README says, or set profile.detector.name=mask2former.",
+            ) from error
+        for path in (config, checkpoint):
+            if not Path(path).is_file():
+                raise BenchError(
+                    f"mmdet's file {path!r} is not there.",
+                    "Set profile.detector.config and profile.detector.source to Mask2Former's configuration and "
+                    "checkpoint (`mim download mmdet --config mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco`).",
+                )
+        self.model = init_detector(config, None, device=device)
+        self.model.load_state_dict(_weights(checkpoint))
+        self._infer = inference_detector
+        self.classes = coco_names()
+        self.colours = ClipColours(clip, device)
+        self.name = f"mmdet {number} {Path(checkpoint).stem}, CLIP {Path(clip).name}"
+
+    def __call__(self, images: Images) -> list[Seen]:
+        return [self._see(image) for image in images]
+
+    def _see(self, image: NDArray[np.uint8]) -> Seen:
+        found = self._infer(self.model, np.ascontiguousarray(image[:, :, ::-1])).pred_instances.cpu().numpy()
+        objects = objects_of(found.labels, found.scores, found.bboxes, found.masks, self.classes)
+        return Seen(objects, lambda name, chosen: self.colours(image, name, chosen))
+
+
+def _weights(checkpoint: str) -> dict[str, Any]:
+    try:
+        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        weights: dict[str, Any] = loaded["state_dict"]
+    except Exception as error:  # torch raises whatever the file makes it
+        raise BenchError(
+            f"{checkpoint} cannot be read as tensors: {str(error).splitlines()[0]}.",
+            "Save its state_dict alone: torch.save({'state_dict': weights}, FILE), on a machine you trust it on.",
+        ) from error
+    return weights
+
+
+def objects_of(
+    labels: NDArray[np.integer[Any]],
+    scores: NDArray[np.floating[Any]],
+    boxes: NDArray[np.floating[Any]],
+    masks: NDArray[np.bool_],
+    classes: list[str],
+) -> dict[str, list[Detection]]:
+    """Detections by class, best first, from labels [N], scores [N], boxes [N, 4] px and masks [N, H, W]."""
+    objects: dict[str, list[Detection]] = {}
+    for i in np.argsort(-scores, kind="stable"):
+        x0, y0, x1, y1 = (float(side) for side in boxes[i])
+        detection = Detection((x0, y0, x1, y1), float(scores[i]), mask=masks[i])
+        objects.setdefault(classes[int(labels[i])], []).append(detection)
+    return objects

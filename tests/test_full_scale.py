@@ -1,0 +1,173 @@
+"""The profiles of FLUX.1-dev and SD3.5 end to end, on tiny pipelines of the real classes with random weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+from tiny_pipelines import SIDE, save_flux, save_sd3
+
+from gdro_bench import content, record, registry, sampling
+from gdro_bench.cli import main
+from gdro_bench.methods import METHODS
+from gdro_bench.plan import Profile
+from gdro_bench.rewards import REWARDS
+from gdro_bench.rewards.instruments import Instruments
+from gdro_bench.score import Images, Score
+from gdro_bench.task import Prompt
+
+PROFILES = ["flux1-dev", "sd35-medium"]
+STEPS = 3
+SHORT: dict[str, object] = {
+    "profile.pretrained.side": SIDE,
+    "profile.pretrained.dtype": "float32",
+    "profile.pretrained.text_tokens": 12,
+    "profile.sampler.steps": STEPS,
+    "profile.sampler.batch": 3,
+    "profile.held_out_prompts": 4,
+    "profile.kept_images": 2,
+    "profile.drift.prompts": 1,
+    "profile.drift.images": 2,
+    "profile.lora.rank": 4,
+    "profile.reader.engine": "rapidocr",
+    "profile.reader.limit_side": 64,
+    "profile.reader.workers": 0,
+    "profile.judge.name": "none",
+    "profile.budget.limit": 400,
+    "profile.budget.marks": "[1.0]",
+    "method.optimiser.learning_rate": 0.01,
+}
+POOL = {"method.pool.prompts": 4, "method.pool.images": 4, "method.pool.shard_prompts": 2, "method.optimiser.batch": 4}
+METHOD_SHORT: dict[str, dict[str, object]] = {
+    "gdro": POOL | {"method.k": 3, "method.groups": 2},
+    "flow-grpo": {"method.prompts": 2, "method.k": 4, "method.rollout_steps": 2},
+}
+
+
+class Brightness:
+    """A reward that random weights can move: OCR reads nothing in their pictures."""
+
+    name = "brightness"
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        return [Score(float(image.mean() / 255), {}, "seen") for image in images]
+
+
+def open_brightness(instruments: Instruments) -> Brightness:
+    return Brightness()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {"flux1-dev": save_flux(folder / "tiny-flux"), "sd35-medium": save_sd3(folder / "tiny-sd3")}
+
+
+def call(profile: str, source: Path, out: Path, method: str, *more: str, **changed: object) -> Result:
+    settings = SHORT | METHOD_SHORT[method] | {name.replace("__", "."): value for name, value in changed.items()}
+    settings |= {"profile.pretrained.source": source, "profile.pretrained.text_cache": out / "texts"}
+    flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    chosen = ["--profile", profile, "--method", method, "--out", str(out), "--device", "cpu"]
+    return CliRunner().invoke(main, ["run", "ocr", *chosen, *flags, *more])
+
+
+def painted_by_diffusers(profile: str, source: Path, lora: Path, text: str) -> np.ndarray:
+    """The picture of a held-out prompt, by the plain pipeline with the run's adapters."""
+    from diffusers import FluxPipeline, StableDiffusion3Pipeline
+
+    pipeline = (FluxPipeline if profile == "flux1-dev" else StableDiffusion3Pipeline).from_pretrained(source)
+    pipeline.load_lora_weights(lora)
+    shape = (64, 16) if profile == "flux1-dev" else (4, SIDE // 2, SIDE // 2)
+    settings = content.load(content.find("profile", profile) / "profile.toml", Profile)
+    guidance = settings.pretrained.distilled_guidance if profile == "flux1-dev" else settings.sampler.guidance
+    made = pipeline(
+        [text], num_inference_steps=STEPS, guidance_scale=guidance, height=SIDE, width=SIDE, output_type="np",
+        latents=sampling.noise_for([("ocr", "held out", text)], shape), max_sequence_length=12,
+    )  # fmt: skip
+    return np.asarray(made.images)[0]
+
+
+@pytest.mark.parametrize("method", list(METHOD_SHORT))
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_run_trains_and_plain_diffusers_paints_what_it_paints(
+    profile: str, method: str, saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REWARDS, "ocr", "test_full_scale:open_brightness")
+    result = call(profile, saved[profile], tmp_path, method)
+    assert result.exit_code == 0, result.output
+    folder = next((tmp_path / "ocr" / profile).iterdir())
+    base, last = record.read(folder).points
+    assert last.updates > 2
+    assert last.reward.mean != base.reward.mean
+    assert pd.read_parquet(folder / "steps.parquet")["gradient_norm"].dropna().gt(0).all()
+    text = record.read_scores(folder)["text"].iloc[0]
+    theirs = painted_by_diffusers(profile, saved[profile], folder / "lora", text)
+    ours = np.asarray(Image.open(folder / "samples" / "1.00" / "0000.png")) / 255
+    assert np.abs(ours - theirs).max() < 0.5 / 255 + 1e-4
+    assert np.abs(ours - np.asarray(Image.open(folder / "samples" / "0.00" / "0000.png")) / 255).max() > 2 / 255
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_run_with_the_real_reader_ends(profile: str, saved: dict[str, Path], tmp_path: Path) -> None:
+    result = call(profile, saved[profile], tmp_path, "gdro", method__drop_flat="false")
+    assert result.exit_code == 0, result.output
+    assert "rapidocr" in result.output
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("task", ["ocr", "geneval"])
+def test_every_method_has_numbers_and_prompts_that_fit(profile: str, task: str) -> None:
+    from gdro_bench import plan
+
+    for method in METHODS:
+        chosen = plan.make(task, method, profile, 0, Path("runs"))
+        assert len(chosen.held_out) == 553
+        assert len(chosen.train) >= 2000
+        costs = registry.lookup("method", method, METHODS).costs(chosen.config, chosen.profile.sampler)
+        share = costs.pool.evaluations / chosen.profile.budget.limit
+        assert 0 <= share <= 0.6
+        assert (share == 0) == (costs.collected.images > 0)
+
+
+def test_a_model_that_is_not_here_says_what_to_do(tmp_path: Path) -> None:
+    result = call("flux1-dev", tmp_path / "nowhere", tmp_path, "gdro")
+    assert result.exit_code == 1
+    assert "cannot be loaded" in result.output
+    assert "profile.pretrained.source" in result.output
+
+
+def test_missing_engines_name_their_extra(saved: dict[str, Path], tmp_path: Path) -> None:
+    result = call("flux1-dev", saved["flux1-dev"], tmp_path, "gdro", profile__reader__engine="paddleocr")
+    assert result.exit_code == 1
+    assert "gdro-bench[paddle]" in result.output
+    flags = ["--set", "profile.detector.name=mmdet", "--set", "profile.reader.engine=rapidocr"]
+    result = CliRunner().invoke(main, ["run", "geneval", "--profile", "flux1-dev", "--out", str(tmp_path), *flags])
+    assert result.exit_code == 1
+    assert "mmdet cannot be imported" in result.output
+
+
+# -- what it will cost
+
+
+COUNTED: dict[str, Any] = {"method__drop_flat": "false"}
+
+
+@pytest.mark.parametrize("method", list(METHOD_SHORT))
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_dry_run_counts_what_the_run_spends(
+    profile: str, method: str, saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REWARDS, "ocr", "test_full_scale:open_brightness")
+    planned = call(profile, saved[profile], tmp_path, method, "--dry-run")
+    assert planned.exit_code == 0, planned.output
+    assert not list(tmp_path.glob("ocr"))
+    assert call(profile, saved[profile], tmp_path, method).exit_code == 0
+    last = record.read(next((tmp_path / "ocr" / profile).iterdir())).points[-1]
+    assert f"{last.updates} updates" in planned.output
+    assert f"{last.optimisation_evaluations:,}" in planned.output
+    collected = last.pool_evaluations or last.collection_evaluations
+    assert f"{collected:,}" in planned.output
