@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gdro_bench import content
@@ -120,7 +122,10 @@ def _device(name: str, profile: Profile) -> str:
     said = f"{found}, {memory / 1e9:.0f} GB"
     if profile.pretrained is None:
         return said
-    sizes = _sizes(_folder(profile.pretrained))
+    try:
+        sizes = _sizes(_folder(profile.pretrained))
+    except BenchError:  # which the model's own check tells
+        return f"{said}; without the weights, what they take is not known"
     need = max(sizes["transformer"] + sizes["vae"], *(size for part, size in sizes.items() if "encoder" in part))
     if ROOM * need > memory:
         raise BenchError(f"{said}: the weights take {need / 1e9:.0f} GB.", "Use a larger device.")
@@ -233,13 +238,14 @@ def print_checks(console: Console, name: str) -> bool:
         BenchError: there is no such profile.
     """
     profile = content.load(content.find("profile", name) / "profile.toml", Profile)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are no news to who is offline
     table = Table("check", "", "found, or what to do", title=f"profile {name}", title_justify="left")
     passed = True
     for what, check in CHECKS.items():
         try:
-            table.add_row(what, "[green]ok[/]", check(name, profile))
+            table.add_row(what, "[green]ok[/]", escape(check(name, profile)))
         except (BenchError, ImportError) as error:
             passed = False
-            table.add_row(what, "[red]no[/]", str(error))
+            table.add_row(what, "[red]no[/]", escape(str(error)))
     console.print(table)
     return passed

@@ -20,7 +20,18 @@ FROZEN = {
     "list": [],
     "pretrain": ["--device", "--images", "--out", "--seed", "model"],
     "prompts": ["--count", "--seed", "--split", "--world", "task"],
-    "run": ["--budget", "--device", "--dry-run", "--method", "--out", "--profile", "--prompts", "--seed", "--set", "task"],
+    "run": [
+        "--budget",
+        "--device",
+        "--dry-run",
+        "--method",
+        "--out",
+        "--profile",
+        "--prompts",
+        "--seed",
+        "--set",
+        "task",
+    ],
     "sweep": ["--budget", "--device", "--method", "--out", "--over", "--profile", "--seeds", "--set", "task"],
 }
 

@@ -1,0 +1,76 @@
+"""`gdro-bench doctor`: each check sees what is there and says what is not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from tiny_pipelines import save_flux, save_sd3
+
+from gdro_bench import checkup, content
+from gdro_bench.cli import main
+from gdro_bench.errors import BenchError
+from gdro_bench.plan import Profile
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {"flux1-dev": save_flux(folder / "tiny-flux"), "sd35-medium": save_sd3(folder / "tiny-sd3")}
+
+
+def profile(name: str, source: Path | str = "") -> Profile:
+    found = content.load(content.find("profile", name) / "profile.toml", Profile)
+    if found.pretrained is None:
+        return found
+    return replace(found, pretrained=replace(found.pretrained, source=str(source) or found.pretrained.source))
+
+
+def test_pocket_is_whole() -> None:
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 0, result.output
+    assert "reads CAFE" in result.output
+    assert "yellow bus" in result.output
+    assert "pocket judge" in result.output
+
+
+def test_remedies_keep_their_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich would take them for its markup."""
+
+    def fails(name: str, profile: Profile) -> str:
+        raise BenchError("No.", "pip install 'x[paddle]'")
+
+    monkeypatch.setattr(checkup, "CHECKS", {"all": fails})
+    result = CliRunner().invoke(main, ["doctor", "--profile", "flux1-dev"])
+    assert result.exit_code == 1
+    assert "x[paddle]" in result.output
+
+
+@pytest.mark.parametrize("name", ["flux1-dev", "sd35-medium"])
+def test_a_pipeline_s_weights_are_weighed(name: str, saved: dict[str, Path]) -> None:
+    here = profile(name, saved[name])
+    sizes = checkup._sizes(checkup._folder(here.pretrained))
+    assert {"transformer", "vae", "text_encoder", "text_encoder_2"} <= set(sizes)
+    assert min(sizes.values()) > 1000
+    assert str(saved[name]) in checkup._weights(name, here)
+    assert "weights take 0.0 GB" in checkup._device(name, here)
+
+
+def test_weights_that_are_not_whole_are_named(saved: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"no folder of a pipeline.*profile\.pretrained\.source"):
+        checkup._weights("flux1-dev", profile("flux1-dev", tmp_path))
+    (tmp_path / "model_index.json").write_text((saved["flux1-dev"] / "model_index.json").read_text())
+    with pytest.raises(BenchError, match=r"text_encoder has no \*\.safetensors"):
+        checkup._weights("flux1-dev", profile("flux1-dev", tmp_path))
+
+
+def test_a_pool_must_find_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "a pool takes 8.39 GB" in checkup._disk("flux1-dev", profile("flux1-dev"))
+    monkeypatch.setattr(checkup, "ROOM", 1e9)
+    with pytest.raises(BenchError, match="Free some"):
+        checkup._disk("flux1-dev", profile("flux1-dev"))
+
+
+def test_a_judge_that_is_not_there_is_told() -> None:
+    with pytest.raises(BenchError, match=r"does not answer.*Start it"):
+        checkup._judge("flux1-dev", profile("flux1-dev"))
