@@ -48,7 +48,7 @@ class Alternating:
 
 def main(updates: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        chosen = plan.make("ocr", "gdro", "pocket", 0, Path(folder), ("method.pool.prompts=16",))
+        chosen = plan.make("ocr", "gdro", "pocket", 0, Path(folder), ("method.pool.prompts=16", "method.pool.images=6"))
         policy = open_policy(chosen.profile, "cpu", 0)
         pool = Pool(Path(folder) / "pools", Ledger(1))
         bench = Workbench(policy, Alternating(), chosen.train, chosen.profile.sampler, pool, 0)

@@ -51,6 +51,7 @@ class Profile:
     budget: Budget
     pretrained: Pretrained | None  # for models that do not come with the package
     detector: DetectorConfig | None  # of objects; without it, the pocket's
+    score_ahead: int | None  # batches that may wait for their scores while the next are painted; without it, none
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from gdro_bench import __version__, drift, figures, judging, record, registry, sampling, stats
+from gdro_bench import __version__, drift, figures, judging, record, registry, sampling, score, stats
 from gdro_bench.budget import ACCOUNTS, Ledger, MeteredPolicy, MeteredScorer, Spent
 from gdro_bench.errors import BenchError
 from gdro_bench.files import no_room, write_atomically
@@ -86,7 +86,7 @@ class CheckedScorer:
 
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
         scores = self.scorer(images, prompts)
-        failed = [score for score in scores if not score.scored]
+        failed = [one for one in scores if not one.scored]
         if len(failed) > self.max_unscored * len(scores):
             raise BenchError(
                 f"{len(failed)} of {len(scores)} images could not be scored ({failed[-1].note}).",
@@ -105,6 +105,7 @@ class Execution:
 
     def __init__(self, chosen: Plan, scorer: Scorer, watcher: Watcher, team: Team) -> None:
         self.plan, self.scorer, self.watcher, self.team = chosen, scorer, watcher, team
+        self.ahead = chosen.profile.score_ahead or 0
         budget = chosen.profile.budget
         self.book = Book(Ledger(budget.limit, budget.kind))
         self.policy: Policy = open_policy(chosen.profile, team.device, chosen.seed)
@@ -141,6 +142,7 @@ class Execution:
             Pool(self.plan.folder.parents[2] / "pools", ledger, self.team),
             self.plan.seed,
             self.team,
+            self.ahead,
         )
         method: Method = registry.lookup("method", self.plan.method, METHODS)(self.plan.config, bench)
         if state is not None:
@@ -199,23 +201,25 @@ class Execution:
             self._keep_samples(mark, pictures[: self.plan.profile.kept_images])
         statistics = [seen | moved for seen, moved in zip(panel.statistics(pictures), drifted, strict=True)]
         rows = [
-            {"mark": mark, "prompt": i, "text": prompt.text, "value": score.value, "note": score.note, **score.parts}
-            for i, (prompt, score) in enumerate(zip(prompts, scores, strict=True))
+            {"mark": mark, "prompt": i, "text": prompt.text, "value": one.value, "note": one.note, **one.parts}
+            for i, (prompt, one) in enumerate(zip(prompts, scores, strict=True))
         ]
         self._enter(mark, [row | more for row, more in zip(rows, statistics, strict=True)])
 
     def _painted(self, prompts: list[Prompt], sampler: Sampler) -> tuple[Images, list[Score]]:
         """A picture a prompt, and its score; each process of the team takes some batches."""
-        parts = [prompts[start : start + sampler.batch] for start in range(0, len(prompts), sampler.batch)]
+        batches, team = sampler.batches(len(prompts)), self.team
         images: list[torch.Tensor] = []
-        scores: list[list[tuple[float, dict[str, float], str]]] = []
-        for part in self.team.own(parts):
-            painted = sampling.held_out_images(self.policy, part, self.plan.task.name, sampler)
-            images.append(torch.from_numpy(painted))
-            scores.append([score.plain() for score in self.scorer(painted, part)])
-            self.watcher.evaluating(min(len(prompts), len(images) * self.team.size * sampler.batch), len(prompts))
-        pictures = torch.cat(self.team.tensors(images, len(parts))).cpu().numpy()
-        return pictures, [Score(*plain) for some in self.team.objects(scores, len(parts)) for plain in some]
+
+        def painted() -> Iterator[score.Painted]:
+            for rows in team.own(batches):
+                pictures = sampling.held_out_images(self.policy, prompts[rows], self.plan.task.name, sampler)
+                images.append(torch.from_numpy(pictures))
+                yield pictures, prompts[rows]
+                self.watcher.evaluating(min(len(prompts), len(images) * team.size * sampler.batch), len(prompts))
+
+        scores = score.of_team(team, score.scored(painted(), self.scorer, self.ahead), len(batches))
+        return torch.cat(team.tensors(images, len(batches))).cpu().numpy(), scores
 
     def _evaluate_again(self, mark: float) -> None:
         """Nothing was learnt since the last mark (the pool was filled, say): what it painted then, it paints now."""

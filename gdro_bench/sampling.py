@@ -39,6 +39,10 @@ class Sampler:
         """Velocity evaluations a picture."""
         return self.steps * self.passes
 
+    def batches(self, count: int) -> list[slice]:
+        """Rows of `count` images that are sampled together."""
+        return [slice(start, start + self.batch) for start in range(0, count, self.batch)]
+
 
 def times(steps: int, shift: float) -> Tensor:
     """The schedule t_0 = 1 > ... > t_steps = 0, float32 [steps + 1]."""
@@ -160,8 +164,7 @@ def sample(policy: Policy, noise: Tensor, prompts: Sequence[Prompt], sampler: Sa
     """Latents [B, *latent_shape] from noise [B, *latent_shape], of the policy or of the reference model."""
     schedule = policy.times(sampler.steps, sampler.shift)
     chunks = []
-    for start in range(0, len(noise), sampler.batch):
-        rows = slice(start, start + sampler.batch)
+    for rows in sampler.batches(len(noise)):
         cond = policy.encode(prompts[rows])
         velocity = conditioned(policy, cond, sampler.guidance, reference)
         chunks.append(euler(velocity, noise[rows].to(cond.tensors[0].device), schedule))

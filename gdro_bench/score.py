@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gdro_bench.task import Correction, Prompt
+
+if TYPE_CHECKING:
+    from gdro_bench.parallel import Team
 
 Images = NDArray[np.uint8]  # [B, H, W, 3], RGB
 
@@ -39,6 +44,30 @@ class Scorer(Protocol):
     def name(self) -> str: ...
 
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]: ...
+
+
+Painted = tuple[Images, Sequence[Prompt]]  # a batch of pictures, each with what it was to show
+
+
+def scored(painted: Iterable[Painted], scorer: Scorer, ahead: int) -> list[list[Score]]:
+    """Scores batches as they are painted, in order. With `ahead` a thread does it while the next are painted, so many
+    batches at most waiting: reading on CPUs then costs no time of a GPU."""
+    if not ahead:
+        return [scorer(images, prompts) for images, prompts in painted]
+    found: list[list[Score]] = []
+    waiting: deque[Future[list[Score]]] = deque()
+    with ThreadPoolExecutor(1) as thread:
+        for images, prompts in painted:
+            while len(waiting) >= ahead:
+                found.append(waiting.popleft().result())
+            waiting.append(thread.submit(scorer, images, prompts))
+        return found + [future.result() for future in waiting]
+
+
+def of_team(team: Team, own: Sequence[Sequence[Score]], count: int) -> list[Score]:
+    """The scores of all images, in order, from those that each process made of its batches, `count` in all."""
+    plain = team.objects([[score.plain() for score in batch] for batch in own], count)
+    return [Score(*one) for batch in plain for one in batch]
 
 
 def judged(parts: Mapping[str, NDArray[np.float64]], correction: Correction) -> NDArray[np.float64]:

@@ -36,6 +36,7 @@ class Workbench:
     pool: Pool
     seed: int
     team: Team = field(default_factory=Team)
+    ahead: int = 0  # batches that may wait for their scores while the next are painted
 
 
 @dataclass(frozen=True, slots=True)

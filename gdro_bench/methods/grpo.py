@@ -11,7 +11,7 @@ An epoch samples a group of images for each of some prompts, keeps every state o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,14 +19,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gdro_bench import content, sampling
+from gdro_bench import content, sampling, score
 from gdro_bench.budget import GRADIENT_COST, Spent
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import Costs, Step, Workbench
 from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
-from gdro_bench.sampling import Noising, Sampler
-from gdro_bench.score import Score
+from gdro_bench.sampling import Chain, Noising, Sampler
+from gdro_bench.score import Painted, Score
 
 EPSILON = 1e-4  # keeps the advantage finite where all rewards are equal
 
@@ -181,25 +181,26 @@ class GRPO:
     ) -> tuple[Tensor, Tensor, list[Score]]:
         """Chains, their log-probabilities and their last states' scores. Each process of a team takes some batches and
         draws the noise of the others' too, so that all draw the same."""
-        bench, team, prompts = self.bench, self.bench.team, [self.bench.prompts[int(p)] for p in chosen]
+        bench, prompts = self.bench, [self.bench.prompts[int(p)] for p in chosen]
         noise = self._first_noise(len(chosen), generator)
-        starts = range(0, len(chosen), bench.sampler.batch)
-        chains = []
-        for i, start in enumerate(starts):
-            rows = slice(start, start + bench.sampler.batch)
-            drawn = sampling.step_noise(noise[rows].shape, noisy, generator)
-            if i % team.size != team.rank:
-                continue
-            velocity = sampling.conditioned(bench.policy, bench.policy.encode(prompts[rows]), bench.sampler.guidance)
-            chains.append(sampling.stochastic(velocity, noise[rows], self.schedule, self.config.noising, drawn))
-        own = [prompt for start in team.own(starts) for prompt in prompts[start : start + bench.sampler.batch]]
-        last = [chain.states[:, -1] for chain in chains]
-        scored = iter(bench.scorer(bench.policy.decode(torch.cat(last)), own) if own else [])
-        plain = [[next(scored).plain() for _ in states] for states in last]
-        scores = [Score(*one) for batch in team.objects(plain, len(starts)) for one in batch]
-        states = team.tensors([chain.states for chain in chains], len(starts))
-        log_p = team.tensors([chain.log_p for chain in chains], len(starts))
-        return torch.cat(states), torch.cat(log_p), scores
+        batches = bench.sampler.batches(len(chosen))
+        chains: list[Chain] = []
+
+        def painted() -> Iterator[Painted]:
+            for i, rows in enumerate(batches):
+                drawn = sampling.step_noise(noise[rows].shape, noisy, generator)
+                if i % bench.team.size != bench.team.rank:
+                    continue
+                cond = bench.policy.encode(prompts[rows])
+                velocity = sampling.conditioned(bench.policy, cond, bench.sampler.guidance)
+                chain = sampling.stochastic(velocity, noise[rows], self.schedule, self.config.noising, drawn)
+                chains.append(chain)
+                yield bench.policy.decode(chain.states[:, -1]), prompts[rows]
+
+        found = score.of_team(bench.team, score.scored(painted(), bench.scorer, bench.ahead), len(batches))
+        states = bench.team.tensors([chain.states for chain in chains], len(batches))
+        log_p = bench.team.tensors([chain.log_p for chain in chains], len(batches))
+        return torch.cat(states), torch.cat(log_p), found
 
     def _first_noise(self, images: int, generator: torch.Generator) -> Tensor:
         shape, c = self.bench.policy.latent_shape, self.config

@@ -4,7 +4,7 @@ errors of policy and reference on what was drawn."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gdro_bench import content, sampling, task
+from gdro_bench import content, sampling, score, task
 from gdro_bench.budget import Spent
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import Step, Workbench
@@ -20,7 +20,7 @@ from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
 from gdro_bench.pool import Groups, Sampled
 from gdro_bench.sampling import ConditionalVelocity, Sampler
-from gdro_bench.score import Score
+from gdro_bench.score import Painted
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +73,23 @@ class Source:
 
     @torch.no_grad()
     def _sample(self, prompts: list[task.Prompt]) -> Sampled:
-        """Groups from the reference model, whatever the adapters are. Each process of a team takes some prompts."""
-        team = self.bench.team
-        parts = [prompts] if team.size == 1 else [[prompt] for prompt in prompts]
-        made = [self._sample_some(part) for part in team.own(parts)]
-        latents = team.tensors([latents for latents, _ in made], len(parts))
-        scores = team.objects([[[s.plain() for s in group] for group in groups] for _, groups in made], len(parts))
-        grouped = [[Score(*plain) for plain in group] for groups in scores for group in groups]
-        return torch.cat(latents).cpu(), grouped
-
-    def _sample_some(self, prompts: list[task.Prompt]) -> Sampled:
+        """Groups from the reference model, whatever the adapters are. Each process of a team takes some batches."""
         n, bench = self.config.images, self.bench
         keys = [("pool", self.config.seed, p.text, i) for p in prompts for i in range(n)]
-        noise = sampling.noise_for(keys, bench.policy.latent_shape)
         each = [p for p in prompts for _ in range(n)]
-        latents = sampling.sample(bench.policy, noise, each, bench.sampler, reference=True)
-        scores = iter(bench.scorer(bench.policy.decode(latents), each))
-        grouped = [[next(scores) for _ in range(n)] for _ in prompts]
-        return latents.view(len(prompts), n, *latents.shape[1:]), grouped
+        batches = bench.sampler.batches(len(each))
+        latents: list[Tensor] = []
+
+        def painted() -> Iterator[Painted]:
+            for rows in bench.team.own(batches):
+                noise = sampling.noise_for(keys[rows], bench.policy.latent_shape)
+                latents.append(sampling.sample(bench.policy, noise, each[rows], bench.sampler, reference=True))
+                yield bench.policy.decode(latents[-1]), each[rows]
+
+        found = score.of_team(bench.team, score.scored(painted(), bench.scorer, bench.ahead), len(batches))
+        whole = torch.cat(bench.team.tensors(latents, len(batches))).cpu()
+        scores = iter(found)
+        return whole.view(len(prompts), n, *whole.shape[1:]), [[next(scores) for _ in range(n)] for _ in prompts]
 
     @property
     def groups(self) -> Groups:

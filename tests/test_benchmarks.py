@@ -1,0 +1,32 @@
+"""The benchmarks run; what they measure is not judged here."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    runpy.run_path(str(FOLDER / name), run_name="__main__")
+
+
+@pytest.mark.parametrize("model", ["flux-tiny", "sd3-tiny"])
+def test_throughput(
+    model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "found.json"
+    run("throughput.py", monkeypatch, model, "--batch", "2", "--side", "32", "--device", "cpu", "--out", str(out))
+    found = json.loads(out.read_text())
+    assert [row["what"] for row in found["rows"]] == ["pool", "GDRO update", "Flow-GRPO epoch"]
+    assert all(row["images_per_second"] > 0 and row["tflop_per_second"] > 0 for row in found["rows"])
+    assert "images/s" in capsys.readouterr().out
+
+
+def test_where_a_step_s_time_goes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("gdro_step.py", monkeypatch, "1")
+    assert "inside the transformer" in capsys.readouterr().out

@@ -1,0 +1,71 @@
+"""Scoring while the next pictures are painted: the same scores, in order, with a bounded queue."""
+
+import threading
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from gdro_bench.errors import BenchError
+from gdro_bench.parallel import Team
+from gdro_bench.score import Images, Painted, Score, of_team, scored
+from gdro_bench.task import Prompt
+
+BATCHES = 6
+
+
+class Slow:
+    """Scores a picture by its first pixel, once the gate is open."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.done = 0
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        assert self.gate.wait(10)
+        self.done += 1
+        return [
+            Score(float(image[0, 0, 0]), {"n": 1.0}, prompt.text) for image, prompt in zip(images, prompts, strict=True)
+        ]
+
+
+def painted(seen: list[int]) -> Iterator[Painted]:
+    for i in range(BATCHES):
+        seen.append(i)
+        yield np.full((2, 4, 4, 3), i, np.uint8), [Prompt(f"{i}", ""), Prompt(f"{i} again", "")]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_scores_come_in_order(ahead: int) -> None:
+    scorer = Slow()
+    scorer.gate.set()
+    found = scored(painted([]), scorer, ahead)
+    assert [[one.value for one in batch] for batch in found] == [[float(i)] * 2 for i in range(BATCHES)]
+    flat = of_team(Team(), found, BATCHES)
+    assert [one.note for one in flat[:3]] == ["0", "0 again", "1"]
+    assert flat[0].parts == {"n": 1.0}
+
+
+def test_painting_runs_ahead_as_far_as_it_may() -> None:
+    scorer, seen = Slow(), []
+    thread = threading.Thread(target=scored, args=(painted(seen), scorer, 2))
+    thread.start()
+    for _ in range(200):
+        if len(seen) == 3:
+            break
+        threading.Event().wait(0.01)
+    threading.Event().wait(0.05)
+    assert (seen, scorer.done) == ([0, 1, 2], 0)  # two wait, the third has nowhere to go
+    scorer.gate.set()
+    thread.join()
+    assert (len(seen), scorer.done) == (BATCHES, BATCHES)
+
+
+def test_what_a_scorer_raises_is_not_lost() -> None:
+    def fails(images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        raise BenchError("No.", "Mend it.")
+
+    with pytest.raises(BenchError, match="Mend it"):
+        scored(painted([]), fails, 2)
