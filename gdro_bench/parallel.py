@@ -58,10 +58,13 @@ class Team:
         return bool(self.tensors([torch.tensor(float(value))] if self.first else [], 1)[0])
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Adds up each tensor over the processes, in place."""
-        if self.size > 1:
-            for tensor in tensors:
-                self._told(dist.all_reduce, tensor)
+        """Adds up each tensor over the processes, in place; all of one dtype, they travel together."""
+        if self.size == 1:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        self._told(dist.all_reduce, flat)
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def sums(self, values: dict[str, float]) -> dict[str, float]:
         """Each value added up; processes may know different names."""

@@ -1,6 +1,6 @@
 """FLUX and SD3 as policies, held against diffusers' own pipelines on the same weights and noise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,26 @@ def test_gradients_reach_the_adapters_and_nothing_else(policy: PretrainedPolicy)
     policy.velocity(noise_of(policy), torch.tensor([0.5, 0.8]), policy.encode(PROMPTS)).square().mean().backward()
     assert all(p.grad is not None for name, p in policy.transformer.named_parameters() if "lora_B" in name)
     assert all(p.grad is None for name, p in policy.transformer.named_parameters() if "lora" not in name)
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3"])
+def test_a_bfloat16_base_has_float32_adapters(family: str, saved: dict[str, Path], tmp_path: Path) -> None:
+    """And velocities near those of a float32 base (diffusers' FLUX rounds t, too)."""
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        chosen = profile(family, saved, tmp_path / "texts")
+        chosen.pretrained = replace(chosen.pretrained, dtype=dtype)
+        policy = open_policy(chosen, "cpu", 0)
+        assert policy.transformer.proj_out.weight.dtype == getattr(torch, dtype)
+        move(policy)
+        v = policy.velocity(noise_of(policy), torch.tensor([0.5, 0.8]), policy.encode(PROMPTS))
+        v.square().mean().backward()
+        assert {p.dtype for p in policy.parameters()} == {torch.float32}
+        assert {p.grad.dtype for p in policy.parameters() if p.grad is not None} == {torch.float32}
+        found[dtype] = v.detach()
+    assert found["bfloat16"].dtype == torch.float32
+    error = (found["bfloat16"] - found["float32"]).norm() / found["float32"].norm()
+    assert 0 < error < 0.15
 
 
 def test_a_text_is_encoded_once_and_kept(policy: PretrainedPolicy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,11 @@ class Lora:
 
 
 def add_lora(transformer: Any, lora: Lora, seed: int) -> None:
-    """Freezes the transformer and adds adapters that start as the identity, their A drawn from `seed`."""
+    """Freezes the transformer and adds adapters that start as the identity, their A drawn from `seed`.
+
+    They are float32 whatever the transformer is: an update of 3e-4 is lost in bfloat16.
+    """
+    from diffusers.training_utils import cast_training_params
     from peft import LoraConfig
 
     transformer.requires_grad_(False)
@@ -36,6 +40,7 @@ def add_lora(transformer: Any, lora: Lora, seed: int) -> None:
             r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), init_lora_weights="gaussian"
         )
         transformer.add_adapter(config, adapter_name=ADAPTER)
+    cast_training_params(transformer, torch.float32)
 
 
 def load_lora(transformer: Any, folder: Path, prefix: str | None = None) -> None:
