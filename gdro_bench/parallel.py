@@ -63,7 +63,7 @@ class Team:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         self._told(dist.all_reduce, flat)
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
     def sums(self, values: dict[str, float]) -> dict[str, float]:

@@ -98,7 +98,7 @@ class PretrainedPolicy:
         for start in range(0, len(new), TEXT_BATCH):
             some = new[start : start + TEXT_BATCH]
             with torch.no_grad():
-                embeds, pooled = (part.float().cpu() for part in self._encode_texts(some))
+                embeds, pooled = (part.to("cpu", self.dtype) for part in self._encode_texts(some))
             for i, text in enumerate(some):
                 self._encoded[text] = embeds[i].clone(), pooled[i].clone()
                 written = save({"embeds": self._encoded[text][0], "pooled": self._encoded[text][1]})
@@ -107,7 +107,7 @@ class PretrainedPolicy:
             encoder.to("cpu")
 
     def _cached(self, text: str) -> Path:
-        key = content.digest(self.config.source, self.config.text_tokens, text)
+        key = content.digest(self.config.source, self.config.dtype, self.config.text_tokens, text)
         return Path(self.config.text_cache) / f"{key}.safetensors"
 
     def _encode_texts(self, texts: list[str]) -> tuple[Tensor, Tensor]:
