@@ -99,7 +99,8 @@ def trajectories(path: Path, curves: pd.DataFrame, qualities: dict[str, str], y_
         for (label, rows_of_it), style in zip(curves.groupby("label", sort=False), _styles(), strict=False):
             _way(axis, rows_of_it, column, str(label), style)
         axis.plot(curves[column].iloc[0], curves["reward"].iloc[0], marker="o", color="0.2", markersize=7, zorder=5)
-        axis.set(xlabel=x_label)
+        axis.set(xlabel=textwrap.fill(x_label, 36))
+        axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axis.grid(alpha=0.3)
     for first in axes[:, 0]:
         first.set_ylabel(textwrap.fill(y_label, 36))

@@ -1,6 +1,7 @@
 """Methods at matched reward and at matched budget, with intervals over prompts and seeds.
 
-The reference's replicates and another's share their prompts' weights, so that differences and ratios are paired.
+The reference's replicates and another's share their prompts' weights, so that differences and ratios are paired. A
+level is a gain over the base: a resample of hard prompts has a low base, and is asked for as much above it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from gdro_bench import stats
 from gdro_bench.compare.entries import Comparison, Entry, Floats
 from gdro_bench.stats import Estimate
 
+ROUNDING = 1e-9  # a curve that ends at a level reaches it
+
 
 def with_knee(entry: Entry, axis: str, with_pool: bool, reward: Floats) -> tuple[Floats, Floats]:
     """Costs [M + 1] and rewards [..., M + 1] with the point put in at which a pool was full and nothing learnt yet."""
@@ -24,10 +27,11 @@ def with_knee(entry: Entry, axis: str, with_pool: bool, reward: Floats) -> tuple
     return np.insert(cost, at, paid), np.insert(reward, at, reward[..., 0], axis=-1)
 
 
-def cost_at(entry: Entry, level: float, axis: str, with_pool: bool, rewards: Floats) -> Floats:
-    """The cost at which each of the curves, rewards [R, M], first reaches the level: [R], inf where it never does."""
+def cost_at(entry: Entry, gain: float, axis: str, with_pool: bool, rewards: Floats) -> Floats:
+    """The cost at which each of the curves, rewards [R, M], is first so much above where it began: [R], inf where it
+    never is."""
     cost, curves = with_knee(entry, axis, with_pool, rewards)
-    return np.array([stats.crossing(cost, curve, level) for curve in curves])
+    return np.array([stats.crossing(cost, curve - curve[0], gain - ROUNDING) for curve in curves])
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -59,30 +63,33 @@ class AtBudget:
 
 
 def common_level(comparison: Comparison) -> float | None:
-    """R*: the highest reward that every entry reaches which rises above the base.
+    """R*: the highest reward that every entry which rises above the base reaches, as seen and in all but the lowest
+    2.5 % of resamples: at the very top of a curve half of them would never arrive, and have no cost.
 
     None if fewer than two entries are compared, or none rises.
     """
-    tops = []
+    tops, base = [], 0.0
     for entry in comparison.entries:
         rewards = seen_and_resampled(entry, comparison.prompts)
-        best = int(np.argmax(rewards[0]))
-        if _estimate(rewards[:, best] - rewards[:, 0]).low > 0:
-            tops.append(float(rewards[0, best]))
-    return min(tops) if tops and len(comparison.entries) > 1 else None
+        gains = rewards - rewards[:, :1]
+        base = float(rewards[0, 0])
+        if _estimate(gains[:, int(np.argmax(gains[0]))]).low > 0:
+            tops.append(min(float(gains[0].max()), _estimate(gains.max(axis=1)).low))
+    return base + min(tops) if tops and len(comparison.entries) > 1 else None
 
 
 def at_reward(comparison: Comparison, level: float, axis: str) -> list[AtReward]:
     """Every entry at matched reward."""
     curves = {e.label: seen_and_resampled(e, comparison.prompts) for e in comparison.entries}
+    gain = level - float(curves[comparison.reference.label][0, 0])
     spent = {
-        entry.label: {pool: cost_at(entry, level, axis, pool, curves[entry.label]) for pool in (True, False)}
+        entry.label: {pool: cost_at(entry, gain, axis, pool, curves[entry.label]) for pool in (True, False)}
         for entry in comparison.entries
     }
     rows, to = [], spent[comparison.reference.label]
     for entry in comparison.entries:
         rewards, costs = curves[entry.label], spent[entry.label]
-        reached = np.flatnonzero(rewards[0] >= level)
+        reached = np.flatnonzero(rewards[0] >= level - ROUNDING)
         mark = int(reached[0]) if len(reached) else None
         shown = rewards.shape[1] - 1 if mark is None else mark
         with np.errstate(divide="ignore", invalid="ignore"):
