@@ -54,6 +54,8 @@ def paired_gain(before: NDArray[np.float64], after: NDArray[np.float64], seed: i
     return bootstrap_mean(after - before, seed)
 
 
+DECIMALS = 9  # of a resampled mean: its last bits depend on how many threads summed it
+
 Weights = NDArray[np.float64]  # [RESAMPLES, n]: how often each of n things was drawn, as shares
 
 
@@ -69,7 +71,7 @@ def replicates(values: NDArray[np.float64], seeds: Weights, prompts: Weights) ->
     total, count = (np.einsum("smr,rs->rm", part @ prompts.T, seeds) for part in parts)
     with np.errstate(invalid="ignore"):
         means: NDArray[np.float64] = total / count
-    return means
+    return np.round(means, DECIMALS)
 
 
 def estimate(mean: float, resampled: NDArray[np.float64]) -> Estimate:

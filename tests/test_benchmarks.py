@@ -15,7 +15,7 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     runpy.run_path(str(FOLDER / name), run_name="__main__")
 
 
-@pytest.mark.parametrize("model", ["flux-tiny", "sd3-tiny"])
+@pytest.mark.parametrize("model", ["flux-tiny", pytest.param("sd3-tiny", marks=pytest.mark.slow)])
 def test_throughput(
     model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

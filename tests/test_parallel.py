@@ -68,7 +68,8 @@ def test_the_number_of_processes_does_not_matter(size: int, alone: tuple[str, Pa
     pd.testing.assert_frame_equal(*steps, rtol=1e-3, atol=1e-5, check_like=True)
 
 
-@pytest.mark.parametrize("method", ["gdro", pytest.param("flow-grpo", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["gdro", "flow-grpo"])
 def test_when_one_dies_the_other_says_so_and_the_run_goes_on(method: str, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert [code for code, _, _ in finish(start(2, whole, method))] == [0, 0]
