@@ -184,7 +184,7 @@ def eval_(task: str, profile: str, images: Path | None, prompts: Path | None, ou
     with progress.EvaluationBar(console) as bar:
         scores = evaluation.score(pictures, scorer, bar.evaluating)
         said = None if judge is None else evaluation.score(pictures, judge, bar.evaluating)
-    found = evaluation.result(scorer, scores)
+    found = evaluation.result(scorer, scores, settled.max_unscored)
     if judge is not None and said is not None:
         found = evaluation.with_judge(found, scores, judge, said, measured.correction)
     summary.print_evaluation(console, found)

@@ -23,7 +23,7 @@ from gdro_bench.plan import Profile
 from gdro_bench.rewards.instruments import DetectorConfig
 from gdro_bench.rewards.unified_reward import Served, Server, UnifiedReward
 from gdro_bench.runner import open_reward
-from gdro_bench.score import Images, Score, Scorer, corrected, judged
+from gdro_bench.score import Images, Score, Scorer, check, corrected, judged
 from gdro_bench.stats import Estimate
 from gdro_bench.task import Correction, Prompt, PromptOf, Task
 
@@ -158,8 +158,13 @@ def score(pictures: Pictures, scorer: Scorer, done: Done) -> list[Score]:
     return scores
 
 
-def result(scorer: Scorer, scores: Sequence[Score]) -> Result:
-    """Means with 95 % intervals over pictures."""
+def result(scorer: Scorer, scores: Sequence[Score], max_unscored: float) -> Result:
+    """Means with 95 % intervals over pictures.
+
+    Raises:
+        BenchError: more than a share `max_unscored` of them could not be scored.
+    """
+    check(scores, max_unscored)
     values = np.array([score.value for score in scores])
     parts = {name: stats.bootstrap_mean(np.array([score.parts[name] for score in scores])) for name in scores[0].parts}
     return Result(scorer.name, len(scores), int(np.isnan(values).sum()), stats.bootstrap_mean(values), parts)

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -73,31 +73,10 @@ class Book:
         return cls(ledger, points, **table)
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedScorer:
-    """A reward that stops the run when more than `max_unscored` of a batch could not be scored."""
-
-    scorer: Scorer
-    max_unscored: float
-
-    @property
-    def name(self) -> str:
-        return self.scorer.name
-
-    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
-        scores = self.scorer(images, prompts)
-        failed = [one for one in scores if not one.scored]
-        if len(failed) > self.max_unscored * len(scores):
-            raise BenchError(
-                f"{len(failed)} of {len(scores)} images could not be scored ({failed[-1].note}).",
-                "Mend the reader (`gdro-bench doctor`) and run the same command again: it goes on from here.",
-            )
-        return scores
-
-
 def open_reward(measured: Task, profile: Profile, device: str) -> Scorer:
     reward = registry.lookup("reward", measured.reward, REWARDS)
-    return CheckedScorer(reward(Instruments(profile.reader, profile.detector, device)), profile.max_unscored)
+    opened: Scorer = reward(Instruments(profile.reader, profile.detector, device))
+    return opened
 
 
 class Execution:
@@ -143,6 +122,7 @@ class Execution:
             self.plan.seed,
             self.team,
             self.ahead,
+            self.plan.profile.max_unscored,
         )
         method: Method = registry.lookup("method", self.plan.method, METHODS)(self.plan.config, bench)
         if state is not None:
@@ -218,7 +198,8 @@ class Execution:
                 yield pictures, prompts[rows]
                 self.watcher.evaluating(min(len(prompts), len(images) * team.size * sampler.batch), len(prompts))
 
-        scores = score.of_team(team, score.scored(painted(), self.scorer, self.ahead), len(batches))
+        scored = score.scored(painted(), self.scorer, self.ahead)
+        scores = score.of_team(team, scored, len(batches), self.plan.profile.max_unscored)
         return torch.cat(team.tensors(images, len(batches))).cpu().numpy(), scores
 
     def _evaluate_again(self, mark: float) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gdro_bench.errors import BenchError
 from gdro_bench.task import Correction, Prompt
 
 if TYPE_CHECKING:
@@ -64,10 +65,30 @@ def scored(painted: Iterable[Painted], scorer: Scorer, ahead: int) -> list[list[
         return found + [future.result() for future in waiting]
 
 
-def of_team(team: Team, own: Sequence[Sequence[Score]], count: int) -> list[Score]:
-    """The scores of all images, in order, from those that each process made of its batches, `count` in all."""
+def of_team(team: Team, own: Sequence[Sequence[Score]], count: int, max_unscored: float) -> list[Score]:
+    """The scores of all images, in order, from those that each process made of its batches, `count` in all.
+
+    Raises:
+        BenchError: as `check`.
+    """
     plain = team.objects([[score.plain() for score in batch] for batch in own], count)
-    return [Score(*one) for batch in plain for one in batch]
+    scores = [Score(*one) for batch in plain for one in batch]
+    check(scores, max_unscored)
+    return scores
+
+
+def check(scores: Sequence[Score], max_unscored: float) -> None:
+    """Of a shard, an epoch or an evaluation; a batch of a few images would stop a run for two failures.
+
+    Raises:
+        BenchError: more than a share `max_unscored` of the images could not be scored.
+    """
+    failed = [score for score in scores if not score.scored]
+    if len(failed) > max_unscored * len(scores):
+        raise BenchError(
+            f"{len(failed)} of {len(scores)} images could not be scored ({failed[-1].note}).",
+            "Mend the reader (`gdro-bench doctor`) and run the same command again: it goes on from here.",
+        )
 
 
 def judged(parts: Mapping[str, NDArray[np.float64]], correction: Correction) -> NDArray[np.float64]:

@@ -108,7 +108,7 @@ def test_both_orders_of_averaging_are_told_apart():
     class Named:
         name = "judge"
 
-    plain = evaluation.result(Named(), [score(1.0), score(0.0), score(float("nan"))])
+    plain = evaluation.result(Named(), [score(1.0), score(0.0), score(float("nan"))], 0.5)
     found = evaluation.with_judge(
         plain, [score(1.0), score(0.0), score(1.0)], Named(), [score(4.0), score(3.0), score(float("nan"))], CORRECTION
     )

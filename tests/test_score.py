@@ -1,5 +1,6 @@
 """Scoring while the next pictures are painted: the same scores, in order, with a bounded queue."""
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -43,7 +44,7 @@ def test_scores_come_in_order(ahead: int) -> None:
     scorer.gate.set()
     found = scored(painted([]), scorer, ahead)
     assert [[one.value for one in batch] for batch in found] == [[float(i)] * 2 for i in range(BATCHES)]
-    flat = of_team(Team(), found, BATCHES)
+    flat = of_team(Team(), found, BATCHES, 0.0)
     assert [one.note for one in flat[:3]] == ["0", "0 again", "1"]
     assert flat[0].parts == {"n": 1.0}
 
@@ -61,6 +62,13 @@ def test_painting_runs_ahead_as_far_as_it_may() -> None:
     scorer.gate.set()
     thread.join()
     assert (len(seen), scorer.done) == (BATCHES, BATCHES)
+
+
+def test_what_may_fail_is_a_share_of_all_and_not_of_a_batch() -> None:
+    batches = [[Score(math.nan, {}, "broken"), Score(math.nan, {}, "broken")], *[[Score(1.0), Score(0.0)]] * 9]
+    assert len(of_team(Team(), batches, 10, 0.1)) == 20
+    with pytest.raises(BenchError, match=r"2 of 20 images could not be scored \(broken\)"):
+        of_team(Team(), batches, 10, 0.05)
 
 
 def test_what_a_scorer_raises_is_not_lost() -> None:

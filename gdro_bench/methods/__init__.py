@@ -37,6 +37,7 @@ class Workbench:
     seed: int
     team: Team = field(default_factory=Team)
     ahead: int = 0  # batches that may wait for their scores while the next are painted
+    max_unscored: float = 1.0  # share of a shard's or an epoch's images
 
 
 @dataclass(frozen=True, slots=True)

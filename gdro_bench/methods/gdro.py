@@ -134,17 +134,13 @@ class GDRO(OfflineMethod):
         usable = self.source.usable(c.k, c.drop_flat)
         chosen = usable[torch.randint(len(usable), (c.groups,), generator=generator)]
         members = [draw_members(pool.rewards[g], c.k, c.draw == "spread", generator) for g in chosen]
-        x0, r = (
-            torch.stack([part[g][m] for g, m in zip(chosen, members, strict=True)])
-            for part in (pool.latents, pool.rewards)
-        )
+        x0, r, prompts = self.source.taken(chosen, members)
         times, noises = [], []
         for _ in range(c.draws):
             t = draw_t((c.groups, 1 if c.share_t else c.k), c.t_distribution, generator)
             eps = torch.randn((c.groups, 1 if c.share_noise else c.k, *shape), generator=generator)
             times.append(t.expand(-1, c.k))
             noises.append(eps.expand(-1, c.k, *shape))
-        prompts = [self.source.prompts[int(g)] for g in chosen]
         return Drawn(x0, r, prompts, torch.stack(times, dim=1), torch.stack(noises, dim=1))
 
     def _errors(self, drawn: Drawn) -> tuple[Tensor, Tensor]:

@@ -197,7 +197,8 @@ class GRPO:
                 chains.append(chain)
                 yield bench.policy.decode(chain.states[:, -1]), prompts[rows]
 
-        found = score.of_team(bench.team, score.scored(painted(), bench.scorer, bench.ahead), len(batches))
+        scored = score.scored(painted(), bench.scorer, bench.ahead)
+        found = score.of_team(bench.team, scored, len(batches), bench.max_unscored)
         states = bench.team.tensors([chain.states for chain in chains], len(batches))
         log_p = bench.team.tensors([chain.log_p for chain in chains], len(batches))
         return torch.cat(states), torch.cat(log_p), found

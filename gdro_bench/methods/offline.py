@@ -86,7 +86,8 @@ class Source:
                 latents.append(sampling.sample(bench.policy, noise, each[rows], bench.sampler, reference=True))
                 yield bench.policy.decode(latents[-1]), each[rows]
 
-        found = score.of_team(bench.team, score.scored(painted(), bench.scorer, bench.ahead), len(batches))
+        scored = score.scored(painted(), bench.scorer, bench.ahead)
+        found = score.of_team(bench.team, scored, len(batches), bench.max_unscored)
         whole = torch.cat(bench.team.tensors(latents, len(batches))).cpu()
         scores = iter(found)
         return whole.view(len(prompts), n, *whole.shape[1:]), [[next(scores) for _ in range(n)] for _ in prompts]
@@ -97,6 +98,12 @@ class Source:
         if self._groups is None:
             self._groups = self.bench.pool.groups(self.shards)
         return self._groups
+
+    def taken(self, groups: Tensor, members: list[Tensor]) -> tuple[Tensor, Tensor, list[task.Prompt]]:
+        """These members of these groups: latents [G, n, *latent_shape], rewards [G, n] and the G prompts."""
+        pairs = list(zip(groups.tolist(), members, strict=True))
+        x0, r = (torch.stack([part[g][m] for g, m in pairs]) for part in (self.groups.latents, self.groups.rewards))
+        return x0, r, [self.prompts[g] for g, _ in pairs]
 
     def usable(self, images: int, drop_flat: bool) -> Tensor:
         """Indices of the groups that can teach: `images` of them scored and, with `drop_flat`, not all alike.

@@ -64,13 +64,10 @@ class RFT(OfflineMethod):
         usable = self.source.usable(c.best, c.drop_flat)
         chosen = usable[torch.randint(len(usable), (c.groups,), generator=generator)]
         members = [draw_best(pool.rewards[g], c.best, generator) for g in chosen]
-        x0, r = (
-            torch.stack([part[g][m] for g, m in zip(chosen, members, strict=True)])
-            for part in (pool.latents, pool.rewards)
-        )
+        x0, r, prompts = self.source.taken(chosen, members)
         t = draw_t((c.groups, 1, c.best), c.t_distribution, generator)
         eps = torch.randn((c.groups, 1, *x0.shape[1:]), generator=generator)
-        return Drawn(x0, r, [self.source.prompts[int(g)] for g in chosen], t, eps)
+        return Drawn(x0, r, prompts, t, eps)
 
     def loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, float]]:
         cond = self.bench.policy.encode(drawn.prompts).repeat_each(self.config.best)
