@@ -29,7 +29,7 @@ from gdro_bench.methods.flow_grpo import FlowGRPO
 from gdro_bench.methods.gdro import GDRO
 from gdro_bench.models import open_policy, pick_device
 from gdro_bench.models.lora import add_lora
-from gdro_bench.models.pretrained import FluxPolicy, Pretrained, SD3Policy
+from gdro_bench.models.pretrained import FluxPolicy, SD3Policy
 from gdro_bench.plan import Profile
 from gdro_bench.policy import Cond
 from gdro_bench.pool import Pool
@@ -98,7 +98,7 @@ def opened(model: str, side: int, device: str) -> Any:
         )  # fmt: skip
     torch.set_default_dtype(torch.float32)
     add_lora(transformer, profile.lora, 0)
-    config = Pretrained(model, side, str(dtype).split(".")[1], 3.5, 128, profile.pretrained.gradient_checkpointing, "")
+    config = replace(profile.pretrained, source=model, side=side, dtype=str(dtype).split(".")[1], text_cache="")
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=flux)
     if flux:
         policy: Any = FluxPolicy(FluxPipeline(scheduler, vae, None, None, None, None, transformer), config, device)

@@ -126,9 +126,13 @@ def _device(name: str, profile: Profile) -> str:
         sizes = _sizes(_folder(profile.pretrained))
     except BenchError:  # which the model's own check tells
         return f"{said}; without the weights, what they take is not known"
-    need = max(sizes["transformer"] + sizes["vae"], *(size for part, size in sizes.items() if "encoder" in part))
+    held = sizes["transformer"] / (2 if profile.pretrained.float8 else 1)
+    need = max(held + sizes["vae"], *(size for part, size in sizes.items() if "encoder" in part))
     if ROOM * need > memory:
-        raise BenchError(f"{said}: the weights take {need / 1e9:.0f} GB.", "Use a larger device.")
+        raise BenchError(
+            f"{said}: the weights take {need / 1e9:.0f} GB.",
+            "Use a larger device, or set profile.pretrained.float8, or profile.pretrained.sharded for several devices.",
+        )
     return f"{said}; weights take {need / 1e9:.1f} GB"
 
 

@@ -9,7 +9,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -139,6 +139,12 @@ def flat(table: Mapping[str, Any], group: str = "") -> dict[str, Any]:
     for key, value in table.items():
         found |= flat(value, f"{group}{key}.") if isinstance(value, dict) else {f"{group}{key}": value}
     return found
+
+
+def without(table: Mapping[str, Any], names: Collection[str], group: str = "") -> dict[str, Any]:
+    """Nested tables less the values of these dotted names."""
+    kept = {key: value for key, value in table.items() if f"{group}{key}" not in names}
+    return {k: without(v, names, f"{group}{k}.") if isinstance(v, dict) else v for k, v in kept.items()}
 
 
 def _like(old: Any, new: Any) -> Any:

@@ -1,16 +1,18 @@
 """Many processes, one run: `accelerate launch` or `torchrun` starts them, each with its device.
 
-Work is dealt out in items (batches of prompts, parts of an update) that depend on the plan alone, item i to process
-i modulo their number; what comes out of them is put together again in order. So a run draws the same numbers and sees
-the same groups whatever the number of processes. The first process alone writes files.
+Work is dealt out in batches (of prompts, of an update's groups), batch i to process i modulo their number; what comes
+out of them is put together again in order. What is drawn depends on the plan alone, so a run draws the same numbers and
+sees the same groups whatever the number of processes. The first process alone writes files.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -24,15 +26,39 @@ DTYPES = (torch.float32, torch.float64, torch.int64, torch.uint8)  # of what pro
 MAX_DIMENSIONS = 8
 
 
-class Team:
-    """The processes of a run; this one is number `rank` of `size`."""
+def batches(count: int, most: int, processes: int = 1) -> list[slice]:
+    """Rows of `count` items in batches of `most` or, for several processes, equally many nearly equal ones for each:
+    none waits for another, and all call a model that is spread over them equally often."""
+    if processes == 1:
+        return [slice(start, start + most) for start in range(0, count, most)]
+    number = processes * math.ceil(count / (processes * most))
+    starts = [count * i // number for i in range(number + 1)]
+    return [slice(start, end) for start, end in pairwise(starts) if end > start]
 
-    def __init__(self, rank: int = 0, size: int = 1, device: str = "cpu") -> None:
-        self.rank, self.size, self.device = rank, size, device
+
+class Team:
+    """The processes of a run; this one is number `rank` of `size`. `in_step` where the model is spread over them, so
+    that all must call it equally often."""
+
+    def __init__(self, rank: int = 0, size: int = 1, device: str = "cpu", in_step: bool = False) -> None:
+        self.rank, self.size, self.device, self.in_step = rank, size, device, in_step
 
     @property
     def first(self) -> bool:
         return self.rank == 0
+
+    def batches(self, count: int, most: int) -> list[slice]:
+        """Rows of `count` items, in batches of `most` at most.
+
+        Raises:
+            BenchError: fewer items than processes that must keep in step.
+        """
+        if self.in_step and count < self.size:
+            raise BenchError(
+                f"{count} images cannot be dealt out to {self.size} processes that share a model's weights.",
+                "Start fewer processes, or set profile.pretrained.sharded=false; the run goes on from its checkpoint.",
+            )
+        return batches(count, most, self.size)
 
     def own(self, items: Sequence[T]) -> list[T]:
         """Those of the items that are this process's work."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gdro_bench import content, registry, task
+from gdro_bench import content, record, registry, task
 from gdro_bench.budget import BudgetKind
 from gdro_bench.drift import DriftConfig
 from gdro_bench.errors import BenchError, unknown
@@ -75,7 +75,7 @@ class Plan:
         """Of all that moves a number, as it was written: a setting that only a later version has changes none."""
         return {
             "task": content.digest(self.task.name, self.task.reward),
-            "profile": content.digest(self.settings["profile"]),
+            "profile": content.digest(record.measured(self.settings["profile"])),
             "method": content.digest(self.settings["method"]),
             "train": task.digest(self.train),
             "held_out": task.digest(self.held_out),

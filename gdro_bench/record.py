@@ -16,6 +16,13 @@ from gdro_bench.files import write_atomically
 from gdro_bench.stats import Estimate
 
 SCHEMA = 2
+EXECUTION = (  # settings of a profile that say how the work is done: they move no number by more than rounding
+    "score_ahead",
+    "pretrained.gradient_checkpointing",
+    "pretrained.compiled",
+    "pretrained.sharded",
+    "pretrained.text_cache",
+)
 SCORE_COLUMNS = ("mark", "prompt", "text", "value", "note")  # of scores.parquet; the others are parts
 
 
@@ -62,6 +69,11 @@ class Run:
     budget_kind: str
     limit: int
     points: tuple[Point, ...]
+
+
+def measured(profile: dict[str, Any]) -> dict[str, Any]:
+    """A profile's settings as far as they can move a number."""
+    return content.without(profile, EXECUTION)
 
 
 def write(run: Run, folder: Path) -> None:

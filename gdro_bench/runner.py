@@ -88,6 +88,7 @@ class Execution:
         budget = chosen.profile.budget
         self.book = Book(Ledger(budget.limit, budget.kind))
         self.policy: Policy = open_policy(chosen.profile, team.device, chosen.seed)
+        team.in_step = chosen.profile.pretrained is not None and chosen.profile.pretrained.sharded
         self.checkpoint = chosen.folder / "checkpoint.pt"
         self._claim_folder()
         self.method = self._start()
@@ -188,7 +189,7 @@ class Execution:
 
     def _painted(self, prompts: list[Prompt], sampler: Sampler) -> tuple[Images, list[Score]]:
         """A picture a prompt, and its score; each process of the team takes some batches."""
-        batches, team = sampler.batches(len(prompts)), self.team
+        team, batches = self.team, self.team.batches(len(prompts), sampler.batch)
         images: list[torch.Tensor] = []
 
         def painted() -> Iterator[score.Painted]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gdro_bench import content
+from gdro_bench.parallel import batches
 from gdro_bench.policy import Cond, Policy
 from gdro_bench.score import Images
 from gdro_bench.task import Prompt
@@ -38,10 +39,6 @@ class Sampler:
     def evaluations(self) -> int:
         """Velocity evaluations a picture."""
         return self.steps * self.passes
-
-    def batches(self, count: int) -> list[slice]:
-        """Rows of `count` images that are sampled together."""
-        return [slice(start, start + self.batch) for start in range(0, count, self.batch)]
 
 
 def times(steps: int, shift: float) -> Tensor:
@@ -164,7 +161,7 @@ def sample(policy: Policy, noise: Tensor, prompts: Sequence[Prompt], sampler: Sa
     """Latents [B, *latent_shape] from noise [B, *latent_shape], of the policy or of the reference model."""
     schedule = policy.times(sampler.steps, sampler.shift)
     chunks = []
-    for rows in sampler.batches(len(noise)):
+    for rows in batches(len(noise), sampler.batch):
         cond = policy.encode(prompts[rows])
         velocity = conditioned(policy, cond, sampler.guidance, reference)
         chunks.append(euler(velocity, noise[rows].to(cond.tensors[0].device), schedule))

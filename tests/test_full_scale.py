@@ -1,16 +1,18 @@
 """The profiles of FLUX.1-dev and SD3.5 end to end, on tiny pipelines of the real classes with random weights."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import test_parallel
 from click.testing import CliRunner, Result
 from PIL import Image
 from tiny_pipelines import SIDE, save_flux, save_sd3
 
-from gdro_bench import content, record, registry, sampling
+from gdro_bench import content, plan, record, registry, sampling
 from gdro_bench.cli import main
 from gdro_bench.methods import METHODS
 from gdro_bench.plan import Profile
@@ -47,6 +49,15 @@ METHOD_SHORT: dict[str, dict[str, object]] = {
 }
 
 
+SD3_SHARDED = pytest.param("sd35-medium", "flow-grpo", marks=pytest.mark.slow)
+BRIGHT = """
+from gdro_bench.cli import main
+from gdro_bench.rewards import REWARDS
+REWARDS["ocr"] = "test_full_scale:open_brightness"
+main()
+"""
+
+
 class Brightness:
     """A reward that random weights can move: OCR reads nothing in their pictures."""
 
@@ -66,12 +77,16 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"flux1-dev": save_flux(folder / "tiny-flux"), "sd35-medium": save_sd3(folder / "tiny-sd3")}
 
 
-def call(profile: str, source: Path, out: Path, method: str, *more: str, **changed: object) -> Result:
+def arguments(profile: str, source: Path, out: Path, method: str, **changed: object) -> list[str]:
     settings = SHORT | METHOD_SHORT[method] | {name.replace("__", "."): value for name, value in changed.items()}
     settings |= {"profile.pretrained.source": source, "profile.pretrained.text_cache": out / "texts"}
     flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     chosen = ["--profile", profile, "--method", method, "--out", str(out), "--device", "cpu"]
-    return CliRunner().invoke(main, ["run", "ocr", *chosen, *flags, *more])
+    return ["run", "ocr", *chosen, *flags]
+
+
+def call(profile: str, source: Path, out: Path, method: str, *more: str, **changed: object) -> Result:
+    return CliRunner().invoke(main, [*arguments(profile, source, out, method, **changed), *more])
 
 
 def painted_by_diffusers(profile: str, source: Path, lora: Path, text: str) -> np.ndarray:
@@ -110,6 +125,20 @@ def test_a_run_trains_and_plain_diffusers_paints_what_it_paints(
     assert np.abs(ours - np.asarray(Image.open(folder / "samples" / "0.00" / "0000.png")) / 255).max() > 2 / 255
 
 
+@pytest.mark.parametrize(("profile", "method"), [("flux1-dev", "gdro"), SD3_SHARDED])
+def test_a_model_spread_over_processes_is_the_same_model(
+    profile: str, method: str, saved: dict[str, Path], tmp_path: Path
+) -> None:
+    for size, folder in ((1, "whole"), (2, "sharded")):
+        chosen = arguments(profile, saved[profile], tmp_path / folder, method, profile__pretrained__sharded="true")
+        processes = test_parallel.start(size, [sys.executable, "-c", BRIGHT, *chosen])
+        for code, said, errors in test_parallel.finish(processes):
+            assert code == 0, said + errors
+    runs = [next((tmp_path / folder / "ocr" / profile).iterdir()) for folder in ("whole", "sharded")]
+    test_parallel.assert_alike(*runs, reward=1e-4)
+    assert record.read(runs[0]).points[-1].updates > 2
+
+
 def test_a_run_with_the_real_reader_ends(saved: dict[str, Path], tmp_path: Path) -> None:
     result = call("flux1-dev", saved["flux1-dev"], tmp_path, "gdro", method__drop_flat="false")
     assert result.exit_code == 0, result.output
@@ -119,8 +148,6 @@ def test_a_run_with_the_real_reader_ends(saved: dict[str, Path], tmp_path: Path)
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("task", ["ocr", "geneval"])
 def test_every_method_has_numbers_and_prompts_that_fit(profile: str, task: str) -> None:
-    from gdro_bench import plan
-
     for method in METHODS:
         chosen = plan.make(task, method, profile, 0, Path("runs"))
         assert len(chosen.held_out) == 553
@@ -129,6 +156,14 @@ def test_every_method_has_numbers_and_prompts_that_fit(profile: str, task: str) 
         share = costs.pool.evaluations / chosen.profile.budget.limit
         assert 0 <= share <= 0.6
         assert (share == 0) == (costs.collected.images > 0)
+
+
+def test_how_the_work_is_done_is_not_part_of_what_is_measured() -> None:
+    settings = [f"profile.pretrained.{name}=true" for name in ("sharded", "compiled")] + ["profile.score_ahead=0"]
+    one, other = (plan.make("ocr", "gdro", "flux1-dev", 0, Path("runs"), tuple(some)) for some in ([], settings))
+    assert one.digests == other.digests
+    changed = plan.make("ocr", "gdro", "flux1-dev", 0, Path("runs"), ("profile.pretrained.text_tokens=64",))
+    assert one.digests["profile"] != changed.digests["profile"]
 
 
 def test_a_model_that_is_not_here_says_what_to_do(tmp_path: Path) -> None:

@@ -15,19 +15,23 @@ from test_run import arguments, folder, recorded
 
 from gdro_bench import record
 from gdro_bench.budget import Spent
-from gdro_bench.parallel import Team
+from gdro_bench.errors import BenchError
+from gdro_bench.parallel import Team, batches
 
 SMALL_BATCH = {"profile__sampler__batch": 3}
 
 
-def start(size: int, out: Path, method: str) -> list[subprocess.Popen[str]]:
+def command(out: Path, method: str) -> list[str]:
+    return [sys.executable, "-m", "gdro_bench.cli", *arguments(out, method, **SMALL_BATCH)]
+
+
+def start(size: int, command: list[str]) -> list[subprocess.Popen[str]]:
     """The processes of a run, which do not wait for this test's one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "gdro_bench.cli", *arguments(out, method, **SMALL_BATCH)]
     common = os.environ | {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    common |= {"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": str(size)}
+    common |= {"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": str(size), "PYTHONPATH": str(Path(__file__).parent)}
     return [
         subprocess.Popen(
             command, env=common | {"RANK": str(i), "LOCAL_RANK": str(i)}, stdout=subprocess.PIPE,
@@ -46,7 +50,7 @@ def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]
 @pytest.fixture(scope="module", params=["gdro", "flow-grpo"])
 def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     out = tmp_path_factory.mktemp("alone")
-    (code, _, errors) = finish(start(1, out, request.param))[0]
+    (code, _, errors) = finish(start(1, command(out, request.param)))[0]
     assert code == 0, errors
     return request.param, out
 
@@ -54,17 +58,22 @@ def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_number_of_processes_does_not_matter(size: int, alone: tuple[str, Path], tmp_path: Path) -> None:
     method, out = alone
-    for code, said, errors in (ended := finish(start(size, tmp_path, method))):
+    for code, said, errors in (ended := finish(start(size, command(tmp_path, method)))):
         assert code == 0, said + errors
     assert [bool(said) for _, said, _ in ended] == [True] + [False] * (size - 1)
-    one, many = (record.read(folder(where)) for where in (out, tmp_path))
+    assert_alike(folder(out), folder(tmp_path))
+
+
+def assert_alike(a_folder: Path, b_folder: Path, reward: float = 1e-6) -> None:
+    """Two runs of one plan, but for the order of sums; `reward` may differ by so much."""
+    one, many = record.read(a_folder), record.read(b_folder)
     assert len(one.points) == len(many.points)
     for a, b in zip(one.points, many.points, strict=True):
         assert (a.updates, a.evaluations, a.pool_evaluations, a.reward_calls) == (
             b.updates, b.evaluations, b.pool_evaluations, b.reward_calls,
         )  # fmt: skip
-        assert b.reward.mean == pytest.approx(a.reward.mean, abs=1e-6)
-    steps = [pd.read_parquet(folder(where) / "steps.parquet") for where in (out, tmp_path)]
+        assert b.reward.mean == pytest.approx(a.reward.mean, abs=reward)
+    steps = [pd.read_parquet(where / "steps.parquet") for where in (a_folder, b_folder)]
     pd.testing.assert_frame_equal(*steps, rtol=1e-3, atol=1e-5, check_like=True)
 
 
@@ -72,8 +81,8 @@ def test_the_number_of_processes_does_not_matter(size: int, alone: tuple[str, Pa
 @pytest.mark.parametrize("method", ["gdro", "flow-grpo"])
 def test_when_one_dies_the_other_says_so_and_the_run_goes_on(method: str, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert [code for code, _, _ in finish(start(2, whole, method))] == [0, 0]
-    processes = start(2, killed, method)
+    assert [code for code, _, _ in finish(start(2, command(whole, method)))] == [0, 0]
+    processes = start(2, command(killed, method))
     while not list(killed.glob("ocr/pocket/*/checkpoint.pt")):
         assert processes[0].poll() is None
         time.sleep(0.05)
@@ -83,7 +92,7 @@ def test_when_one_dies_the_other_says_so_and_the_run_goes_on(method: str, tmp_pa
     assert "has lost another" in errors
     assert "goes on from the last checkpoint" in errors
     assert not list(killed.glob("ocr/pocket/*/run.json"))
-    assert [code for code, _, _ in finish(start(2, killed, method))] == [0, 0]
+    assert [code for code, _, _ in finish(start(2, command(killed, method)))] == [0, 0]
     assert recorded(killed) == recorded(whole)
 
 
@@ -102,3 +111,21 @@ def test_one_process_is_a_team_too() -> None:
 def test_items_are_dealt_out_in_turn() -> None:
     dealt = [Team(rank, 3).own("abcdefg") for rank in range(3)]
     assert dealt == [["a", "d", "g"], ["b", "e"], ["c", "f"]]
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "processes"), [(200, 64, 8), (10, 3, 4), (7, 100, 2), (64, 64, 1), (5, 2, 1)]
+)
+def test_all_get_equally_many_batches(count: int, most: int, processes: int) -> None:
+    rows = batches(count, most, processes)
+    assert len(rows) % processes == 0
+    assert [i for one in rows for i in range(count)[one]] == list(range(count))
+    sizes = [len(range(count)[one]) for one in rows]
+    assert max(sizes) <= most
+    assert processes == 1 or max(sizes) - min(sizes) <= 1
+
+
+def test_fewer_images_than_processes() -> None:
+    assert len(Team(0, 4).batches(3, 8)) == 3
+    with pytest.raises(BenchError, match="3 images cannot be dealt out to 4 processes"):
+        Team(0, 4, in_step=True).batches(3, 8)

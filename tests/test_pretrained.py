@@ -38,7 +38,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def profile(family: str, saved: dict[str, Path], cache: Path, source: str = "") -> Any:
-    numbers = Pretrained(source or str(saved[family]), SIDE, "float32", 3.5, 12, False, str(cache))
+    numbers = Pretrained(source or str(saved[family]), SIDE, "float32", 3.5, 12, False, False, False, False, str(cache))
     return Profile(family, numbers, Lora(4, 8.0, TARGETS))
 
 
@@ -149,18 +149,46 @@ def test_a_text_is_encoded_once_and_kept(policy: PretrainedPolicy, monkeypatch: 
         assert torch.equal(kept, made)
 
 
-def test_checkpointed_gradients_are_the_same(saved: dict[str, Path], tmp_path: Path) -> None:
-    found = []
-    for checkpointed in (False, True):
-        chosen = profile("flux", saved, tmp_path / "texts")
-        numbers = Pretrained(str(saved["flux"]), SIDE, "float32", 3.5, 12, checkpointed, str(tmp_path / "texts"))
-        chosen.pretrained = numbers
-        policy = open_policy(chosen, "cpu", 0)
-        move(policy)
-        policy.velocity(noise_of(policy), torch.tensor([0.5, 0.8]), policy.encode(PROMPTS)).square().mean().backward()
-        found.append([p.grad for p in policy.parameters()])
-    for plain, checkpointed in zip(*found, strict=True):
-        torch.testing.assert_close(plain, checkpointed)
+def trained(policy: PretrainedPolicy) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+    """A velocity of moved adapters and the gradients of its square."""
+    move(policy)
+    v = policy.velocity(noise_of(policy), torch.tensor([0.5, 0.8]), policy.encode(PROMPTS))
+    v.square().mean().backward()
+    return v.detach(), [p.grad for p in policy.parameters()]
+
+
+COMPILED = pytest.param("compiled", marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore")])  # torch's own
+
+
+@pytest.mark.parametrize("how", ["gradient_checkpointing", COMPILED])
+def test_how_it_is_computed_changes_nothing(how: str, saved: dict[str, Path], tmp_path: Path) -> None:
+    plain = profile("flux", saved, tmp_path / "texts")
+    other = replace(plain, pretrained=replace(plain.pretrained, **{how: True}))
+    torch.testing.assert_close(*(trained(open_policy(chosen, "cpu", 0)) for chosen in (plain, other)))
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3"])
+def test_a_base_in_float8(family: str, saved: dict[str, Path], tmp_path: Path) -> None:
+    """Nearly the velocity of the base in bfloat16, gradients for the adapters, and their files as ever."""
+    plain = profile(family, saved, tmp_path / "texts")
+    plain = replace(plain, pretrained=replace(plain.pretrained, dtype="bfloat16", gradient_checkpointing=True))
+    small = replace(plain, pretrained=replace(plain.pretrained, float8=True))
+    policy = open_policy(small, "cpu", 0)
+    (v, gradients), (expected, theirs) = trained(policy), trained(open_policy(plain, "cpu", 0))
+    assert 0 < (v - expected).norm() / expected.norm() < 0.05
+    for found, right in zip(gradients, theirs, strict=True):
+        assert (found is None) == (right is None)
+    x, t, cond = noise_of(policy), torch.tensor([0.5, 0.8]), policy.encode(PROMPTS)
+    policy.save(tmp_path / "lora")
+    again = open_model(small, None, tmp_path / "lora", "cpu")
+    torch.testing.assert_close(again.velocity(x, t, cond), v)
+
+
+def test_float8_weights_are_not_sharded(saved: dict[str, Path], tmp_path: Path) -> None:
+    chosen = profile("flux", saved, tmp_path)
+    chosen = replace(chosen, pretrained=replace(chosen.pretrained, float8=True, sharded=True))
+    with pytest.raises(BenchError, match="cannot be sharded"):
+        open_policy(chosen, "cpu", 0)
 
 
 def test_a_model_that_cannot_be_had_says_what_to_do(saved: dict[str, Path], tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def _judged_parts(run: Run, folder: Path, reward: Floats, correction: Correction
 
 def identity(run: Run) -> dict[str, Any]:
     """All that must be equal for runs to share a figure, by name; single settings before the digests of many."""
-    settings = content.flat({"profile": run.settings["profile"]})
+    settings = content.flat({"profile": record.measured(run.settings["profile"])})
     digests = {f"digest of {name}": value for name, value in run.digests.items() if name != "method"}
     own = {"task": run.task, "profile": run.profile, "budget kind": run.budget_kind, "budget": run.limit}
     return own | run.instruments | settings | digests

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gdro_bench import content, sampling, score
+from gdro_bench import content, parallel, sampling, score
 from gdro_bench.budget import GRADIENT_COST, Spent
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import Costs, Step, Workbench
@@ -179,18 +179,16 @@ class GRPO:
     def _sample(
         self, chosen: Tensor, noisy: list[int], generator: torch.Generator
     ) -> tuple[Tensor, Tensor, list[Score]]:
-        """Chains, their log-probabilities and their last states' scores. Each process of a team takes some batches and
-        draws the noise of the others' too, so that all draw the same."""
+        """Chains, their log-probabilities and their last states' scores. Each process of a team takes some batches."""
         bench, prompts = self.bench, [self.bench.prompts[int(p)] for p in chosen]
         noise = self._first_noise(len(chosen), generator)
-        batches = bench.sampler.batches(len(chosen))
+        eps = self._step_noise(noise, noisy, generator)
+        batches = bench.team.batches(len(chosen), bench.sampler.batch)
         chains: list[Chain] = []
 
         def painted() -> Iterator[Painted]:
-            for i, rows in enumerate(batches):
-                drawn = sampling.step_noise(noise[rows].shape, noisy, generator)
-                if i % bench.team.size != bench.team.rank:
-                    continue
+            for rows in bench.team.own(batches):
+                drawn = {step: unit[rows] for step, unit in eps.items()}
                 cond = bench.policy.encode(prompts[rows])
                 velocity = sampling.conditioned(bench.policy, cond, bench.sampler.guidance)
                 chain = sampling.stochastic(velocity, noise[rows], self.schedule, self.config.noising, drawn)
@@ -208,6 +206,12 @@ class GRPO:
         drawn = torch.randn((images // c.k, 1 if c.shared_noise else c.k, *shape), generator=generator)
         return drawn.expand(-1, c.k, *shape).flatten(0, 1).to(self.trainer.device)
 
+    def _step_noise(self, noise: Tensor, noisy: list[int], generator: torch.Generator) -> dict[int, Tensor]:
+        """Unit noise for all images at each noisy step, drawn batch by batch, whatever the processes."""
+        rows = parallel.batches(len(noise), self.bench.sampler.batch)
+        drawn = [sampling.step_noise(noise[some].shape, noisy, generator) for some in rows]
+        return {step: torch.cat([unit[step] for unit in drawn]) for step in noisy}
+
     # -- training
 
     def _optimise(self, rollout: Rollout) -> Step:
@@ -216,9 +220,9 @@ class GRPO:
         rows = torch.tensor_split(torch.arange(len(rollout.advantage)), c.updates_per_epoch)[part]
         sums: dict[str, float] = {}
         pairs = [(int(i), j) for j in range(rollout.steps.shape[1]) for i in rows]
-        batch = self.bench.sampler.batch
-        for start in self.bench.team.own(range(0, len(pairs), batch)):
-            some = pairs[start : start + batch]
+        team = self.bench.team
+        for batch in team.own(team.batches(len(pairs), self.bench.sampler.batch)):
+            some = pairs[batch]
             loss, measured = self._loss(rollout, torch.tensor(some))
             self.trainer.backward(loss * len(some) / len(pairs))
             for key, value in measured.items():

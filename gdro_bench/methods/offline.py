@@ -77,7 +77,7 @@ class Source:
         n, bench = self.config.images, self.bench
         keys = [("pool", self.config.seed, p.text, i) for p in prompts for i in range(n)]
         each = [p for p in prompts for _ in range(n)]
-        batches = bench.sampler.batches(len(each))
+        batches = bench.team.batches(len(each), bench.sampler.batch)
         latents: list[Tensor] = []
 
         def painted() -> Iterator[Painted]:
@@ -179,8 +179,8 @@ class OfflineMethod:
     def _passes(self, drawn: Drawn) -> list[slice]:
         """Rows of groups that go through the model together."""
         batch = self.trainer.config.batch
-        groups = max(1, batch // drawn.r.shape[1]) if batch else math.ceil(len(drawn) / self.bench.team.size)
-        return [slice(start, start + groups) for start in range(0, len(drawn), groups)]
+        groups = max(1, batch // drawn.r.shape[1]) if batch else len(drawn)
+        return self.bench.team.batches(len(drawn), groups)
 
     def evaluated(self) -> AbstractContextManager[None]:
         return self.trainer.evaluated()

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch.nn import Parameter
 
 from gdro_bench.errors import BenchError
 
 ADAPTER = "policy"
+FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +48,24 @@ def add_lora(transformer: Any, lora: Lora, seed: int) -> None:
 def load_lora(transformer: Any, folder: Path, prefix: str | None = None) -> None:
     """Puts saved adapters on a transformer; `prefix` is what their names begin with, if with anything.
 
+    diffusers rounds them to the transformer's dtype, so they are put into float32 ones once more.
+
     Raises:
         BenchError: the folder holds none, or they do not fit the model.
     """
+    from diffusers.training_utils import cast_training_params
+    from peft import set_peft_model_state_dict
+
     try:
         transformer.load_lora_adapter(folder, prefix=prefix, adapter_name=ADAPTER, use_safetensors=True)
+        cast_training_params(transformer, torch.float32)
+        saved = load_file(folder / FILE)
+        exact = {name.removeprefix(f"{prefix}."): weights for name, weights in saved.items()}
+        set_peft_model_state_dict(transformer, exact, adapter_name=ADAPTER)
     except Exception as error:  # diffusers and peft raise whatever they meet
         raise BenchError(
             f"The adapters in {folder} cannot be loaded: {error}.",
-            "Give a folder with pytorch_lora_weights.safetensors, such as the lora/ of a finished run.",
+            f"Give a folder with {FILE}, such as the lora/ of a finished run.",
         ) from error
     if not any(True for _ in lora_parameters(transformer)):
         raise BenchError(f"The adapters in {folder} fit no module of this model.", "Give those of a run on it.")

@@ -7,6 +7,7 @@ text encoders are on the device only while they work. Adapters are written as pl
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn import Parameter
 
 from gdro_bench import content, sampling
@@ -44,6 +47,9 @@ class Pretrained:
     distilled_guidance: float  # what FLUX.1-dev is told; SD3.5 has none
     text_tokens: int  # of T5, at most
     gradient_checkpointing: bool
+    compiled: bool  # torch.compile of the transformer's blocks
+    float8: bool  # the blocks' frozen matrices held in half the memory of bfloat16 (torchao)
+    sharded: bool  # where several processes run: its frozen weights are spread over them, not copied to each
     text_cache: str  # folder of encoded texts
 
     @property
@@ -58,12 +64,17 @@ class PretrainedPolicy:
     def __init__(self, pipeline: Any, config: Pretrained, device: str) -> None:
         self.pipeline, self.config, self.device = pipeline, config, device
         self.name = f"{Path(config.source).name} {config.side} px"
+        if config.sharded and distributed.is_initialized():
+            shard(pipeline.transformer, device)
         self.transformer = pipeline.transformer.to(device).eval()
         self.vae = pipeline.vae.to(device).eval().requires_grad_(False)
         self.vae.enable_slicing()
         self.vae.enable_tiling()
         if config.gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing()
+        if config.compiled:
+            for block in blocks(self.transformer):
+                block.compile()
         self.dtype: torch.dtype = getattr(torch, config.dtype)
         self._encoded: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -157,6 +168,35 @@ class PretrainedPolicy:
 
     def load(self, folder: Path) -> None:
         load_lora(self.transformer, folder, PREFIX)
+
+
+def blocks(transformer: Any) -> list[Any]:
+    """The transformer's blocks, in order: nearly all of its weights."""
+    kinds = transformer._no_split_modules
+    return [module for module in transformer.modules() if type(module).__name__ in kinds]
+
+
+def shard(transformer: Any, device: str) -> None:
+    """Spreads the frozen weights of the blocks over all processes (FSDP2); a block is gathered where it is called, so
+    all processes must call it equally often. Adapters stay whole everywhere: a team adds up their gradients."""
+    mesh = init_device_mesh(torch.device(device).type, (distributed.get_world_size(),))
+    for block in blocks(transformer):
+        fully_shard(block, mesh=mesh, ignored_params=set(lora_parameters(block)))
+
+
+def to_float8(transformer: Any) -> None:
+    """Holds the blocks' matrices in float8, with a scale for each row; products are computed in the model's dtype.
+
+    Raises:
+        BenchError: torchao is not installed.
+    """
+    try:
+        from torchao.quantization import Float8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise BenchError("torchao is not installed.", "Run `pip install 'gdro-bench[float8]'`.") from error
+    for block in blocks(transformer):
+        quantize_(block, Float8WeightOnlyConfig())
+    warnings.filterwarnings("ignore", message="TorchaoLoraLinear")  # on merging, which is never done
 
 
 class FluxPolicy(PretrainedPolicy):
@@ -255,11 +295,13 @@ def _opened(cls: Any, profile: Profile, lora: Lora | None, seed: int, weights: P
     """The pipeline, with fresh adapters if `lora` is given.
 
     Raises:
-        BenchError: the profile says nothing of the model, or its weights cannot be had.
+        BenchError: the profile says nothing of the model or what cannot be, or its weights cannot be had.
     """
     config = profile.pretrained
     if config is None:
         raise BenchError(f"The model {profile.model!r} needs a table [pretrained].", "Add it to profile.toml.", 2)
+    if config.float8 and config.sharded:
+        raise BenchError("Weights in float8 cannot be sharded.", "Set one of the two in [pretrained]; it is enough.", 2)
     source = str(weights or config.source)
     try:
         pipeline = cls.from_pretrained(source, dtype=getattr(torch, config.dtype), use_safetensors=True)
@@ -268,6 +310,8 @@ def _opened(cls: Any, profile: Profile, lora: Lora | None, seed: int, weights: P
             f"The model {source!r} cannot be loaded: {str(error).strip().splitlines()[0]}.",
             "Accept its licence on the hub and log in (`hf auth login`), or set profile.pretrained.source to a folder.",
         ) from error
+    if config.float8:
+        to_float8(pipeline.transformer)
     if lora is not None:
         add_lora(pipeline.transformer, lora, seed)
     return pipeline, config
