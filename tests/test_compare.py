@@ -202,9 +202,15 @@ def test_reward_that_costs_quality_is_drawn_to_fall(tmp_path: Path) -> None:
     result = call("--runs", tmp_path)
     assert result.exit_code == 0, result.output
     assert "Judge: judge (1-5). Gold: facts." in result.output
+    said = " ".join(result.output.split())
+    assert "Judged, gdro ends at a corrected score of 0.125" in said
+    assert "below what it was at 50% (difference -0.514" in said
+    assert "its gold is within noise of the base's (difference 0.000 [0.000, 0.000])" in said
+    assert "Judged, flow-grpo ends at a corrected score of 0.749" in said
     out = tmp_path / "compare" / "ocr-pocket"
     assert (out / "corrected.pdf").exists()
     table = pd.read_csv(out / "matched-budget.csv", index_col="label")
+    assert table.loc["gdro", "corrected_low"] < table.loc["gdro", "corrected"] < table.loc["gdro", "corrected_high"]
     assert table.loc["gdro", "corrected"] < table.loc["flow-grpo", "corrected"]
     assert table.loc["gdro", "reward"] > table.loc["flow-grpo", "reward"]
     page = (out / "page.html").read_text()

@@ -46,7 +46,7 @@ class AtReward:
     entry: Entry
     mark: int | None
     reward: Estimate
-    parts: dict[str, float]
+    parts: dict[str, Estimate]
     cost: dict[bool, Estimate]  # with the pool: True
     ratio: dict[bool, Estimate]
 
@@ -59,7 +59,7 @@ class AtBudget:
     reward: Estimate
     gain: Estimate
     difference: Estimate
-    parts: dict[str, float]
+    parts: dict[str, Estimate]
 
 
 def common_level(comparison: Comparison) -> float | None:
@@ -73,8 +73,8 @@ def common_level(comparison: Comparison) -> float | None:
         rewards = seen_and_resampled(entry, comparison.prompts)
         gains = rewards - rewards[:, :1]
         base = float(rewards[0, 0])
-        if _estimate(gains[:, int(np.argmax(gains[0]))]).low > 0:
-            tops.append(min(float(gains[0].max()), _estimate(gains.max(axis=1)).low))
+        if estimate(gains[:, int(np.argmax(gains[0]))]).low > 0:
+            tops.append(min(float(gains[0].max()), estimate(gains.max(axis=1)).low))
     return base + min(tops) if tops and len(comparison.entries) > 1 else None
 
 
@@ -93,10 +93,10 @@ def at_reward(comparison: Comparison, level: float, axis: str) -> list[AtReward]
         mark = int(reached[0]) if len(reached) else None
         shown = rewards.shape[1] - 1 if mark is None else mark
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = {pool: _estimate(costs[pool] / to[pool]) for pool in costs}  # NaN where neither arrives
-        cost = {pool: _estimate(spent) for pool, spent in costs.items()}
-        parts = {name: float(entry.mean(name)[shown]) for name in comparison.parts}
-        rows.append(AtReward(entry, mark, _estimate(rewards[:, shown]), parts, cost, ratio))
+            ratio = {pool: estimate(costs[pool] / to[pool]) for pool in costs}  # NaN where neither arrives
+        cost = {pool: estimate(spent) for pool, spent in costs.items()}
+        parts = parts_at(comparison, entry, shown)
+        rows.append(AtReward(entry, mark, estimate(rewards[:, shown]), parts, cost, ratio))
     return rows
 
 
@@ -105,7 +105,11 @@ def seen_and_resampled(entry: Entry, prompts: stats.Weights, part: str = "reward
     return np.vstack((entry.mean(part), entry.replicates(part, prompts)))
 
 
-def _estimate(values: Floats) -> Estimate:
+def parts_at(comparison: Comparison, entry: Entry, mark: int) -> dict[str, Estimate]:
+    return {n: estimate(seen_and_resampled(entry, comparison.prompts, n)[:, mark]) for n in comparison.parts}
+
+
+def estimate(values: Floats) -> Estimate:
     """Of values [1 + R], the first as seen, the others resampled."""
     return stats.estimate(float(values[0]), values[1:])
 
@@ -117,6 +121,6 @@ def at_budget(comparison: Comparison) -> list[AtBudget]:
     rows = []
     for entry in comparison.entries:
         base, last = curves[entry.label][:, 0], curves[entry.label][:, -1]
-        parts = {name: float(entry.mean(name)[-1]) for name in comparison.parts}
-        rows.append(AtBudget(entry, _estimate(last), _estimate(last - base), _estimate(last - to), parts))
+        parts = parts_at(comparison, entry, -1)
+        rows.append(AtBudget(entry, estimate(last), estimate(last - base), estimate(last - to), parts))
     return rows

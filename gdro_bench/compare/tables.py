@@ -11,7 +11,7 @@ import pandas as pd
 
 from gdro_bench import stats
 from gdro_bench.compare import matched
-from gdro_bench.compare.entries import AXES, Comparison, Entry, parts_of
+from gdro_bench.compare.entries import AXES, CORRECTED, Comparison, Entry, parts_of
 from gdro_bench.record import Run
 from gdro_bench.stats import Estimate, Weights
 
@@ -96,19 +96,19 @@ def _costs(entry: Entry) -> list[dict[str, object]]:
 def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: float, axis: str) -> Table:
     to, parts = compared.reference.label, _tabled(compared)
     header = ["method", "first mark there", "reward there", f"{AXES[axis]} to R*", f"ratio to {to}"]
-    header += ["without pools", f"ratio to {to}, without pools", *labels(compared, parts)]
+    header += ["without pools", f"ratio to {to}, without pools", *map(_said, parts)]
     cells, numbers = [], []
     for row in rows:
         mark = "not reached" if row.mark is None else f"{row.entry.points[row.mark].mark:.0%}"
         costs = [text for pool in (True, False) for text in (_cost(row.cost[pool]), _ratio(row.ratio[pool]))]
-        cells.append([row.entry.label, mark, str(row.reward), *costs, *(_number(row.parts[name]) for name in parts)])
+        cells.append([row.entry.label, mark, str(row.reward), *costs, *(str(row.parts[name]) for name in parts)])
         number: dict[str, object] = {
             "label": row.entry.label,
             "seeds": len(row.entry.runs),
             "level": level,
             "mark": mark,
         }
-        number |= _spread("reward", row.reward) | row.parts
+        number |= _spread("reward", row.reward) | _spreads(row.parts)
         for pool, said in ((True, ""), (False, "_without_pool")):
             number |= _spread(f"{axis}{said}", row.cost[pool]) | _spread(f"ratio{said}", row.ratio[pool])
         numbers.append(number)
@@ -119,17 +119,17 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
 def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Table:
     parts, run = _tabled(compared), compared.first
     header = ["method", "seeds", "reward", "gain over base", f"less {compared.reference.label}'s", "that is"]
-    header += labels(compared, parts)
+    header += map(_said, parts)
     cells, numbers = [], []
     for row in rows:
         same = row.entry is compared.reference
         said = "" if same else f"{row.difference.against_zero} it"
         apart = "" if same else str(row.difference)
         texts = [row.entry.label, str(len(row.entry.runs)), str(row.reward), str(row.gain), apart, said]
-        cells.append([*texts, *(_number(row.parts[name]) for name in parts)])
+        cells.append([*texts, *(str(row.parts[name]) for name in parts)])
         number: dict[str, object] = {"label": row.entry.label, "seeds": len(row.entry.runs)}
         number |= _spread("reward", row.reward) | _spread("gain", row.gain) | _spread("difference", row.difference)
-        numbers.append(number | row.parts)
+        numbers.append(number | _spreads(row.parts))
     title = f"At matched budget, {run.limit:,} {run.budget_kind}"
     return Table("matched-budget", title, header, cells, pd.DataFrame(numbers))
 
@@ -145,9 +145,13 @@ def prediction_table(compared: Comparison, checkpoints: int, found: Mapping[str,
 
 
 def labels(compared: Comparison, parts: Sequence[str]) -> list[str]:
-    """What axes and columns are called: a judge by its own name."""
+    """What axes are called: a judge by its own name, since a figure may travel alone."""
     judge = compared.instruments.get("judge", "judge").removesuffix(" (1-5)")
-    return [(PARTS | OTHERS).get(name, name).replace("judge", judge) for name in parts]
+    return [_said(name).replace("judge", judge) for name in parts]
+
+
+def _said(part: str) -> str:
+    return (PARTS | OTHERS).get(part, part)
 
 
 def drawn_parts(compared: Comparison) -> list[str]:
@@ -162,8 +166,8 @@ def _spread(name: str, found: Estimate) -> dict[str, object]:
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}"
+def _spreads(parts: Mapping[str, Estimate]) -> dict[str, object]:
+    return {name: value for part, found in parts.items() for name, value in _spread(part, found).items()}
 
 
 def _cost(found: Estimate) -> str:
@@ -201,6 +205,31 @@ def _end(end: matched.AtBudget, run: Run) -> str:
     )
 
 
+def _race(row: matched.AtReward, to: str, level: float, axis: str) -> str:
+    """An entry's cost of the matched reward, against the reference's."""
+    if not math.isfinite(row.ratio[True].mean):
+        return f"{to if row.mark is not None else row.entry.label} does not reach R* = {level:.3f} within the budget"
+    return (
+        f"To reach R* = {level:.3f}, {row.entry.label} spends {_ratio(row.ratio[True])} times {to}'s {AXES[axis]}, "
+        f"or {_ratio(row.ratio[False])} times without counting pools"
+    )
+
+
+def _judged(compared: Comparison, end: matched.AtBudget) -> str:
+    """Whether the corrected score turned down, and what became of gold."""
+    seen = matched.seen_and_resampled(end.entry, compared.prompts, CORRECTED)
+    peak = int(np.argmax(seen[0]))
+    said = f"Judged, {end.entry.label} ends at a corrected score of {end.parts[CORRECTED]}"
+    if peak < seen.shape[1] - 1:
+        fall = matched.estimate(seen[:, -1] - seen[:, peak])
+        said += f", {fall.against_zero} what it was at {end.entry.points[peak].mark:.0%} (difference {fall})"
+    if "gold" in end.parts:
+        gold = matched.seen_and_resampled(end.entry, compared.prompts, "gold")
+        change = matched.estimate(gold[:, -1] - gold[:, 0])
+        said += f"; its gold is {change.against_zero} the base's (difference {change})"
+    return f"{said}."
+
+
 def headlines(
     compared: Comparison,
     at_reward: Sequence[matched.AtReward],
@@ -213,21 +242,14 @@ def headlines(
     said = [_end(at_budget[compared.entries.index(compared.reference)], run)]
     if level is None and len(compared.entries) > 1:
         said.append("No method's reward rises above the base's beyond noise: nothing to match.")
-    for row in at_reward:
-        if row.entry is compared.reference:
-            continue
-        if not math.isfinite(row.ratio[True].mean):
-            who = to if row.mark is not None else row.entry.label
-            said.append(f"{who} does not reach R* = {level:.3f} within the budget.")
-            continue
-        said.append(
-            f"To reach R* = {level:.3f}, {row.entry.label} spends {_ratio(row.ratio[True])} times {to}'s {AXES[axis]}, "
-            f"or {_ratio(row.ratio[False])} times without counting pools."
-        )
-    for end in at_budget:
+    for i, end in enumerate(at_budget):
         if end.entry is not compared.reference:
+            at_level = [] if level is None else [_race(at_reward[i], to, level, axis)]
             verdict = f"{end.difference.against_zero} {to}'s (difference {end.difference})"
-            said.append(f"At {run.limit:,} {run.budget_kind} the reward of {end.entry.label} is {verdict}.")
+            at = "at" if at_level else "At"
+            at_end = f"{at} {run.limit:,} {run.budget_kind} the reward of {end.entry.label} is {verdict}."
+            said.append("; ".join([*at_level, at_end]))
+    said += [_judged(compared, end) for end in at_budget if CORRECTED in compared.parts]
     seeds = min(len(entry.runs) for entry in compared.entries)
     over = "seeds and prompts" if seeds > 1 else "prompts alone where there is one seed (its luck is not in them)"
     said.append(f"{_instruments(compared)} Brackets are 95 % bootstrap intervals over {over}.")
