@@ -89,7 +89,12 @@ def cost_curves(
 
 
 def trajectories(path: Path, curves: pd.DataFrame, qualities: dict[str, str], y_label: str) -> None:
-    """Reward against statistics of the pictures, a panel a statistic: the way from the base (o) to the last mark."""
+    """Reward against statistics of the pictures, a panel a statistic: the way from the base (o) to the last mark, there
+    with the 95 % intervals of both.
+
+    Args:
+        curves: as for `cost_curves`, with each statistic, its _low and its _high. qualities: statistic -> its label.
+    """
     columns = min(4, len(qualities))
     rows = -(-len(qualities) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 3.3 * rows), sharey=True, squeeze=False)
@@ -158,6 +163,8 @@ def _way(axis: Axes, rows: pd.DataFrame, x: str, label: str, style: Style) -> No
         width, alpha = (1.8, 1.0) if seed == "mean" else (0.7, 0.35)
         axis.plot(way[x], way["reward"], color=colour, linestyle=line, linewidth=width, alpha=alpha)
     end = rows[rows["seed"] == "mean"].iloc[-1]
+    spread = [[[end[c] - end[f"{c}_low"]], [end[f"{c}_high"] - end[c]]] for c in (x, "reward")]
+    axis.errorbar([end[x]], [end["reward"]], *reversed(spread), fmt="none", ecolor=colour, elinewidth=0.9)
     axis.plot(end[x], end["reward"], color=colour, marker=marker, linestyle=line, label=label)
 
 

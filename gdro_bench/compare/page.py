@@ -68,7 +68,8 @@ CAPTIONS = {
     "the first update: the flat start of a curve. The dashed line is the matched reward R*.",
     "Corrected score against cost": "The reward bent by a judge that no method sees: r (u - 3) + 0.2, with r the mean "
     "reward and u the mean of the judge's axes (arXiv 2601.02036, section 4.1). Reward that costs quality lowers it.",
-    "Reward against the pictures' statistics": "From the base (dot) to the end of the budget (marker). A method whose "
+    "Reward against the pictures' statistics": "From the base (dot) to the end of the budget (marker, "
+    "with 95 % intervals). A method whose "
     "reward rises while a statistic leaves the base's value changes more than it was asked to.",
 }
 ABLATION = "Runs that differ in this number alone. Band: 95 % interval."
