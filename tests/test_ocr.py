@@ -274,7 +274,7 @@ def test_paddles_models_are_named_by_their_folders(tmp_path, monkeypatch):
         engines.paddle_name(960, str(tmp_path))
     for name in ("my_det_infer", "my_rec_infer"):
         (tmp_path / name).mkdir()
-    assert engines.paddle_name(960, str(tmp_path)) == "paddleocr 2.9.1 my_det_infer my_rec_infer limit 960"
+    assert engines.paddle_name(960, str(tmp_path)) == "paddleocr 2.9.1 my_det my_rec limit 960"
 
 
 def test_an_engine_that_cannot_start_says_so_through_a_worker(tmp_path):

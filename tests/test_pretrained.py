@@ -1,5 +1,6 @@
 """FLUX and SD3 as policies, held against diffusers' own pipelines on the same weights and noise."""
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,7 @@ def test_how_it_is_computed_changes_nothing(how: str, saved: dict[str, Path], tm
 @pytest.mark.parametrize("family", ["flux", "sd3"])
 def test_a_base_in_float8(family: str, saved: dict[str, Path], tmp_path: Path) -> None:
     """Nearly the velocity of the base in bfloat16, gradients for the adapters, and their files as ever."""
+    pytest.importorskip("torchao", reason="an extra: it warns in every run of machines that cannot use it")
     plain = profile(family, saved, tmp_path / "texts")
     plain = replace(plain, pretrained=replace(plain.pretrained, dtype="bfloat16", gradient_checkpointing=True))
     small = replace(plain, pretrained=replace(plain.pretrained, float8=True))
@@ -182,6 +184,15 @@ def test_a_base_in_float8(family: str, saved: dict[str, Path], tmp_path: Path) -
     policy.save(tmp_path / "lora")
     again = open_model(small, None, tmp_path / "lora", "cpu")
     torch.testing.assert_close(again.velocity(x, t, cond), v)
+
+
+def test_without_torchao_the_extra_is_named(
+    saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    chosen = profile("flux", saved, tmp_path)
+    with pytest.raises(BenchError, match=r"torchao is not installed.*gdro-bench\[float8\]"):
+        open_policy(replace(chosen, pretrained=replace(chosen.pretrained, float8=True)), "cpu", 0)
 
 
 def test_float8_weights_are_not_sharded(saved: dict[str, Path], tmp_path: Path) -> None:

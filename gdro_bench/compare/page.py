@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 STYLE = Path(__file__).with_name("page.css")
 SCRIPT = Path(__file__).with_name("page.js")
+INTRODUCTION = (
+    "Every method trained the same base model on the same reward with the same budget; all numbers are of held-out "
+    "prompts with fixed noise. The reward is what was trained on; judge, statistics and the pictures themselves say "
+    "what a gain was paid with."
+)
 
 
 def render(
@@ -32,6 +37,7 @@ def render(
     """The page's HTML. figures: title -> PNG file. runs: cells of the list of runs."""
     drawn = list(figures.items())
     parts = [
+        f"<p>{INTRODUCTION}</p>",
         _list(said),
         *(_figure(name, path) for name, path in drawn[:1]),
         *(_table(table) for table in tables),

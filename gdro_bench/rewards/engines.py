@@ -2,7 +2,7 @@
 
 Each is loaded once a process, with one thread: see `readers`. This module must not import torch: workers start faster.
 PaddleOCR's two lines differ in everything but their purpose. Line 2 is the engine of Flow-GRPO's published code; its
-default models for English are named here, for line 3 those of its documentation.
+models for English are named here. Line 3 changes its defaults from version to version, so it is told which to take.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def paddle_name(limit_side: int, models: str | None) -> str:
         BenchError: PaddleOCR is not installed, or the folder does not hold its two models.
     """
     line, number = _paddle_line()
-    folders = _model_folders(models) if models else PADDLE_DEFAULTS[line]
-    return f"paddleocr {number} {Path(folders[0]).name} {Path(folders[1]).name} limit {limit_side}"
+    detection, recognition = _model_names(_model_folders(models) if models else PADDLE_DEFAULTS[line])
+    return f"paddleocr {number} {detection} {recognition} limit {limit_side}"
 
 
 def start_paddle(limit_side: int, models: str | None) -> Engine:
@@ -84,7 +84,7 @@ def start_paddle(limit_side: int, models: str | None) -> Engine:
         return (_start_paddle_2 if line == 2 else _start_paddle_3)(limit_side, folders)
     except Exception as error:  # Paddle raises whatever it meets
         raise BenchError(
-            f"PaddleOCR cannot load its models: {str(error).strip().splitlines()[0][:200]}.",
+            f"PaddleOCR cannot load its models: {str(error).strip().splitlines()[0][:200].rstrip('.! ')}.",
             f"Put {' and '.join(PADDLE_DEFAULTS[line])}, unpacked, into a folder and set profile.reader.models to it.",
         ) from error
 
@@ -108,6 +108,12 @@ def _model_folders(models: str) -> tuple[str, str]:
     return found[0][0], found[1][0]
 
 
+def _model_names(models: tuple[str, str]) -> tuple[str, str]:
+    """Of folders or names: archives add `_infer`."""
+    detection, recognition = (Path(model).name.removesuffix("_infer") for model in models)
+    return detection, recognition
+
+
 def _start_paddle_2(limit_side: int, folders: tuple[str, str] | None) -> Engine:
     from paddleocr import PaddleOCR
 
@@ -127,18 +133,12 @@ def lines_of_2(result: Any) -> list[tuple[str, Box]]:
 def _start_paddle_3(limit_side: int, folders: tuple[str, str] | None) -> Engine:
     from paddleocr import PaddleOCR
 
-    given: dict[str, Any] = {"lang": "en"}
-    if folders is not None:
-        detection, recognition = folders
-        given = {
-            "text_detection_model_dir": detection,
-            "text_detection_model_name": Path(detection).name,
-            "text_recognition_model_dir": recognition,
-            "text_recognition_model_name": Path(recognition).name,
-        }
+    detection, recognition = _model_names(folders or PADDLE_DEFAULTS[3])
+    given = dict(zip(("text_detection_model_dir", "text_recognition_model_dir"), folders or (), strict=False))
     paddle = PaddleOCR(
         use_doc_orientation_classify=False, use_doc_unwarping=False, use_textline_orientation=False, device="cpu",
-        text_det_limit_side_len=limit_side, text_det_limit_type="max", cpu_threads=1, **given,
+        text_det_limit_side_len=limit_side, text_det_limit_type="max", cpu_threads=1,
+        text_detection_model_name=detection, text_recognition_model_name=recognition, **given,
     )  # fmt: skip
     return lambda image: lines_of_3(paddle.predict(image))
 
