@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +22,7 @@ from rich.table import Table
 from gdro_bench import content
 from gdro_bench.errors import BenchError
 from gdro_bench.models.pretrained import Pretrained
-from gdro_bench.plan import Profile
+from gdro_bench.plan import Profile, read_profile
 from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.task import Prompt
 
@@ -235,13 +235,13 @@ CHECKS: dict[str, Callable[[str, Profile], str]] = {
 }
 
 
-def print_checks(console: Console, name: str) -> bool:
-    """Runs every check of a profile; whether all passed.
+def print_checks(console: Console, name: str, settings: Sequence[str] = ()) -> bool:
+    """Runs every check of a profile, with what the command line changes in it; whether all passed.
 
     Raises:
-        BenchError: there is no such profile.
+        BenchError: there is no such profile or setting.
     """
-    profile = content.load(content.find("profile", name) / "profile.toml", Profile)
+    profile = read_profile(name, settings)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are no news to who is offline
     table = Table("check", "", "found, or what to do", title=f"profile {name}", title_justify="left")
     passed = True

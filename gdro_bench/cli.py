@@ -167,13 +167,22 @@ def judge(folders: tuple[Path, ...], runs: Path, **chosen: str) -> None:
 @click.option("--judge", metavar="URL", help="Ask UnifiedReward at this address (it ends in /v1), too.")
 @click.option("--judge-model", default="UnifiedReward", show_default=True, help="The name that its server knows it by.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write eval.json and scores.csv there.")
+@click.option("--set", "settings", multiple=True, metavar="profile.KEY=VALUE", help="Repeatable.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-def eval_(task: str, profile: str, images: Path | None, prompts: Path | None, out: Path | None, **chosen: Any) -> None:
+def eval_(
+    task: str,
+    profile: str,
+    images: Path | None,
+    prompts: Path | None,
+    out: Path | None,
+    settings: tuple[str, ...],
+    **chosen: Any,
+) -> None:
     """Score a model's pictures, or those in --images, on TASK, without training."""
     from gdro_bench import evaluation, plan, progress, summary
 
     console = Console()
-    measured, settled, held_out = plan.to_evaluate(task, profile, prompts)
+    measured, settled, held_out = plan.to_evaluate(task, profile, settings, prompts)
     asked = evaluation.Asked(**chosen)
     if images:
         asked.refuse_painting(prompts)
@@ -250,11 +259,12 @@ def prompts(task: str, **chosen: Any) -> None:
 
 @main.command()
 @click.option("--profile", default="pocket", show_default=True, help="Check what this profile needs.")
-def doctor(profile: str) -> None:
+@click.option("--set", "settings", multiple=True, metavar="profile.KEY=VALUE", help="Repeatable.")
+def doctor(profile: str, settings: tuple[str, ...]) -> None:
     """Check this machine before hours are spent: versions, memory, disk, weights, and that every instrument sees."""
     from gdro_bench import checkup
 
-    if not checkup.print_checks(Console(), profile):
+    if not checkup.print_checks(Console(), profile, settings):
         sys.exit(1)
 
 

@@ -115,15 +115,27 @@ def make(
     return Plan(chosen, profile, settled, method, config, seed, train, held_out, tables, changed, run_folder)
 
 
-def to_evaluate(task_name: str, profile: str, prompts: Path | None) -> tuple[Task, Profile, list[Prompt]]:
+def to_evaluate(
+    task_name: str, profile: str, settings: Sequence[str], prompts: Path | None
+) -> tuple[Task, Profile, list[Prompt]]:
     """What an evaluation without training depends on: task, profile, and the held-out prompts or one's own.
 
     Raises:
         BenchError: as for `make`.
     """
-    chosen = task.load(task_name)
-    settled = content.load(content.find("profile", profile) / "profile.toml", Profile)
+    chosen, settled = task.load(task_name), read_profile(profile, settings)
     return chosen, settled, _held_out_prompts(chosen, settled, prompts)
+
+
+def read_profile(name: str, settings: Sequence[str] = ()) -> Profile:
+    """A profile by itself, with what the command line changes in it.
+
+    Raises:
+        BenchError: as for `make`.
+    """
+    tables = {"profile": content.read(content.find("profile", name) / "profile.toml")}
+    content.override(tables, settings)
+    return content.build(Profile, tables["profile"], "profile.toml")
 
 
 def folder_name(method: str, changed: Sequence[str], seed: int) -> str:

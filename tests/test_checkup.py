@@ -1,13 +1,12 @@
 """`gdro-bench doctor`: each check sees what is there and says what is not."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from tiny_pipelines import save_flux, save_sd3
 
-from gdro_bench import checkup, content
+from gdro_bench import checkup, plan
 from gdro_bench.cli import main
 from gdro_bench.errors import BenchError
 from gdro_bench.plan import Profile
@@ -20,10 +19,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def profile(name: str, source: Path | str = "") -> Profile:
-    found = content.load(content.find("profile", name) / "profile.toml", Profile)
-    if found.pretrained is None:
-        return found
-    return replace(found, pretrained=replace(found.pretrained, source=str(source) or found.pretrained.source))
+    return plan.read_profile(name, [f"profile.pretrained.source={source}"] if source else [])
 
 
 def test_pocket_is_whole() -> None:
@@ -54,6 +50,22 @@ def test_a_pipeline_s_weights_are_weighed(name: str, saved: dict[str, Path]) -> 
     assert min(sizes.values()) > 1000
     assert str(saved[name]) in checkup._weights(name, here)
     assert "weights take 0.0 GB" in checkup._device(name, here)
+
+
+def test_what_is_checked_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup, "CHECKS", {"device": lambda name, profile: profile.pretrained.source})
+    result = CliRunner().invoke(main, ["doctor", "--profile", "flux1-dev", "--set", "profile.pretrained.source=/here"])
+    assert result.exit_code == 0
+    assert "/here" in result.output
+    result = CliRunner().invoke(main, ["doctor", "--set", "profile.reader.worker=1"])
+    assert result.exit_code == 2
+    assert "Did you mean 'workers'" in result.output
+
+
+def test_a_device_that_is_too_small_is_told(saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup, "ROOM", 1e9)
+    with pytest.raises(BenchError, match=r"weights take.*profile\.pretrained\.float8"):
+        checkup._device("flux1-dev", profile("flux1-dev", saved["flux1-dev"]))
 
 
 def test_weights_that_are_not_whole_are_named(saved: dict[str, Path], tmp_path: Path) -> None:
