@@ -126,7 +126,7 @@ def compare(
     for group in groups:
         compared = entries.compare(group, bool(folders), reference)
         folder = (out or runs / "compare") / f"{compared.first.task}-{compared.first.profile}"
-        summary.print_comparison(console, report.write(compared, folder, axis, level), folder)
+        summary.print_comparison(console, *report.write(compared, folder, axis, level), folder)
     for folder in unfinished:
         console.print(f"Left out, unfinished: {folder}", soft_wrap=True)
 

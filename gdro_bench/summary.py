@@ -12,6 +12,7 @@ from rich.table import Table
 from gdro_bench.record import Run
 
 if TYPE_CHECKING:
+    from gdro_bench.compare.tables import Table as Written
     from gdro_bench.evaluation import Result
     from gdro_bench.forecast import Forecast
     from gdro_bench.plan import Plan
@@ -88,10 +89,13 @@ def print_sweep(console: Console, outcomes: Sequence[Outcome]) -> None:
     console.print(f"Next: gdro-bench compare --runs {outcomes[0].plan.folder.parents[2]}", soft_wrap=True)
 
 
-def print_comparison(console: Console, said: Sequence[str], folder: Path) -> None:
-    """The headlines of a report and where it is."""
+def print_comparison(console: Console, said: Sequence[str], short: Written, folder: Path) -> None:
+    """The headlines of a report, its table in short, and where it is."""
     for sentence in said:
         console.print(f"- {sentence}", soft_wrap=True)
+    for label, *cells in short.cells:  # as lines: a terminal is too narrow for so many intervals beside each other
+        said_of_it = [f"{name} {cell}" for name, cell in zip(short.header[1:], cells, strict=True) if cell]
+        console.print(f"- {label}: {'; '.join(said_of_it)}", soft_wrap=True, markup=False)
     console.print(f"Report: {folder / 'page.html'} (figures, tables and data beside it)", soft_wrap=True)
 
 

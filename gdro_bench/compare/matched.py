@@ -109,6 +109,18 @@ def parts_at(comparison: Comparison, entry: Entry, mark: int) -> dict[str, Estim
     return {n: estimate(seen_and_resampled(entry, comparison.prompts, n)[:, mark]) for n in comparison.parts}
 
 
+def since_base(comparison: Comparison, entry: Entry, part: str) -> Estimate:
+    """What became of a part: its last value less the base's."""
+    seen = seen_and_resampled(entry, comparison.prompts, part)
+    return estimate(seen[:, -1] - seen[:, 0])
+
+
+def since_best(comparison: Comparison, entry: Entry, part: str) -> Estimate:
+    """A part's last value less its highest one: 0 if the last is the highest."""
+    seen = seen_and_resampled(entry, comparison.prompts, part)
+    return estimate(seen[:, -1] - seen[:, int(np.argmax(seen[0]))])
+
+
 def estimate(values: Floats) -> Estimate:
     """Of values [1 + R], the first as seen, the others resampled."""
     return stats.estimate(float(values[0]), values[1:])

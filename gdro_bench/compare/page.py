@@ -34,13 +34,14 @@ def render(
     grids: Sequence[Grid],
     runs: Sequence[Sequence[str]],
 ) -> str:
-    """The page's HTML. figures: title -> PNG file. runs: cells of the list of runs."""
+    """The page's HTML. tables: the one in short first. figures: title -> PNG file. runs: cells of the list of runs."""
     drawn = list(figures.items())
     parts = [
         f"<p>{INTRODUCTION}</p>",
         _list(said),
+        _table(tables[0]),
         *(_figure(name, path) for name, path in drawn[:1]),
-        *(_table(table) for table in tables),
+        *(_table(table) for table in tables[1:]),
         *(_grid(grid) for grid in grids),
         *(_figure(name, path) for name, path in drawn[1:]),
         _runs(runs),

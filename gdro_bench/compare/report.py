@@ -21,12 +21,13 @@ from gdro_bench.compare.tables import (
     labels,
     prediction_table,
     reward_table,
+    short_table,
 )
 from gdro_bench.files import write_atomically
 
 
-def write(compared: Comparison, out: Path, axis: str, level: float | None) -> list[str]:
-    """Writes the whole report and returns its headlines.
+def write(compared: Comparison, out: Path, axis: str, level: float | None) -> tuple[list[str], Table]:
+    """Writes the whole report and returns its headlines and the table in short.
 
     Args:
         axis: a key of `AXES`, what cost is counted in. level: R*; chosen if None.
@@ -34,11 +35,12 @@ def write(compared: Comparison, out: Path, axis: str, level: float | None) -> li
     level = matched.common_level(compared) if level is None else level
     at_reward = [] if level is None else matched.at_reward(compared, level, axis)
     at_budget = matched.at_budget(compared)
-    tables = [*([reward_table(compared, at_reward, level, axis)] if level is not None else [])]
+    short = short_table(compared, at_reward, at_budget)
+    tables = [short, *([reward_table(compared, at_reward, level, axis)] if level is not None else [])]
     tables.append(budget_table(compared, at_budget))
     checkpoints, correlations = prediction.rank_correlations(compared)
     tables += [prediction_table(compared, checkpoints, correlations)] if correlations else []
-    said = headlines(compared, at_reward, at_budget, level, axis)
+    said = headlines(compared, at_budget, level, axis)
     curves = curve_table(compared.entries, compared.prompts)
     drawn = _draw(compared, curves, out, axis, level)
     pictures = grids(compared, at_reward)
@@ -47,7 +49,7 @@ def write(compared: Comparison, out: Path, axis: str, level: float | None) -> li
     _write_text(out, tables, curves, said)
     html = page.render(_title(compared), said, tables, drawn, pictures, _runs(compared))
     write_atomically(out / "page.html", html.encode())
-    return said
+    return said, short
 
 
 def _title(compared: Comparison) -> str:

@@ -93,6 +93,45 @@ def _costs(entry: Entry) -> list[dict[str, object]]:
     return [{axis: float(spent[i]) for axis, spent in costs.items()} for i in range(len(entry.points))]
 
 
+def short_table(
+    compared: Comparison, at_reward: Sequence[matched.AtReward], at_budget: Sequence[matched.AtBudget]
+) -> Table:
+    """For every method: is it better at the same cost, how cheap is it, and was the gain paid for? A difference within
+    noise is called so."""
+    lines = [_in_short(compared, end, at_reward[i] if at_reward else None) for i, end in enumerate(at_budget)]
+    header = ["method", "seeds", *(heading for heading, _, _ in lines[0])]
+    cells, numbers = [], []
+    for end, line in zip(at_budget, lines, strict=True):
+        label, seeds = end.entry.label, len(end.entry.runs)
+        cells.append([label, str(seeds), *(cell for _, cell, _ in line)])
+        spreads = [_spread(name, found) for _, _, (name, found) in line]
+        numbers.append({"label": label, "seeds": seeds} | {k: v for spread in spreads for k, v in spread.items()})
+    return Table("in-short", "In short", header, cells, pd.DataFrame(numbers))
+
+
+def _in_short(
+    compared: Comparison, end: matched.AtBudget, row: matched.AtReward | None
+) -> list[tuple[str, str, tuple[str, Estimate]]]:
+    """An entry's cells: heading, text, and the number behind it with its name."""
+    to, apart = compared.reference.label, _worded(end.difference)
+    line = [
+        ("reward at the end", str(end.reward), ("reward", end.reward)),
+        (f"against {to}'s", "" if end.entry is compared.reference else apart, ("difference", end.difference)),
+    ]
+    if row is not None:
+        with_pool, without = row.ratio[True], row.ratio[False]
+        line.append((f"cost of R*, times {to}'s", _ratio(with_pool), ("ratio", with_pool)))
+        line.append(("without pools", _ratio(without), ("ratio_without_pool", without)))
+    if CORRECTED in compared.parts:
+        score, fall = end.parts[CORRECTED], matched.since_best(compared, end.entry, CORRECTED)
+        line.append(("corrected score at the end", str(score), ("corrected", score)))
+        line.append(("against its best", "at its best" if fall.mean == 0 else _worded(fall), ("fall", fall)))
+    if "gold" in compared.parts:
+        change = matched.since_base(compared, end.entry, "gold")
+        line.append(("gold, against the base's", _worded(change), ("gold_change", change)))
+    return line
+
+
 def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: float, axis: str) -> Table:
     to, parts = compared.reference.label, _tabled(compared)
     header = ["method", "first mark there", "reward there", f"{AXES[axis]} to R*", f"ratio to {to}"]
@@ -118,14 +157,11 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
 
 def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Table:
     parts, run = _tabled(compared), compared.first
-    header = ["method", "seeds", "reward", "gain over base", f"less {compared.reference.label}'s", "that is"]
+    header = ["method", "seeds", "reward", "gain over base"]
     header += map(_said, parts)
     cells, numbers = [], []
     for row in rows:
-        same = row.entry is compared.reference
-        said = "" if same else f"{row.difference.against_zero} it"
-        apart = "" if same else str(row.difference)
-        texts = [row.entry.label, str(len(row.entry.runs)), str(row.reward), str(row.gain), apart, said]
+        texts = [row.entry.label, str(len(row.entry.runs)), str(row.reward), str(row.gain)]
         cells.append([*texts, *(str(row.parts[name]) for name in parts)])
         number: dict[str, object] = {"label": row.entry.label, "seeds": len(row.entry.runs)}
         number |= _spread("reward", row.reward) | _spread("gain", row.gain) | _spread("difference", row.difference)
@@ -170,6 +206,10 @@ def _spreads(parts: Mapping[str, Estimate]) -> dict[str, object]:
     return {name: value for part, found in parts.items() for name, value in _spread(part, found).items()}
 
 
+def _worded(difference: Estimate) -> str:
+    return f"{difference.against_zero.removesuffix(' of')}: {difference.mean:+.3f} " + str(difference).partition(" ")[2]
+
+
 def _cost(found: Estimate) -> str:
     return _bounded(found, lambda value: f"{value:,.0f}")
 
@@ -205,51 +245,15 @@ def _end(end: matched.AtBudget, run: Run) -> str:
     )
 
 
-def _race(row: matched.AtReward, to: str, level: float, axis: str) -> str:
-    """An entry's cost of the matched reward, against the reference's."""
-    if not math.isfinite(row.ratio[True].mean):
-        return f"{to if row.mark is not None else row.entry.label} does not reach R* = {level:.3f} within the budget"
-    return (
-        f"To reach R* = {level:.3f}, {row.entry.label} spends {_ratio(row.ratio[True])} times {to}'s {AXES[axis]}, "
-        f"or {_ratio(row.ratio[False])} times without counting pools"
-    )
-
-
-def _judged(compared: Comparison, end: matched.AtBudget) -> str:
-    """Whether the corrected score turned down, and what became of gold."""
-    seen = matched.seen_and_resampled(end.entry, compared.prompts, CORRECTED)
-    peak = int(np.argmax(seen[0]))
-    said = f"Judged, {end.entry.label} ends at a corrected score of {end.parts[CORRECTED]}"
-    if peak < seen.shape[1] - 1:
-        fall = matched.estimate(seen[:, -1] - seen[:, peak])
-        said += f", {fall.against_zero} what it was at {end.entry.points[peak].mark:.0%} (difference {fall})"
-    if "gold" in end.parts:
-        gold = matched.seen_and_resampled(end.entry, compared.prompts, "gold")
-        change = matched.estimate(gold[:, -1] - gold[:, 0])
-        said += f"; its gold is {change.against_zero} the base's (difference {change})"
-    return f"{said}."
-
-
-def headlines(
-    compared: Comparison,
-    at_reward: Sequence[matched.AtReward],
-    at_budget: Sequence[matched.AtBudget],
-    level: float | None,
-    axis: str,
-) -> list[str]:
-    """What came out, in sentences; a difference within noise is called so."""
-    to, run = compared.reference.label, compared.first
-    said = [_end(at_budget[compared.entries.index(compared.reference)], run)]
-    if level is None and len(compared.entries) > 1:
+def headlines(compared: Comparison, at_budget: Sequence[matched.AtBudget], level: float | None, axis: str) -> list[str]:
+    """What the table in short leaves out, in sentences."""
+    said = [_end(at_budget[compared.entries.index(compared.reference)], compared.first)]
+    if level is not None:
+        said.append(
+            f"Costs of R* = {level:.3f} are compared, in {AXES[axis]}, with those that filled a pool and without."
+        )
+    elif len(compared.entries) > 1:
         said.append("No method's reward rises above the base's beyond noise: nothing to match.")
-    for i, end in enumerate(at_budget):
-        if end.entry is not compared.reference:
-            at_level = [] if level is None else [_race(at_reward[i], to, level, axis)]
-            verdict = f"{end.difference.against_zero} {to}'s (difference {end.difference})"
-            at = "at" if at_level else "At"
-            at_end = f"{at} {run.limit:,} {run.budget_kind} the reward of {end.entry.label} is {verdict}."
-            said.append("; ".join([*at_level, at_end]))
-    said += [_judged(compared, end) for end in at_budget if CORRECTED in compared.parts]
     seeds = min(len(entry.runs) for entry in compared.entries)
     over = "seeds and prompts" if seeds > 1 else "prompts alone where there is one seed (its luck is not in them)"
     said.append(f"{_instruments(compared)} Brackets are 95 % bootstrap intervals over {over}.")
