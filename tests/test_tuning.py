@@ -25,8 +25,9 @@ def row(run: Run) -> str:
     return f"| {run.method} | {said or 'first numbers'} | {point.updates} | {point.reward} |"
 
 
-def test_every_method_was_tried() -> None:
+def test_every_method_had_as_many_trials() -> None:
     assert set(METHODS) == set(BUDGETS)
+    assert {method: sum(run.method == method for run in RUNS) for method in METHODS} == dict.fromkeys(METHODS, 3)
 
 
 def test_no_held_out_prompt_was_looked_at() -> None:
