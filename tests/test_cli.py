@@ -12,10 +12,10 @@ from gdro_bench.cli import main
 FROZEN = {
     "eval": [
         *("--clip", "--device", "--images", "--judge", "--judge-model", "--lora"),
-        *("--mask2former", "--model", "--out", "--profile", "--prompts", "task"),
+        *("--mask2former", "--model", "--out", "--profile", "--prompts", "--set", "task"),
     ],
     "compare": ["--out", "--reference", "--reward", "--runs", "--x", "folders"],
-    "doctor": ["--profile"],
+    "doctor": ["--profile", "--set"],
     "judge": ["--gold", "--judge", "--model", "--runs", "--second-reader", "--url", "folders"],
     "list": [],
     "pretrain": ["--device", "--images", "--out", "--seed", "model"],
