@@ -49,7 +49,6 @@ METHOD_SHORT: dict[str, dict[str, object]] = {
 }
 
 
-SD3_SHARDED = pytest.param("sd35-medium", "flow-grpo", marks=pytest.mark.slow)
 BRIGHT = """
 from gdro_bench.cli import main
 from gdro_bench.rewards import REWARDS
@@ -125,7 +124,8 @@ def test_a_run_trains_and_plain_diffusers_paints_what_it_paints(
     assert np.abs(ours - np.asarray(Image.open(folder / "samples" / "0.00" / "0000.png")) / 255).max() > 2 / 255
 
 
-@pytest.mark.parametrize(("profile", "method"), [("flux1-dev", "gdro"), SD3_SHARDED])
+@pytest.mark.slow
+@pytest.mark.parametrize(("profile", "method"), [("flux1-dev", "gdro"), ("sd35-medium", "flow-grpo")])
 def test_a_model_spread_over_processes_is_the_same_model(
     profile: str, method: str, saved: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -83,7 +83,17 @@ class Entry:
         return _mean(self.values(part))
 
     def replicates(self, part: str, prompts: stats.Weights) -> Floats:
-        """[R, M]."""
+        """[R, M]; the last ones of each part are kept, since tables and curves ask for the same."""
+        known = self._replicates.get(part)
+        if known is None or known[0] is not prompts:
+            known = self._replicates[part] = (prompts, self._resampled(part, prompts))
+        return known[1]
+
+    @cached_property
+    def _replicates(self) -> dict[str, tuple[stats.Weights, Floats]]:
+        return {}
+
+    def _resampled(self, part: str, prompts: stats.Weights) -> Floats:
         if part == CORRECTED:
             reward, u = (stats.replicates(values, self.seed_weights, prompts) for values in self._judged())
             return corrected(reward, u, self.runs[0].correction)
