@@ -64,8 +64,9 @@ def test_the_number_of_processes_does_not_matter(size: int, alone: tuple[str, Pa
     assert_alike(folder(out), folder(tmp_path))
 
 
-def assert_alike(a_folder: Path, b_folder: Path, reward: float = 1e-6) -> None:
-    """Two runs of one plan, but for the order of sums; `reward` may differ by so much."""
+def assert_alike(a_folder: Path, b_folder: Path, reward: float = 1e-6, steps: float = 1e-3) -> None:
+    """Two runs of one plan, but for the order of sums: rewards may differ by so much, what was measured on the way by
+    such a share."""
     one, many = record.read(a_folder), record.read(b_folder)
     assert len(one.points) == len(many.points)
     for a, b in zip(one.points, many.points, strict=True):
@@ -73,8 +74,8 @@ def assert_alike(a_folder: Path, b_folder: Path, reward: float = 1e-6) -> None:
             b.updates, b.evaluations, b.pool_evaluations, b.reward_calls,
         )  # fmt: skip
         assert b.reward.mean == pytest.approx(a.reward.mean, abs=reward)
-    steps = [pd.read_parquet(where / "steps.parquet") for where in (a_folder, b_folder)]
-    pd.testing.assert_frame_equal(*steps, rtol=1e-3, atol=1e-5, check_like=True)
+    measured = [pd.read_parquet(where / "steps.parquet") for where in (a_folder, b_folder)]
+    pd.testing.assert_frame_equal(*measured, rtol=steps, atol=1e-5, check_like=True)
 
 
 @pytest.mark.slow
