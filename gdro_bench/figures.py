@@ -163,6 +163,7 @@ def _way(axis: Axes, rows: pd.DataFrame, x: str, label: str, style: Style) -> No
         width, alpha = (1.8, 1.0) if seed == "mean" else (0.7, 0.35)
         axis.plot(way[x], way["reward"], color=colour, linestyle=line, linewidth=width, alpha=alpha)
     end = rows[rows["seed"] == "mean"].iloc[-1]
+    # resampled means are rounded, the mean is not: a distance may come out a hair below 0
     across, up = ([[max(0.0, end[c] - end[f"{c}_low"])], [max(0.0, end[f"{c}_high"] - end[c])]] for c in (x, "reward"))
     axis.errorbar([end[x]], [end["reward"]], yerr=up, xerr=across, fmt="none", ecolor=colour, elinewidth=0.9)
     axis.plot(end[x], end["reward"], color=colour, marker=marker, linestyle=line, label=label)

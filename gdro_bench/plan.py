@@ -139,8 +139,12 @@ def read_profile(name: str, settings: Sequence[str] = ()) -> Profile:
 
 
 def folder_name(method: str, changed: Sequence[str], seed: int) -> str:
-    """A name that says what differs from the profile, in letters that are safe in a path; many changes are digested."""
-    said = "-".join(setting.split(".", 1)[-1] for setting in changed)
+    """A name that says what differs from the profile, in letters that are safe in a path; many changes are digested.
+
+    How the work is done is not in it: a run may go on with its weights sharded over more devices.
+    """
+    moving = [setting for setting in changed if setting.split("=")[0].removeprefix("profile.") not in record.EXECUTION]
+    said = "-".join(setting.split(".", 1)[-1] for setting in moving)
     said = said if len(said) <= 60 else content.digest(said)[:12]
     said = "".join(c if c.isalnum() or c in "._=-" else "_" for c in said)
     return "-".join(part for part in (method, said, f"s{seed}") if part)

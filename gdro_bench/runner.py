@@ -197,7 +197,7 @@ class Execution:
                 pictures = sampling.held_out_images(self.policy, prompts[rows], self.plan.task.name, sampler)
                 images.append(torch.from_numpy(pictures))
                 yield pictures, prompts[rows]
-                self.watcher.evaluating(min(len(prompts), len(images) * team.size * sampler.batch), len(prompts))
+                self.watcher.evaluating(min(len(prompts), rows.stop), len(prompts))  # all are about as far
 
         scored = score.scored(painted(), self.scorer, self.ahead)
         scores = score.of_team(team, scored, len(batches), self.plan.profile.max_unscored)

@@ -163,8 +163,10 @@ def test_how_the_work_is_done_is_not_part_of_what_is_measured() -> None:
     settings = [f"profile.pretrained.{name}=true" for name in ("sharded", "compiled")] + ["profile.score_ahead=0"]
     one, other = (plan.make("ocr", "gdro", "flux1-dev", 0, Path("runs"), tuple(some)) for some in ([], settings))
     assert one.digests == other.digests
+    assert one.folder == other.folder  # so that a run goes on on other hardware
     changed = plan.make("ocr", "gdro", "flux1-dev", 0, Path("runs"), ("profile.pretrained.text_tokens=64",))
     assert one.digests["profile"] != changed.digests["profile"]
+    assert one.folder != changed.folder
 
 
 def test_a_model_that_is_not_here_says_what_to_do(tmp_path: Path) -> None:

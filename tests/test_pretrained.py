@@ -141,6 +141,16 @@ def test_a_bfloat16_base_has_float32_adapters(family: str, saved: dict[str, Path
     assert 0 < error < 0.15
 
 
+def test_what_moves_a_picture_names_the_model(saved: dict[str, Path], tmp_path: Path) -> None:
+    """Pools of one name are shared."""
+    plain = profile("flux", saved, tmp_path / "texts")
+    changes = [{}, {"dtype": "bfloat16"}, {"distilled_guidance": 1.0}, {"text_tokens": 8}, {"sharded": True}]
+    chosen = [replace(plain, pretrained=replace(plain.pretrained, **change)) for change in changes]
+    names = [open_policy(one, "cpu", 0).name for one in chosen]
+    assert len(set(names)) == 4
+    assert names[0] == names[-1]
+
+
 def test_a_text_is_encoded_once_and_kept(policy: PretrainedPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     first = policy.encode(PROMPTS)
     assert len(list(Path(policy.config.text_cache).iterdir())) == len(PROMPTS)

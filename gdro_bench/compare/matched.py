@@ -106,6 +106,7 @@ def seen_and_resampled(entry: Entry, prompts: stats.Weights, part: str = "reward
 
 
 def parts_at(comparison: Comparison, entry: Entry, mark: int) -> dict[str, Estimate]:
+    """What there is besides the reward at an entry's mark, by name."""
     return {n: estimate(seen_and_resampled(entry, comparison.prompts, n)[:, mark]) for n in comparison.parts}
 
 

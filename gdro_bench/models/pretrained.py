@@ -63,7 +63,8 @@ class PretrainedPolicy:
 
     def __init__(self, pipeline: Any, config: Pretrained, device: str) -> None:
         self.pipeline, self.config, self.device = pipeline, config, device
-        self.name = f"{Path(config.source).name} {config.side} px"
+        numbers = (config.dtype, config.distilled_guidance, config.text_tokens, config.float8)
+        self.name = f"{Path(config.source).name} {config.side} px {content.digest(*numbers)[:8]}"  # its pools', too
         if config.sharded and distributed.is_initialized():
             shard(pipeline.transformer, device)
         self.transformer = pipeline.transformer.to(device).eval()
