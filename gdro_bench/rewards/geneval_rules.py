@@ -65,10 +65,14 @@ def remembered(colours: Colours) -> Colours:
 
 
 def kept(detected: Objects, tag: str) -> dict[str, list[Detection]]:
-    """The detections that count in a scene of this tag, best first; classes without any are left out."""
-    threshold = COUNTING_THRESHOLD if tag == "counting" else THRESHOLD
+    """The detections that count in a scene of this tag, best first; classes without any are left out.
+
+    Of equal scores the one that the detector lists last is the best, as in the published code, which sorts upwards and
+    turns the list round.
+    """
+    threshold = np.float32(COUNTING_THRESHOLD if tag == "counting" else THRESHOLD)
     best = {
-        name: sorted((d for d in found if d.score > threshold), key=lambda d: -d.score)[:MAX_OBJECTS]
+        name: sorted((d for d in found if np.float32(d.score) > threshold), key=lambda d: d.score)[::-1][:MAX_OBJECTS]
         for name, found in detected.items()
     }
     return {name: found for name, found in best.items() if found}
@@ -76,9 +80,10 @@ def kept(detected: Objects, tag: str) -> dict[str, list[Detection]]:
 
 def relations(a: Box, b: Box) -> set[str]:
     """How a lies against b: none, one or two of `left of`, `right of`, `above`, `below`."""
-    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a, b
-    offset = np.array([(ax0 + ax1 - bx0 - bx1) / 2, (ay0 + ay1 - by0 - by1) / 2])
-    sizes = np.abs([ax1 - ax0 + bx1 - bx0, ay1 - ay0 + by1 - by0])
+    corners = np.array([a, b], dtype=np.float32).reshape(2, 2, 2)  # as published: rounding decides ties
+    here, there = corners.mean(axis=1)
+    offset = here - there
+    sizes = np.abs(corners[:, 1] - corners[:, 0]).sum(axis=0)
     revised = np.maximum(np.abs(offset) - POSITION_THRESHOLD * sizes, 0) * np.sign(offset)
     if (np.abs(revised) < 1e-3).all():
         return set()
