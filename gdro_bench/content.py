@@ -133,6 +133,11 @@ def override(tables: Mapping[str, dict[str, Any]], settings: Sequence[str]) -> t
     return tuple(f"{name}={_said(value)}" for name, value in flat(tables).items() if before.get(name) != value)
 
 
+def settings(group: str, table: Mapping[str, Any]) -> list[str]:
+    """A table's values as `override` takes them."""
+    return [f"{group}.{name}={_said(value)}" for name, value in flat(table).items()]
+
+
 def flat(table: Mapping[str, Any], group: str = "") -> dict[str, Any]:
     """Every value of nested tables by its dotted name."""
     found: dict[str, Any] = {}

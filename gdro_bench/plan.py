@@ -103,7 +103,7 @@ def make(
     path = folder / f"{method}.toml"
     if not path.exists():
         raise BenchError(f"Profile {profile!r} has no numbers for {method!r}.", f"Write {path.name} beside it.", 2)
-    tables = {"profile": content.read(folder / "profile.toml"), "method": content.read(path)}
+    tables = {"profile": content.read(folder / "profile.toml"), "method": numbers(path, task_name)}
     asked = [*settings, *([f"profile.budget.limit={budget}"] if budget is not None else [])]
     changed = content.override(tables, asked)
     settled = content.build(Profile, tables["profile"], "profile.toml")
@@ -113,6 +113,20 @@ def make(
     changed += (f"prompts={task.digest(held_out)[:8]}",) if prompts else ()
     run_folder = out / task_name / profile / folder_name(method, changed, seed)
     return Plan(chosen, profile, settled, method, config, seed, train, held_out, tables, changed, run_folder)
+
+
+def numbers(path: Path, task_name: str) -> dict[str, Any]:
+    """A method's numbers for a task: the file's, with those of its table `[tasks.<task>]` in the place of general ones.
+
+    Raises:
+        BenchError: the file cannot be read, or such a table names no task or no number of the method.
+    """
+    table = content.read(path)
+    by_task = table.pop("tasks", {})
+    for name in by_task:
+        content.find("task", name)
+    content.override({"method": table}, content.settings("method", by_task.get(task_name, {})))
+    return table
 
 
 def to_evaluate(

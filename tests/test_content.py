@@ -58,7 +58,23 @@ def test_a_whole_table_is_built():
 def test_the_shipped_numbers_build(name):
     folder = content.find("profile", name)
     content.load(folder / "profile.toml", plan.Profile)
-    content.load(folder / "gdro.toml", gdro.Config)
+    for task in content.names("task"):
+        content.build(gdro.Config, plan.numbers(folder / "gdro.toml", task), "gdro.toml")
+
+
+def test_a_task_may_have_numbers_of_its_own(tmp_path):
+    """The paper's beta and gamma are others on GenEval than on OCR."""
+    given = [plan.numbers(content.find("profile", "flux1-dev") / "gdro.toml", task) for task in ("ocr", "geneval")]
+    assert [(table["beta"], table["gamma"], table["k"]) for table in given] == [(12.0, 0.5, 6), (6.0, 1.0, 6)]
+    assert plan.make("geneval", "gdro", "flux1-dev", 0, tmp_path).config.beta == 6.0
+
+    path = tmp_path / "gdro.toml"
+    path.write_text('k = 6\ndraw = "random"\n[pool]\nimages = 16\n[tasks.geneval]\npool.images = 8\ndraw = "top"\n')
+    assert plan.numbers(path, "geneval") == {"k": 6, "draw": "top", "pool": {"images": 8}}
+    for wrong, said in (("[tasks.genval]\nk = 3", "Did you mean 'geneval'"), ("[tasks.ocr]\nkk = 3", "'kk'")):
+        path.write_text(f"k = 6\n{wrong}\n")
+        with pytest.raises(BenchError, match=said):
+            plan.numbers(path, "ocr")
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known():
