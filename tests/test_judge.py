@@ -72,17 +72,26 @@ CONFIG = JudgeTraining(8, 64, 16, 1e-3, 0.5, 0.5, 0.6, 0.6)
 def test_a_batch_is_a_function_of_its_seed(autoencoder):
     first, again = (judge_training.draw(CONFIG, ["TREE"], autoencoder, default_rng(5)) for _ in range(2))
     assert all((a.pixels == b.pixels).all() and a.severities == b.severities for a, b in zip(first, again, strict=True))
-    assert len({one.severities for one in first}) > 4
+    assert len({str(one.severities) for one in first}) > 4
 
 
 def test_a_right_verdict_loses_less_than_a_wrong_one(autoencoder):
     batch = judge_training.draw(CONFIG, ["TREE"], autoencoder, default_rng(5))
     shown = torch.tensor([judge.fields(one.shown) for one in batch])
     right = [9.0 * torch.nn.functional.one_hot(shown[:, i].clamp(0), w).float() for i, w in enumerate(judge.WIDTHS)]
-    quality = judge.rating(1 - torch.tensor([one.severities for one in batch]))
-    assert judge_training.loss(judge.Verdict(tuple(right), quality), batch) < 0.01
-    assert judge_training.loss(judge.Verdict(tuple(-logits for logits in right), quality), batch) > 1
-    assert judge_training.loss(judge.Verdict(tuple(right), 6 - quality), batch) > 0.5
+    severe = torch.tensor([[one.severities.get(kind, 0.0) for kind in judge.KINDS] for one in batch])
+    least = judge_training.loss(judge.Verdict(tuple(right), severe), batch)
+    assert judge_training.loss(judge.Verdict(tuple(-logits for logits in right), severe), batch) > least + 1
+    for wrong in (1 - severe, (severe + 0.1).clamp(max=1), torch.zeros_like(severe) + severe.mean()):
+        assert judge_training.loss(judge.Verdict(tuple(right), wrong), batch) > least
+
+
+def test_an_axis_falls_by_what_its_damages_add_up_to():
+    severe = torch.zeros(3, len(judge.KINDS))
+    severe[1, [judge.KINDS.index("blur"), judge.KINDS.index("stripes")]] = 0.25
+    severe[2, [judge.KINDS.index("blocks"), judge.KINDS.index("overexposure")]] = 0.8
+    severe[2, judge.KINDS.index("repetition")] = 0.8
+    assert judge.Verdict((), severe).quality.flatten().tolist() == pytest.approx([5, 5, 3, 5, 1, 1.8])
 
 
 def test_training_is_a_function_of_its_seed(autoencoder):
@@ -107,7 +116,7 @@ def test_its_axis_falls_with_every_damage(shipped, autoencoder, kind):
     means = [float(answers[axis].mean()) for answers in found]
     assert means == sorted(means, reverse=True)
     assert means[0] > 4.5
-    assert means[-1] < means[0] - 0.7  # stripes: the card says that they are seen least
+    assert means[-1] < means[0] - 2
 
 
 def test_alignment_falls_with_every_wrong_fact(shipped, autoencoder):

@@ -1,8 +1,9 @@
 """The pocket judge: a small network that rates a picture of the pocket world on three axes, each 1 to 5.
 
 Alignment: how many of the prompt's facts the picture shows (what the sign says is not among them: it does not read).
-Coherence: how free of blur, stripes, blocks and double exposure it is. Style: how full its contrast, colours and shades
-are. It is no UnifiedReward and its numbers are not comparable with that one's; records carry its own name.
+Coherence: how free of blur, stripes, blocks, double exposure and repetition it is. Style: how full its contrast,
+colours and shades are. It is no UnifiedReward and its numbers are not comparable with that one's; records carry its
+own name.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ _CHOICES: tuple[tuple[str, ...], ...] = (  # wall, texture, sign's colour and pl
     tuple(COLOURS), TEXTURES, tuple(COLOURS), PLACES, tuple(THINGS), tuple(COLOURS), tuple(THINGS), tuple(COLOURS),
     ("left", "right", "1", "2", "3", "4", "stacked"),
 )  # fmt: skip
+DAMAGES = {  # what takes from an axis, as `judge_training` does it
+    "coherence": ("blur", "stripes", "blocks", "double exposure", "repetition"),
+    "style": ("lost contrast", "lost colour", "overexposure"),
+}
+KINDS = tuple(kind for kinds in DAMAGES.values() for kind in kinds)
 FIELDS = len(_CHOICES)
 WIDTHS = tuple(map(len, _CHOICES))
 NOTHING = -1
@@ -66,16 +72,23 @@ def _layout(facts: Facts) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the network sees: logits of every field's choices, [B, width] each; coherence and style in 1..5, [B, 2]."""
+    """What the network sees: logits of every field's choices, [B, width] each; how severe each of `KINDS` is, 0..1,
+    [B, kinds]."""
 
     fields: tuple[Tensor, ...]
-    quality: Tensor
+    severities: Tensor
+
+    @property
+    def quality(self) -> Tensor:
+        """Coherence and style in 1..5, [B, 2]: severities add up, to the worst at most."""
+        axes = self.severities.split([len(kinds) for kinds in DAMAGES.values()], dim=1)
+        return rating(1 - torch.stack([axis.sum(1).clamp(max=1) for axis in axes], dim=1))
 
 
 class Network(nn.Module):
     """Pixels [B, 3, 64, 64] in -1..1 -> verdict. Two eyes: one sees how a picture is painted, the other what it shows.
 
-    The prompt does not come in: whether what is shown was asked for is told afterwards.
+    Damages are told by both. The prompt does not come in: whether what is shown was asked for is told afterwards.
     """
 
     def __init__(self, width: int) -> None:
@@ -85,18 +98,18 @@ class Network(nn.Module):
             nn.PixelUnshuffle(2), nn.Conv2d(12, width, 3, stride=2, padding=1), Residual(width), Residual(width),
             nn.GroupNorm(8, width), nn.SiLU(),
         )  # fmt: skip
-        self.quality = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 2))
+        self.severities = nn.Sequential(nn.Linear(2 * width + 2 * wide, wide), nn.SiLU(), nn.Linear(wide, len(KINDS)))
         self.shown = nn.Sequential(
             nn.PixelUnshuffle(4), nn.Conv2d(48, width, 3, padding=1), Residual(width), Residual(width),
             nn.Conv2d(width, wide, 3, stride=2, padding=1), Residual(wide), Residual(wide), nn.GroupNorm(8, wide),
             nn.SiLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(wide * 16, 2 * wide), nn.SiLU(),
-            nn.Linear(2 * wide, sum(WIDTHS)),
         )  # fmt: skip
+        self.told = nn.Linear(2 * wide, sum(WIDTHS))
 
     def forward(self, pixels: Tensor) -> Verdict:
-        painted = self.painted(pixels)
-        quality = self.quality(torch.cat((painted.mean(dim=(2, 3)), painted.amax(dim=(2, 3))), dim=1))
-        return Verdict(self.shown(pixels).split(WIDTHS, dim=1), rating(quality.sigmoid()))
+        painted, shown = self.painted(pixels), self.shown(pixels)
+        severities = self.severities(torch.cat((painted.mean(dim=(2, 3)), painted.amax(dim=(2, 3)), shown), dim=1))
+        return Verdict(self.told(shown).split(WIDTHS, dim=1), severities.sigmoid())
 
 
 def rating(share: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Training of the pocket judge: scenes of the pocket world, damaged by known amounts.
 
-A severity s in 0..1 of a damage means 5 - 4 s on its axis and nothing on the other. For alignment the network learns
-what a picture shows, so that a share s of wrong facts comes to 5 - 4 s. Half of all pictures have been through the
-autoencoder, as everything has that a model paints, so that what that loses is no damage.
+A severity s in 0..1 of a damage means 5 - 4 s on its axis and nothing on the other; the network learns the severity of
+each damage by itself. For alignment the network learns what a picture shows, so that a share s of wrong facts comes to
+5 - 4 s. Half of all pictures have been through the autoencoder, as everything has that a model paints, so that what
+that loses is no damage.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from gdro_bench.models.pixels import to_images, to_tensor
 from gdro_bench.models.pocket import fitting, world
-from gdro_bench.models.pocket.judge import NOTHING, Network, Verdict, fields, rating
+from gdro_bench.models.pocket.judge import DAMAGES, KINDS, NOTHING, Network, Verdict, fields
 from gdro_bench.models.pocket.network import Autoencoder
 from gdro_bench.models.pocket.world import COLOURS, PLACES, SIDES, TEXTURES, THINGS, Facts, T, choose
 from gdro_bench.rewards.geneval_prompts import RELATIONS
@@ -45,11 +46,11 @@ class JudgeTraining:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A picture, what it shows, and how severe what happened to its coherence and style is."""
+    """A picture, what it shows, and how severe each damage to it is, by name."""
 
     pixels: Pixels
     shown: Facts
-    severities: tuple[float, float]
+    severities: dict[str, float]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -135,6 +136,20 @@ def exposed_twice(pixels: Pixels, s: float, rng: Generator) -> Pixels:
     return _clipped(pixels + (0.08 + 0.42 * s) * (other - pixels))
 
 
+def repeated(pixels: Pixels, s: float, rng: Generator) -> Pixels:
+    """What is busiest in the picture, an object or a piece of the sign, comes once more where the least is."""
+    side, corners = 28, range(0, len(pixels) - 27, 6)
+    places = [(x, y) for y in corners for x in corners]
+    patch = {(x, y): pixels[y : y + side, x : x + side].astype(float) for x, y in places}
+    busy = {place: float(patch[place].std(axis=(0, 1)).mean()) for place in places}
+    source = max(places, key=lambda place: busy[place])
+    away = [p for p in places if max(abs(p[0] - source[0]), abs(p[1] - source[1])) >= side - 4] or places
+    x, y = min(away, key=lambda place: busy[place])
+    copied = pixels.astype(float)
+    copied[y : y + side, x : x + side] += (0.3 + 0.7 * s) * (patch[source] - patch[x, y])
+    return _clipped(copied)
+
+
 def paler(pixels: Pixels, s: float, rng: Generator) -> Pixels:
     """Without contrast."""
     return _clipped(pixels + (0.1 + 0.75 * s) * (pixels.mean(axis=(0, 1)) - pixels))
@@ -155,8 +170,8 @@ def _clipped(pixels: NDArray[np.floating[Any]]) -> Pixels:
     return clipped
 
 
-COHERENCE: dict[str, Damage] = {"blur": blur, "stripes": stripes, "blocks": blocks, "double exposure": exposed_twice}
-STYLE: dict[str, Damage] = {"lost contrast": paler, "lost colour": greyer, "overexposure": brighter}
+_BY_AXIS = {"coherence": (blur, stripes, blocks, exposed_twice, repeated), "style": (paler, greyer, brighter)}
+COHERENCE, STYLE = (dict(zip(kinds, _BY_AXIS[axis], strict=True)) for axis, kinds in DAMAGES.items())
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -170,12 +185,13 @@ def draw(config: JudgeTraining, words: list[str], autoencoder: Autoencoder, rng:
     seen = to_images(fitting.some_through(autoencoder, pixels, config.reconstructed_share, rng))
     examples = []
     for image, shown in zip(seen, scenes, strict=True):
-        severities = []
+        severities: dict[str, float] = {}
         for damages in (COHERENCE, STYLE):
-            severities.append(float(rng.random()) if rng.random() < config.damaged_share else 0.0)
-            if severities[-1]:
-                image = damages[choose(rng, list(damages))](image, severities[-1], rng)
-        examples.append(Example(image, shown, (severities[0], severities[1])))
+            if rng.random() < config.damaged_share:
+                kind = choose(rng, list(damages))
+                severities[kind] = float(rng.random())
+                image = damages[kind](image, severities[kind], rng)
+        examples.append(Example(image, shown, severities))
     return examples
 
 
@@ -190,14 +206,18 @@ def _scene(config: JudgeTraining, words: list[str], rng: Generator) -> Facts:
 
 
 def loss(seen: Verdict, batch: list[Example]) -> Tensor:
-    """Cross-entropy of every field that the scene was drawn by, and a smooth L1 of coherence's and style's ratings."""
+    """Cross-entropy of every field that the scene was drawn by and of every damage's severity.
+
+    Most damages are absent from most pictures. A distance between severities has its optimum for a damage not yet seen
+    next to zero, where it hardly draws any more; the cross-entropy goes on drawing there.
+    """
     shown = torch.tensor([fields(one.shown) for one in batch])
     wrong = [
         nn.functional.cross_entropy(logits, shown[:, i], ignore_index=NOTHING, reduction="sum")
         for i, logits in enumerate(seen.fields)
     ]
-    ratings = rating(1 - torch.tensor([one.severities for one in batch]))
-    quality = nn.functional.smooth_l1_loss(seen.quality, ratings, beta=0.5)
+    severe = torch.tensor([[one.severities.get(kind, 0.0) for kind in KINDS] for one in batch])
+    quality = nn.functional.binary_cross_entropy(seen.severities, severe, reduction="sum") / len(batch)
     return torch.stack(wrong).sum() / (shown != NOTHING).sum() + quality
 
 
