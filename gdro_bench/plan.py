@@ -177,11 +177,11 @@ def _training_prompts(chosen: Task, profile: Profile) -> list[Prompt]:
 
 
 def _held_out_prompts(chosen: Task, profile: Profile, own: Path | None) -> list[Prompt]:
-    """The profile's, or all of one's own."""
+    """The profile's, or all of one's own. The first of them are kept and shown, so their kinds take turns."""
     if own:
-        return task.read_prompts(own, prompt_of(chosen))
+        return task.in_turn(task.read_prompts(own, prompt_of(chosen)))
     path = content.find("task", chosen.name) / _prompt_set(chosen, profile).held_out
-    return task.read_prompts(path, prompt_of(chosen))[: profile.held_out_prompts]
+    return task.in_turn(task.read_prompts(path, prompt_of(chosen)))[: profile.held_out_prompts]
 
 
 def _prompt_set(chosen: Task, profile: Profile) -> PromptSet:

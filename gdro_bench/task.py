@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from gdro_bench.errors import BenchError
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`text` goes to the model; `target` is what the reward looks for (for OCR, the first quoted span)."""
+    """`text` goes to the model; `target` is what the reward looks for (for OCR, the first quoted span); prompts of one
+    `kind` ask for the same sort of thing (GenEval's tag)."""
 
     text: str
     target: str
+    kind: str = ""
 
 
 PromptOf = Callable[[str, str, str], Prompt]  # (text, metadata or "", where it stands) -> a task's prompt
@@ -89,6 +92,17 @@ def read_prompts(path: Path, prompt_of: PromptOf = quoting) -> list[Prompt]:
     if not prompts:
         raise BenchError(f"The prompt file {path} is empty.", "Give one prompt a line.")
     return prompts
+
+
+def in_turn(prompts: list[Prompt]) -> list[Prompt]:
+    """The same, with kinds taking turns by their shares, so that the first ones of the list stand for all of it."""
+    shares = Counter(prompt.kind for prompt in prompts)
+    before: Counter[str] = Counter()
+    place = []
+    for prompt in prompts:
+        place.append((before[prompt.kind] + 0.5) / shares[prompt.kind])
+        before[prompt.kind] += 1
+    return [prompts[i] for i in sorted(range(len(prompts)), key=place.__getitem__)]
 
 
 def digest(prompts: list[Prompt]) -> str:

@@ -8,6 +8,8 @@ from click.testing import CliRunner
 
 from gdro_bench import content, plan, task
 from gdro_bench.cli import main
+from gdro_bench.rewards.geneval_prompts import TAGS
+from gdro_bench.task import Prompt, in_turn
 
 SETS = [(name, world, split) for name in ("ocr", "geneval") for world in ("pocket", "photo")
         for split in ("train", "tuning", "held-out")]  # fmt: skip
@@ -30,3 +32,25 @@ def test_splits_share_no_prompt(name: str, world: str) -> None:
     splits = ("train", "tuning", "held-out") if name == "ocr" else ("train", "held-out")
     texts = [{p.text for p in task.read_prompts(shipped(name, world, split), prompt_of)} for split in splits]
     assert all(not a & b for a, b in combinations(texts, 2))
+
+
+def test_kinds_take_turns_by_their_shares():
+    listed = [Prompt(f"{kind} {i}", "", kind) for kind, n in (("a", 2), ("b", 8), ("c", 4)) for i in range(n)]
+    mixed = in_turn(listed)
+    assert sorted(prompt.text for prompt in mixed) == sorted(prompt.text for prompt in listed)
+    assert [prompt.kind for prompt in mixed[:7]].count("b") == 4
+    assert {prompt.kind for prompt in mixed[:4]} == {"a", "b", "c"}
+    for kind in "abc":
+        texts = [prompt.text for prompt in mixed if prompt.kind == kind]
+        assert texts == sorted(texts)
+
+
+def test_prompts_of_one_kind_keep_their_order():
+    held_out = plan.make("ocr", "gdro", "pocket", 0, Path("runs")).held_out
+    path = content.find("task", "ocr") / "pocket_held_out.txt"
+    assert [prompt.text for prompt in held_out] == path.read_text(encoding="utf-8").splitlines()
+
+
+def test_a_few_of_geneval_s_prompts_have_all_its_tags():
+    held_out = plan.make("geneval", "gdro", "pocket", 0, Path("runs")).held_out
+    assert {prompt.kind for prompt in held_out[:12]} == set(TAGS)

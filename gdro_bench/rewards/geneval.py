@@ -84,7 +84,7 @@ def described(text: str, metadata: str, where: str) -> Prompt:
         ) from error
     if scene.tag not in TAGS:
         raise BenchError(f"{where} has the tag {scene.tag!r}.", f"Known: {', '.join(TAGS)}.")
-    return Prompt(scene.prompt, line)
+    return Prompt(scene.prompt, line, scene.tag)
 
 
 def open_mended(instruments: Instruments) -> GenEvalReward:

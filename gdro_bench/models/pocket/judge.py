@@ -81,7 +81,7 @@ class Verdict:
     @property
     def quality(self) -> Tensor:
         """Coherence and style in 1..5, [B, 2]: severities add up, to the worst at most."""
-        axes = self.severities.split([len(kinds) for kinds in DAMAGES.values()], dim=1)
+        axes = torch.split(self.severities, [len(kinds) for kinds in DAMAGES.values()], dim=1)
         return rating(1 - torch.stack([axis.sum(1).clamp(max=1) for axis in axes], dim=1))
 
 
