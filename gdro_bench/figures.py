@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 def sample_sheet(
     path: Path, columns: dict[str, NDArray[np.uint8]], captions: dict[str, list[str]], prompts: list[str]
 ) -> None:
-    """Rows of a prompt and one image a column, each captioned with what was read; written as PNG and PDF.
+    """Rows of a prompt and one image a column, each captioned with what was read or seen; written as PNG and PDF.
 
     Args:
         path: without ending. columns: title -> images [N, H, W, 3]. captions: title -> N captions, or

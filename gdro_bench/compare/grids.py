@@ -25,7 +25,7 @@ GRID_TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Pictures beside each other: columns title -> images [rows, H, W, 3], captions title -> what was read."""
+    """Pictures beside each other: columns title -> images [rows, H, W, 3], captions title -> what was read or seen."""
 
     name: str
     title: str

@@ -112,7 +112,7 @@ def _grid(grid: Grid) -> str:
     head = _cells("th", ["prompt", *map(escape, grid.columns)])
     table = f'<table class="grid"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     return (
-        f'<h2>{escape(grid.title)}</h2>\n<p class="note">Same noise along a row; below a picture, what was read.</p>'
+        f'<h2>{escape(grid.title)}</h2>\n<p class="note">Same noise along a row; below a picture, what was seen.</p>'
         f'<div class="wide">{table}</div>'
     )
 
