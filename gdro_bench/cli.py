@@ -193,9 +193,9 @@ def eval_(
     with progress.EvaluationBar(console) as bar:
         scores = evaluation.score(pictures, scorer, bar.evaluating)
         said = None if judge is None else evaluation.score(pictures, judge, bar.evaluating)
-    found = evaluation.result(scorer, scores, settled.max_unscored)
+    found = evaluation.result(scorer, pictures.prompts, scores, settled.max_unscored)
     if judge is not None and said is not None:
-        found = evaluation.with_judge(found, scores, judge, said, measured.correction)
+        found = evaluation.with_judge(found, pictures.prompts, scores, judge, said, measured.correction)
     summary.print_evaluation(console, found)
     if out is not None:
         evaluation.write(out, pictures, scores, said, found)

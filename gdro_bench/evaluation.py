@@ -92,7 +92,7 @@ def instruments(measured: Task, profile: Profile, asked: Asked) -> tuple[Scorer,
 
 
 def paint(profile: Profile, prompts: list[Prompt], task_name: str, asked: Asked) -> Pictures:
-    """One picture a prompt, from the noise that a run's marks are evaluated with."""
+    """The prompts' pictures, from the noise that a run's marks are evaluated with."""
     policy = open_model(profile, asked.model, asked.lora, pick_device(asked.device))
     images = sampling.held_out_images(policy, prompts, task_name, profile.sampler)
     return Pictures([policy.name] * len(prompts), list(images), prompts)
@@ -158,30 +158,44 @@ def score(pictures: Pictures, scorer: Scorer, done: Done) -> list[Score]:
     return scores
 
 
-def result(scorer: Scorer, scores: Sequence[Score], max_unscored: float) -> Result:
-    """Means with 95 % intervals over pictures.
+def result(scorer: Scorer, prompts: Sequence[Prompt], scores: Sequence[Score], max_unscored: float) -> Result:
+    """Means over pictures with 95 % intervals over prompts.
 
     Raises:
         BenchError: more than a share `max_unscored` of them could not be scored.
     """
     check(scores, max_unscored)
     values = np.array([score.value for score in scores])
-    parts = {name: stats.bootstrap_mean(np.array([score.parts[name] for score in scores])) for name in scores[0].parts}
-    return Result(scorer.name, len(scores), int(np.isnan(values).sum()), stats.bootstrap_mean(values), parts)
+    texts = [prompt.text for prompt in prompts]
+
+    def mean(of: NDArray[np.float64]) -> Estimate:
+        return stats.bootstrap_mean(of, prompts=texts)
+
+    parts = {name: mean(np.array([score.parts[name] for score in scores])) for name in scores[0].parts}
+    return Result(scorer.name, len(scores), int(np.isnan(values).sum()), mean(values), parts)
 
 
-def with_judge(found: Result, scores: Sequence[Score], judge: Scorer, said: Sequence[Score], by: Correction) -> Result:
+def with_judge(
+    found: Result,
+    prompts: Sequence[Prompt],
+    scores: Sequence[Score],
+    judge: Scorer,
+    said: Sequence[Score],
+    by: Correction,
+) -> Result:
     """The result with a judge's axes and the corrected score, both its orders of averaging, with 95 % intervals."""
+    texts = [prompt.text for prompt in prompts]
     parts = {name: np.array([score.parts[name] for score in said]) for name in said[0].parts}
     reward, u = np.array([score.value for score in scores]), judged(parts, by)
     both = ~np.isnan(reward) & ~np.isnan(u)
-    estimates = {"of the means": _nothing(), "mean": stats.bootstrap_mean(corrected(reward, u, by))}
+    estimates = {"of the means": _nothing(), "mean": stats.bootstrap_mean(corrected(reward, u, by), prompts=texts)}
     if both.any():
         r, v = reward[both], u[both]
-        weights = stats.draws(len(r), seed=0)
+        weights = stats.draws_of([text for text, there in zip(texts, both, strict=True) if there], seed=0)
+        weights /= weights.sum(axis=1, keepdims=True)
         whole = corrected(np.array([r.mean()]), np.array([v.mean()]), by)[0]
         estimates["of the means"] = stats.estimate(float(whole), corrected(weights @ r, weights @ v, by))
-    axes = {name: stats.bootstrap_mean(values) for name, values in parts.items()}
+    axes = {name: stats.bootstrap_mean(values, prompts=texts) for name, values in parts.items()}
     unjudged = sum(not score.scored for score in said)
     return replace(found, judge=judge.name, unjudged=unjudged, axes=axes, corrected=estimates)
 

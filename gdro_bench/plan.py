@@ -177,11 +177,11 @@ def _training_prompts(chosen: Task, profile: Profile) -> list[Prompt]:
 
 
 def _held_out_prompts(chosen: Task, profile: Profile, own: Path | None) -> list[Prompt]:
-    """The profile's, or all of one's own. The first of them are kept and shown, so their kinds take turns."""
-    if own:
-        return task.in_turn(task.read_prompts(own, prompt_of(chosen)))
-    path = content.find("task", chosen.name) / _prompt_set(chosen, profile).held_out
-    return task.in_turn(task.read_prompts(path, prompt_of(chosen)))[: profile.held_out_prompts]
+    """The profile's, or all of one's own, as often as the task paints them. The first of them are kept and shown, so
+    their kinds take turns."""
+    path = own or content.find("task", chosen.name) / _prompt_set(chosen, profile).held_out
+    prompts = task.in_turn(task.read_prompts(path, prompt_of(chosen)))
+    return task.repeated(prompts if own else prompts[: profile.held_out_prompts], chosen.images or 1)
 
 
 def _prompt_set(chosen: Task, profile: Profile) -> PromptSet:

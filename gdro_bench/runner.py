@@ -218,7 +218,7 @@ class Execution:
         self.book.seconds.append({"mark": mark} | spent)
 
     def _point(self, mark: float, rows: list[dict[str, Any]]) -> Point:
-        values = np.array([row["value"] for row in rows])
+        values, prompts = np.array([row["value"] for row in rows]), [row["text"] for row in rows]
         base = np.array([row["value"] for row in self.book.scores if row["mark"] == 0.0])
         scored = [row for row in rows if not math.isnan(row["value"])]
         ledger = self.book.ledger
@@ -232,8 +232,8 @@ class Execution:
             images_sampled=ledger.collection.images,
             images_trained=ledger.optimisation.images,
             reward_calls=ledger.total.reward_calls,
-            reward=stats.bootstrap_mean(values),
-            gain=stats.paired_gain(base, values),
+            reward=stats.bootstrap_mean(values, prompts=prompts),
+            gain=stats.paired_gain(base, values, prompts=prompts),
             unscored=int(np.isnan(values).sum()),
             parts={name: _mean([row[name] for row in scored]) for name in rows[0] if name not in record.SCORE_COLUMNS},
         )

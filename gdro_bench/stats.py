@@ -1,11 +1,12 @@
 """Intervals: bootstrap over prompts, paired where two evaluations share their prompts and noise.
 
-Several seeds add a second level, crossed with the first: seeds are drawn anew within each method, prompts once for
-all methods, which were all evaluated on the same ones.
+Pictures of one prompt are drawn together. Several seeds add a second level, crossed with the first: seeds are drawn
+anew within each method, prompts once for all methods, which were all evaluated on the same ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,26 +33,38 @@ class Estimate:
         return "above" if self.low > 0 else "below" if self.high < 0 else "within noise of"
 
 
-def bootstrap_mean(values: NDArray[np.float64], seed: int = 0) -> Estimate:
-    """Mean and 95 % percentile interval of values [N]; NaN ones are left out."""
-    kept = values[~np.isnan(values)]
-    if not len(kept):
+def bootstrap_mean(values: NDArray[np.float64], seed: int = 0, prompts: Sequence[str] | None = None) -> Estimate:
+    """Mean and 95 % percentile interval of values [N]; NaN ones are left out. Without `prompts`, the text behind each
+    value, each is one of its own."""
+    scored = np.flatnonzero(~np.isnan(values))
+    if not len(scored):
         return Estimate(np.nan, np.nan, np.nan)
-    rows = np.random.default_rng(seed).integers(len(kept), size=(RESAMPLES, len(kept)))
+    kept, group = values[scored], numbered(range(len(values)) if prompts is None else prompts)[scored]
+    _, group = np.unique(group, return_inverse=True)
+    total, count = np.bincount(group, kept), np.bincount(group)
+    rows = np.random.default_rng(seed).integers(len(count), size=(RESAMPLES, len(count)))
     tail = (1 - LEVEL) / 2 * 100
-    low, high = np.percentile(kept[rows].mean(axis=1), (tail, 100 - tail))
+    low, high = np.percentile(total[rows].sum(axis=1) / count[rows].sum(axis=1), (tail, 100 - tail))
     return Estimate(float(kept.mean()), float(low), float(high))
 
 
-def paired_gain(before: NDArray[np.float64], after: NDArray[np.float64], seed: int = 0) -> Estimate:
-    """Mean of after - before over prompts scored both times, with its 95 % interval.
+def numbered(names: Sequence[str] | Sequence[int]) -> NDArray[np.int64]:
+    """Each name's number, from 0 in order of first appearance."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], dtype=np.int64)
+
+
+def paired_gain(
+    before: NDArray[np.float64], after: NDArray[np.float64], seed: int = 0, prompts: Sequence[str] | None = None
+) -> Estimate:
+    """Mean of after - before over pictures scored both times, with its 95 % interval.
 
     Raises:
         ValueError: the two do not have the same prompts.
     """
     if before.shape != after.shape:
         raise ValueError(f"paired values must have one shape, not {before.shape} and {after.shape}")
-    return bootstrap_mean(after - before, seed)
+    return bootstrap_mean(after - before, seed, prompts)
 
 
 DECIMALS = 9  # of a resampled mean: its last bits depend on how many threads summed it
@@ -62,6 +75,12 @@ Weights = NDArray[np.float64]  # [RESAMPLES, n]: how often each of n things was 
 def draws(n: int, seed: int) -> Weights:
     """Bootstrap weights [RESAMPLES, n] of n things drawn n times with replacement."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
+
+
+def draws_of(prompts: Sequence[str], seed: int) -> Weights:
+    """Bootstrap weights [RESAMPLES, N] of N pictures, those of one prompt drawn together."""
+    group = numbered(prompts)
+    return draws(int(group.max()) + 1, seed)[:, group]
 
 
 def replicates(values: NDArray[np.float64], seeds: Weights, prompts: Weights) -> NDArray[np.float64]:

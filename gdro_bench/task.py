@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gdro_bench import content
@@ -15,11 +15,12 @@ from gdro_bench.errors import BenchError
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """`text` goes to the model; `target` is what the reward looks for (for OCR, the first quoted span); prompts of one
-    `kind` ask for the same sort of thing (GenEval's tag)."""
+    `kind` ask for the same sort of thing (GenEval's tag); `draw` counts the pictures of one prompt."""
 
     text: str
     target: str
     kind: str = ""
+    draw: int = 0
 
 
 PromptOf = Callable[[str, str, str], Prompt]  # (text, metadata or "", where it stands) -> a task's prompt
@@ -44,11 +45,12 @@ class PromptSet:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """`tasks/<name>/task.toml`."""
+    """`tasks/<name>/task.toml`. A held-out prompt is painted `images` times, once if that is not said."""
 
     name: str
     title: str
     reward: str
+    images: int | None
     correction: Correction
     prompts: dict[str, PromptSet]
 
@@ -103,6 +105,11 @@ def in_turn(prompts: list[Prompt]) -> list[Prompt]:
         place.append((before[prompt.kind] + 0.5) / shares[prompt.kind])
         before[prompt.kind] += 1
     return [prompts[i] for i in sorted(range(len(prompts)), key=place.__getitem__)]
+
+
+def repeated(prompts: list[Prompt], images: int) -> list[Prompt]:
+    """All prompts, then all once more, until each has so many pictures to be painted."""
+    return [replace(prompt, draw=draw) for draw in range(images) for prompt in prompts]
 
 
 def digest(prompts: list[Prompt]) -> str:

@@ -15,7 +15,7 @@ from gdro_bench import evaluation, record
 from gdro_bench.cli import main
 from gdro_bench.models.pocket import making, world
 from gdro_bench.score import Score, corrected, judged
-from gdro_bench.task import Correction
+from gdro_bench.task import Correction, Prompt
 
 
 def call(*arguments: object) -> Result:
@@ -108,10 +108,10 @@ def test_both_orders_of_averaging_are_told_apart():
     class Named:
         name = "judge"
 
-    plain = evaluation.result(Named(), [score(1.0), score(0.0), score(float("nan"))], 0.5)
-    found = evaluation.with_judge(
-        plain, [score(1.0), score(0.0), score(1.0)], Named(), [score(4.0), score(3.0), score(float("nan"))], CORRECTION
-    )
+    asked = [Prompt(text, "") for text in "abc"]
+    plain = evaluation.result(Named(), asked, [score(1.0), score(0.0), score(float("nan"))], 0.5)
+    scores, said = [score(1.0), score(0.0), score(1.0)], [score(4.0), score(3.0), score(float("nan"))]
+    found = evaluation.with_judge(plain, asked, scores, Named(), said, CORRECTION)
     assert found.corrected["mean"].mean == pytest.approx((1.2 + 0.2) / 2)
     assert found.corrected["of the means"].mean == pytest.approx(0.5 * 0.5 + 0.2)
     assert found.corrected["of the means"].low <= 0.45 <= found.corrected["of the means"].high

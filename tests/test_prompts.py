@@ -54,3 +54,12 @@ def test_prompts_of_one_kind_keep_their_order():
 def test_a_few_of_geneval_s_prompts_have_all_its_tags():
     held_out = plan.make("geneval", "gdro", "pocket", 0, Path("runs")).held_out
     assert {prompt.kind for prompt in held_out[:12]} == set(TAGS)
+
+
+def test_geneval_paints_a_prompt_four_times_each_from_noise_of_its_own():
+    held_out = plan.make("geneval", "gdro", "pocket", 0, Path("runs")).held_out
+    quarter = len(held_out) // 4
+    assert [len({p.text for p in held_out}), quarter] == [191, 191]
+    assert [p.text for p in held_out[:quarter]] == [p.text for p in held_out[quarter : 2 * quarter]]
+    assert len({(p.text, p.draw) for p in held_out}) == len(held_out)
+    assert {p.draw for p in plan.make("ocr", "gdro", "pocket", 0, Path("runs")).held_out} == {0}

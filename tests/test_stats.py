@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gdro_bench.stats import bootstrap_mean, paired_gain
+from gdro_bench.stats import bootstrap_mean, draws, draws_of, paired_gain
 
 
 def test_interval_covers_the_true_mean_about_nineteen_times_in_twenty():
@@ -52,3 +52,28 @@ def test_gain_uses_prompts_scored_both_times():
 def test_gain_of_other_prompts_is_refused():
     with pytest.raises(ValueError, match=r"\(3,\) and \(2,\)"):
         paired_gain(np.zeros(3), np.zeros(2))
+
+
+def test_pictures_of_one_prompt_are_drawn_together():
+    """Four pictures of a prompt that all fare alike tell no more than one."""
+    each = np.random.default_rng(0).normal(size=40)
+    texts = [f"prompt {i}" for i in range(40)]
+    alone = bootstrap_mean(each, prompts=texts)
+    assert alone == bootstrap_mean(each)
+    fourfold = bootstrap_mean(np.tile(each, 4), prompts=texts * 4)
+    assert (fourfold.low, fourfold.high) == pytest.approx((alone.low, alone.high))
+    apart = bootstrap_mean(np.tile(each, 4))
+    assert apart.high - apart.low < 0.6 * (fourfold.high - fourfold.low)
+
+
+def test_pictures_that_were_not_scored_leave_their_prompt_s_others():
+    values = np.array([1.0, np.nan, 0.0, 0.5])
+    assert bootstrap_mean(values, prompts=["a", "a", "b", "b"]).mean == 0.5
+    assert np.isnan(bootstrap_mean(np.array([np.nan, np.nan]), prompts=["a", "a"]).mean)
+
+
+def test_weights_of_one_prompt_s_pictures_are_equal():
+    weights = draws_of(["b", "a", "b", "c"], seed=1)
+    assert (weights[:, 0] == weights[:, 2]).all()
+    assert (weights[:, 0] != weights[:, 1]).any()
+    assert (draws_of(["b", "a", "c"], seed=1) == draws(3, seed=1)).all()

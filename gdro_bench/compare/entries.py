@@ -300,7 +300,7 @@ def compare(runs: Sequence[Evaluated], variants: bool, reference: str | None = N
     if reference is not None and reference not in labelled:
         raise unknown("method to compare with called", reference, labelled)
     chosen = shown[0] if reference is None else labelled[reference]
-    weights = stats.draws(len(runs[0].prompts), seed=0)
+    weights = stats.draws_of(runs[0].prompts, seed=0)
     return Comparison(tuple(shown), chosen, weights, _ablations(entries))
 
 
