@@ -20,6 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 
+def _wrapped(label: str, width: int) -> str:
+    return textwrap.fill(label, width, break_on_hyphens=False)  # names of instruments have hyphens
+
+
 def sample_sheet(
     path: Path, columns: dict[str, NDArray[np.uint8]], captions: dict[str, list[str]], prompts: list[str]
 ) -> None:
@@ -83,7 +87,7 @@ def cost_curves(
             axis.axhline(level, color="0.35", linewidth=1, linestyle=(0, (5, 3)))
             axis.annotate(f"R* {level:.3f}", (0, level), (3, 3), ("axes fraction", "data"), "offset points")
         _cost_axis(axis, x_label)
-    axes[0, 0].set_ylabel(textwrap.fill(y_label, 48))
+    axes[0, 0].set_ylabel(_wrapped(y_label, 48))
     _legend(figure, axes[0, 0], curves["label"].nunique())
     save(figure, path)
 
@@ -104,11 +108,11 @@ def trajectories(path: Path, curves: pd.DataFrame, qualities: dict[str, str], y_
         for (label, rows_of_it), style in zip(curves.groupby("label", sort=False), _styles(), strict=False):
             _way(axis, rows_of_it, column, str(label), style)
         axis.plot(curves[column].iloc[0], curves["reward"].iloc[0], marker="o", color="0.2", markersize=7, zorder=5)
-        axis.set(xlabel=textwrap.fill(x_label, 36))
+        axis.set(xlabel=_wrapped(x_label, 36))
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axis.grid(alpha=0.3)
     for first in axes[:, 0]:
-        first.set_ylabel(textwrap.fill(y_label, 36))
+        first.set_ylabel(_wrapped(y_label, 36))
     _legend(figure, axes[0, 0], curves["label"].nunique())
     save(figure, path)
 
@@ -123,7 +127,7 @@ def ablation(path: Path, curves: pd.DataFrame, panels: dict[str, str], name: str
             style = (colours[i], _MARKERS[i % len(_MARKERS)], "-")
             _band(axis, curves[curves["label"] == label], "updates", column, label, style)
         _cost_axis(axis, x_label)
-        axis.set_ylabel(textwrap.fill(y_label, 40))
+        axis.set_ylabel(_wrapped(y_label, 40))
     figure.suptitle(name)
     _legend(figure, axes[0, 0], len(labels))
     save(figure, path)
