@@ -10,7 +10,6 @@ from gdro_bench.record import Point, Run
 ROOT = Path(__file__).parents[1]
 BUDGETS = {
     "ocr": {"gdro": 80_000, "dpo": 80_000, "rft": 80_000, "flow-grpo": 72_000, "dance-grpo": 72_000},
-    "geneval": {"gdro": 60_000, "flow-grpo": 60_000},
 }
 TRIALS = [path.parent for name in BUDGETS for path in sorted((ROOT / "reports").glob(f"tuning-{name}-*/*/run.json"))]
 RUNS = [record.read(folder) for folder in TRIALS]
