@@ -106,7 +106,8 @@ def opened(model: str, side: int, device: str) -> Any:
         parts = (transformer, scheduler, vae, *[None] * 6)
         policy = SD3Policy(StableDiffusion3Pipeline(*parts), config, device)
     numbers = transformer.config
-    texts = torch.randn(1, 128, numbers.joint_attention_dim, device=device, dtype=dtype)
+    tokens = config.text_tokens + (0 if flux else 77)  # SD3.5 has CLIP's beside T5's
+    texts = torch.randn(1, tokens, numbers.joint_attention_dim, device=device, dtype=dtype)
     pooled = torch.randn(1, numbers.pooled_projection_dim, device=device, dtype=dtype)
     policy.encode = lambda prompts: Cond((texts, pooled)).repeat_each(len(prompts))
     return policy

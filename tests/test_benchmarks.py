@@ -32,3 +32,11 @@ def test_where_a_step_s_time_goes(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(torch.Tensor, "backward", torch.Tensor.backward)  # the benchmark wraps it
     run("gdro_step.py", monkeypatch, "1")
     assert "inside the transformer" in capsys.readouterr().out
+
+
+def test_what_a_profile_needs_is_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    run("needs.py", monkeypatch, "flux-tiny", "sd3-tiny", "--side", "32")
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert [row[0].strip("| ") for row in rows[2:]] == ["flux-tiny", "sd3-tiny"]
+    assert len({len(row) for row in rows}) == 1
