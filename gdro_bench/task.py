@@ -56,7 +56,12 @@ class Task:
 
 
 def load(name: str) -> Task:
-    return content.load(content.find("task", name) / "task.toml", Task)
+    """Raises:
+    BenchError: there is no such task, or its file is not in order."""
+    task = content.load(content.find("task", name) / "task.toml", Task)
+    if task.images is not None and task.images < 1:
+        raise BenchError(f"tasks/{name}/task.toml: images is {task.images}.", "It must be 1 or more.", 2)
+    return task
 
 
 def quoted(line: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from gdro_bench import content, plan
+from gdro_bench import content, plan, task
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import gdro
 
@@ -58,8 +58,8 @@ def test_a_whole_table_is_built():
 def test_the_shipped_numbers_build(name):
     folder = content.find("profile", name)
     content.load(folder / "profile.toml", plan.Profile)
-    for task in content.names("task"):
-        content.build(gdro.Config, plan.numbers(folder / "gdro.toml", task), "gdro.toml")
+    for name_of_task in content.names("task"):
+        content.build(gdro.Config, plan.numbers(folder / "gdro.toml", name_of_task), "gdro.toml")
 
 
 def test_a_task_may_have_numbers_of_its_own(tmp_path):
@@ -211,3 +211,13 @@ def test_a_damaged_file_is_named(tmp_path):
     path.write_text("steps = \n")
     with pytest.raises(BenchError, match=r"profile\.toml cannot be read"):
         content.read(path)
+
+
+def test_a_task_paints_a_prompt_at_least_once(tmp_path, monkeypatch):
+    folder = tmp_path / "tasks" / "none"
+    folder.mkdir(parents=True)
+    said = (content.find("task", "ocr") / "task.toml").read_text().replace("\n\n", "\nimages = 0\n\n", 1)
+    (folder / "task.toml").write_text(said)
+    monkeypatch.setattr(content, "root", lambda: tmp_path)
+    with pytest.raises(BenchError, match="images is 0"):
+        task.load("none")
