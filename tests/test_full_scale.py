@@ -133,8 +133,8 @@ def test_a_model_spread_over_processes_is_the_same_model(
         changed = {"profile__pretrained__sharded": "true", "method__optimiser__learning_rate": 1e-4}
         chosen = arguments(profile, saved[profile], tmp_path / folder, method, **changed)
         processes = test_parallel.start(size, [sys.executable, "-c", BRIGHT, *chosen])
-        for code, said, errors in test_parallel.finish(processes):
-            assert code == 0, said + errors
+        ended = test_parallel.finish(processes)
+        assert [code for code, *_ in ended] == [0] * size, "\n".join(said + errors for _, said, errors in ended)
     runs = [next((tmp_path / folder / "ocr" / profile).iterdir()) for folder in ("whole", "sharded")]
     test_parallel.assert_alike(*runs, reward=1e-4, steps=0.05)
     assert record.read(runs[0]).points[-1].updates > 2
