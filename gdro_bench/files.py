@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import uuid
 from pathlib import Path
 
 from gdro_bench.errors import BenchError
@@ -15,15 +17,17 @@ def no_room(path: Path, error: Exception) -> BenchError:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all.
+    """Writes a file whole or not at all; several processes may write it at once, and one of them wins.
 
     Raises:
         BenchError: the folder cannot be made or written to, or the disk is full.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(data)
         os.replace(partial, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise no_room(path, error) from error
