@@ -8,9 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from test_run import arguments, folder, recorded
 
 from gdro_bench import record
@@ -18,7 +20,7 @@ from gdro_bench.budget import Spent
 from gdro_bench.errors import BenchError
 from gdro_bench.parallel import Team, batches
 
-SMALL_BATCH = {"profile__sampler__batch": 3}
+SMALL_BATCH = {"profile__sampler__batch": 3, "profile__kept_images": 100}
 
 
 def command(out: Path, method: str) -> list[str]:
@@ -64,6 +66,15 @@ def test_the_number_of_processes_does_not_matter(size: int, alone: tuple[str, Pa
     assert_alike(folder(out), folder(tmp_path))
 
 
+def painted_alike(a_folder: Path, b_folder: Path, mark: float) -> bool:
+    """Whether the pictures of two runs are the same at a mark. They may differ by a level of 255 in a value or two,
+    rounded here up and there down, and then a reader may read an R for a P."""
+    folders = [where / "samples" / f"{mark:.2f}" for where in (a_folder, b_folder)]
+    a, b = (np.stack([np.asarray(Image.open(path), dtype=int) for path in sorted(f.glob("*.png"))]) for f in folders)
+    assert abs(a - b).max() <= 1
+    return bool((a == b).all())
+
+
 def assert_alike(a_folder: Path, b_folder: Path, reward: float = 1e-6, steps: float = 1e-3) -> None:
     """Two runs of one plan, but for the order of sums: rewards may differ by so much, what was measured on the way by
     such a share."""
@@ -73,7 +84,8 @@ def assert_alike(a_folder: Path, b_folder: Path, reward: float = 1e-6, steps: fl
         assert (a.updates, a.evaluations, a.pool_evaluations, a.reward_calls) == (
             b.updates, b.evaluations, b.pool_evaluations, b.reward_calls,
         )  # fmt: skip
-        assert b.reward.mean == pytest.approx(a.reward.mean, abs=reward)
+        if painted_alike(a_folder, b_folder, a.mark):
+            assert b.reward.mean == pytest.approx(a.reward.mean, abs=reward)
     measured = [pd.read_parquet(where / "steps.parquet") for where in (a_folder, b_folder)]
     pd.testing.assert_frame_equal(*measured, rtol=steps, atol=1e-5, check_like=True)
 
