@@ -12,20 +12,18 @@ import argparse
 from pathlib import Path
 
 import torch
-from throughput import PROMPTS, SHAPES, opened, operations
+from throughput import PROMPTS, SHAPES, opened, operations, profile_name
 
-from gdro_bench import plan
+from gdro_bench import forecast, plan
 
 ADAPTER_BYTES = 5 * 4  # value, gradient, two moments and average, in float32
 PEAK, SHARE = 989e12, 1 / 3
 
 
-def evaluations(task: str, profile: str) -> tuple[int, int]:
+def evaluations(task: str, profile: str) -> int:
     """Velocity evaluations of a run: the budget's, and those of the marks, which no budget pays for."""
     chosen = plan.make(task, "gdro", profile, 0, Path("runs"))
-    budget, sampler = chosen.profile.budget, chosen.profile.sampler
-    pictures = len(chosen.held_out) * (len(budget.marks) + 1)
-    return budget.limit, pictures * sampler.steps * (1 if sampler.guidance == 1 else 2)
+    return chosen.profile.budget.limit + forecast.at_marks(chosen).evaluations
 
 
 def main() -> None:
@@ -44,8 +42,8 @@ def main() -> None:
             work = operations(lambda policy=policy, noise=noise, t=t, cond=cond: policy.velocity(noise, t, cond))
         weights = list(policy.transformer.parameters())
         held, learnt = (sum(w.numel() for w in weights if w.requires_grad is grad) for grad in (False, True))
-        profile = "flux1-dev" if model.startswith("flux") else "sd35-medium"
-        hours = [sum(evaluations(task, profile)) * work / asked.flops / 3600 for task in ("ocr", "geneval")]
+        each = work / asked.flops / 3600
+        hours = [evaluations(task, profile_name(model)) * each for task in ("ocr", "geneval")]
         print(
             f"| {model} | {work / 1e12:.2f} | {2 * held / 1e9:.1f} | {ADAPTER_BYTES * learnt / 1e9:.1f} | "
             f"{hours[0]:.0f} | {hours[1]:.0f} |"

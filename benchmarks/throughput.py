@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gdro_bench import content, plan
+from gdro_bench import plan
 from gdro_bench.budget import Ledger
 from gdro_bench.methods import Workbench
 from gdro_bench.methods.flow_grpo import FlowGRPO
@@ -67,9 +67,12 @@ class Alternating:
         return [Score(float(i % 2)) for i in range(len(images))]
 
 
+def profile_name(model: str) -> str:
+    return "flux1-dev" if model.startswith("flux") else "sd35-medium" if model.startswith("sd3") else model
+
+
 def profile_of(model: str) -> Profile:
-    name = {"flux": "flux1-dev", "sd3": "sd35-medium"}.get(model.split("-")[0], model)
-    return content.load(content.find("profile", name) / "profile.toml", Profile)
+    return plan.read_profile(profile_name(model))
 
 
 def opened(model: str, side: int, device: str) -> Any:
@@ -149,7 +152,7 @@ def jobs(model: str, policy: Any, batch: int, folder: Path) -> dict[str, tuple[C
     """What is measured, by name: the work, and how many images it is."""
     profile = profile_of(model)
     sampler = Sampler(profile.sampler.steps, profile.sampler.shift, profile.sampler.guidance, batch)
-    name = "pocket" if profile.pretrained is None else ("flux1-dev" if model.startswith("flux") else "sd35-medium")
+    name = profile_name(model)
     prompts = PROMPTS[:batch]
     noise = noise_for([("benchmark", i) for i in range(batch)], policy.latent_shape)
 

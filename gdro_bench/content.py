@@ -121,21 +121,25 @@ def override(tables: Mapping[str, dict[str, Any]], settings: Sequence[str]) -> t
         matched = re.fullmatch(r"([a-z_]+(?:\.[a-z_0-9]+)+)=(.+)", setting)
         if not matched:
             raise BenchError(f"--set {setting!r} is not of the form group.key=value.", "Try method.tau=0.025.", 2)
-        *path, key = matched[1].split(".")
-        table: Any = tables
-        for name in path:
-            if name not in table or not isinstance(table[name], dict):
-                raise unknown("group of settings called", name, [k for k, v in table.items() if isinstance(v, dict)])
-            table = table[name]
-        if key not in table:
-            raise unknown(f"setting in {'.'.join(path)} called", key, table)
-        table[key] = _like(table[key], _toml_value(matched[2]))
+        assign(tables, matched[1], _toml_value(matched[2]))
     return tuple(f"{name}={_said(value)}" for name, value in flat(tables).items() if before.get(name) != value)
 
 
-def settings(group: str, table: Mapping[str, Any]) -> list[str]:
-    """A table's values as `override` takes them."""
-    return [f"{group}.{name}={_said(value)}" for name, value in flat(table).items()]
+def assign(tables: Mapping[str, dict[str, Any]], dotted: str, value: Any) -> None:
+    """Gives a value that is there, `group.key`, another.
+
+    Raises:
+        BenchError: it is not there.
+    """
+    *path, key = dotted.split(".")
+    table: Any = tables
+    for name in path:
+        if name not in table or not isinstance(table[name], dict):
+            raise unknown("group of settings called", name, [k for k, v in table.items() if isinstance(v, dict)])
+        table = table[name]
+    if key not in table:
+        raise unknown(f"setting in {'.'.join(path)} called", key, table)
+    table[key] = _like(table[key], value)
 
 
 def flat(table: Mapping[str, Any], group: str = "") -> dict[str, Any]:

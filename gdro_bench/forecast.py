@@ -71,7 +71,7 @@ def forecast(chosen: Plan, team: Team) -> Forecast:
     costs: Costs = registry.lookup("method", chosen.method, METHODS).costs(chosen.config, chosen.profile.sampler)
     speed = measure(chosen, policy, scorer, costs.batch)
     ledger, updates = follow(chosen, costs, speed)
-    marks = _marks(chosen)
+    marks = at_marks(chosen)
     marks.seconds = speed.seconds(marks, trained=False)
     rollouts = ledger.collection - ledger.pool
     for spent in (ledger.pool, rollouts, ledger.optimisation, marks):
@@ -149,7 +149,7 @@ def _peak(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _marks(chosen: Plan) -> Spent:
+def at_marks(chosen: Plan) -> Spent:
     """The base and every mark: a picture a held-out prompt, and what `drift` samples."""
     sampler, drift = chosen.profile.sampler, chosen.profile.drift
     pictures, looked_at = len(chosen.held_out), min(drift.prompts, len(chosen.held_out))

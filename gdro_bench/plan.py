@@ -125,7 +125,8 @@ def numbers(path: Path, task_name: str) -> dict[str, Any]:
     by_task = table.pop("tasks", {})
     for name in by_task:
         content.find("task", name)
-    content.override({"method": table}, content.settings("method", by_task.get(task_name, {})))
+    for name, value in content.flat(by_task.get(task_name, {})).items():
+        content.assign({"method": table}, f"method.{name}", value)
     return table
 
 

@@ -178,6 +178,7 @@ def noise_for(keys: Sequence[tuple[str | int, ...]], shape: tuple[int, ...]) -> 
 
 def held_out_images(policy: Policy, prompts: Sequence[Prompt], task_name: str, sampler: Sampler) -> Images:
     """One image a prompt, uint8 [B, H, W, 3], from noise that is a function of task, prompt and its draw alone."""
+    # the first draw has no number in its key: records from before there were others keep their noise
     keys = [(task_name, "held out", p.text) + ((p.draw,) if p.draw else ()) for p in prompts]
     noise = noise_for(keys, policy.latent_shape)
     return policy.decode(sample(policy, noise, prompts, sampler, reference=False))

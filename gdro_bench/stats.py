@@ -6,7 +6,7 @@ anew within each method, prompts once for all methods, which were all evaluated 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,11 +36,10 @@ class Estimate:
 def bootstrap_mean(values: NDArray[np.float64], seed: int = 0, prompts: Sequence[str] | None = None) -> Estimate:
     """Mean and 95 % percentile interval of values [N]; NaN ones are left out. Without `prompts`, the text behind each
     value, each is one of its own."""
-    scored = np.flatnonzero(~np.isnan(values))
-    if not len(scored):
+    scored = np.flatnonzero(~np.isnan(values)).tolist()
+    if not scored:
         return Estimate(np.nan, np.nan, np.nan)
-    kept, group = values[scored], numbered(range(len(values)) if prompts is None else prompts)[scored]
-    _, group = np.unique(group, return_inverse=True)
+    kept, group = values[scored], numbered(scored if prompts is None else [prompts[i] for i in scored])
     total, count = np.bincount(group, kept), np.bincount(group)
     rows = np.random.default_rng(seed).integers(len(count), size=(RESAMPLES, len(count)))
     tail = (1 - LEVEL) / 2 * 100
@@ -48,10 +47,10 @@ def bootstrap_mean(values: NDArray[np.float64], seed: int = 0, prompts: Sequence
     return Estimate(float(kept.mean()), float(low), float(high))
 
 
-def numbered(names: Sequence[str] | Sequence[int]) -> NDArray[np.int64]:
+def numbered(names: Iterable[Hashable]) -> NDArray[np.int64]:
     """Each name's number, from 0 in order of first appearance."""
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return np.array([numbers[name] for name in names], dtype=np.int64)
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
 
 
 def paired_gain(

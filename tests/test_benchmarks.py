@@ -36,7 +36,19 @@ def test_where_a_step_s_time_goes(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def test_what_a_profile_needs_is_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
-    run("needs.py", monkeypatch, "flux-tiny", "sd3-tiny", "--side", "32")
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
-    assert [row[0].strip("| ") for row in rows[2:]] == ["flux-tiny", "sd3-tiny"]
-    assert len({len(row) for row in rows}) == 1
+    run("needs.py", monkeypatch, "flux-tiny", "sd3-tiny", "--side", "32", "--flops", "1e6")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows[2:]] == ["flux-tiny", "sd3-tiny"]
+    assert all(0 < float(ocr) < float(geneval) for *_, ocr, geneval in rows[2:])
+    evaluations = runpy.run_path(str(FOLDER / "needs.py"))["evaluations"]
+    painted = 553 * 28 * 10
+    assert painted < evaluations("ocr", "flux1-dev") - 1_600_000 < 1.2 * painted
+
+
+@pytest.mark.slow
+def test_the_readme_says_what_profiles_need(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    run("needs.py", monkeypatch, "flux1-dev", "sd35-medium")
+    assert capsys.readouterr().out in (FOLDER.parent / "README.md").read_text(encoding="utf-8")
