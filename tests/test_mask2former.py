@@ -1,10 +1,10 @@
 """GenEval's large instruments: post-processing worked out by hand, and the real classes with tiny random weights."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_instruments
 import torch
 from click.testing import CliRunner
 from PIL import Image
@@ -18,36 +18,8 @@ from gdro_bench.rewards.geneval_rules import Detection
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Mask2Former and CLIP of a few thousand random weights, saved as their real classes save them."""
-    from transformers import (
-        CLIPConfig,
-        CLIPModel,
-        CLIPTokenizer,
-        Mask2FormerConfig,
-        Mask2FormerForUniversalSegmentation,
-        SwinConfig,
-    )
-
-    torch.manual_seed(0)
     root = tmp_path_factory.mktemp("instruments")
-    backbone = SwinConfig(
-        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )  # fmt: skip
-    config = Mask2FormerConfig(
-        backbone_config=backbone, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=32,
-        encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=32, num_queries=6, num_labels=80,
-    )  # fmt: skip
-    Mask2FormerForUniversalSegmentation(config).save_pretrained(root / "mask2former-tiny")
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = small | {"vocab_size": 600, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "eos_token_id": 2}
-    clip = CLIPConfig(text_config=text, vision_config=small | {"image_size": 224, "patch_size": 56}, projection_dim=8)
-    CLIPModel(clip).save_pretrained(root / "clip-tiny")
-    letters = "abcdefghijklmnopqrstuvwxyz-"
-    words = ["<|startoftext|>", "<|pad|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
-    vocabulary = {word: i for i, word in enumerate(words)}
-    CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(root / "clip-tiny")
-    return str(root / "mask2former-tiny"), str(root / "clip-tiny")
+    return tiny_instruments.mask2former(root / "mask2former-tiny"), tiny_instruments.clip(root / "clip-tiny")
 
 
 # -- pictures in
@@ -121,48 +93,6 @@ def test_one_query_may_have_two_labels_and_the_best_comes_first():
     assert pairs[0][1].box == pairs[1][1].box
 
 
-# -- colours
-
-
-def test_the_crop_shows_the_object_on_grey():
-    image = np.full((20, 20, 3), 255, np.uint8)
-    mask = np.zeros((20, 20), bool)
-    mask[5:10, 5:10] = True
-    cut = np.asarray(mask2former.crop(image, Detection((5, 5, 15, 10), 0.9, mask=mask)))
-    assert cut.shape == (5, 10, 3)
-    assert (cut[:, :5] == 255).all()
-    assert (cut[:, 5:] == 153).all()
-
-
-@pytest.mark.parametrize("size", [(30, 30), (300, 40), (5, 500)])
-def test_crops_become_clip_s_squares(size):
-    pixels = mask2former.clip_pixels(Image.new("RGB", size, (255, 0, 0)))
-    assert tuple(pixels.shape) == (3, 224, 224)
-    assert pixels[0].mean() > 1.5 > 0 > pixels[2].mean()
-
-
-def test_the_nearest_colour_is_told(folders):
-    from gdro_bench.models.pocket.world import COLOURS as RGB
-
-    colours = mask2former.ClipColours(folders[1])
-    painted = np.concatenate([np.full((20, 20, 3), RGB[name], np.uint8) for name in COLOURS], axis=1)
-    boxes = [Detection((20 * i, 0, 20 * i + 20, 20), 0.9) for i in range(len(COLOURS))]
-    crops = torch.stack([mask2former.clip_pixels(mask2former.crop(painted, box)) for box in boxes])
-    with torch.no_grad():
-        seen = colours.model.visual_projection(colours.model.vision_model(pixel_values=crops).pooler_output)
-    colours._texts["patch"] = torch.nn.functional.normalize(seen, dim=-1)
-    assert colours(painted, "patch", boxes) == list(COLOURS)
-
-
-def test_colour_texts_are_unit_vectors_of_three_templates(folders):
-    colours = mask2former.ClipColours(folders[1])
-    with torch.no_grad():
-        features = colours._colour_features("cat")
-    assert features.shape == (10, 8)
-    torch.testing.assert_close(features.norm(dim=1), torch.ones(10))
-    assert colours.model.config.text_config.hidden_act == "quick_gelu"
-
-
 # -- the whole
 
 
@@ -188,7 +118,7 @@ def test_weights_that_are_not_there_are_named(folders, tmp_path):
     with pytest.raises(BenchError, match="Mask2Former cannot be loaded"):
         mask2former.Mask2FormerDetector(str(tmp_path), folders[1])
     with pytest.raises(BenchError, match="CLIP cannot be loaded"):
-        mask2former.ClipColours(str(Path(tmp_path) / "nowhere"))
+        mask2former.Mask2FormerDetector(folders[0], str(tmp_path / "nowhere"))
 
 
 def test_eval_takes_them(folders, tmp_path):

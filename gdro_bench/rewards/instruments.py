@@ -16,7 +16,8 @@ class DetectorConfig:
     """`[detector]` of a profile; without it, the pocket detector.
 
     `source` is Mask2Former's folder or hub id, or mmdet's checkpoint file; `clip`, which tells colours to both, a
-    folder or hub id; `config` the configuration file that mmdet's checkpoint belongs to.
+    folder or hub id for transformers, or open_clip's file of weights; `config` the configuration file that mmdet's
+    checkpoint belongs to.
     """
 
     name: Literal["mask2former", "mmdet"]

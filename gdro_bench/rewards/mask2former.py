@@ -1,48 +1,38 @@
-"""GenEval's instruments at full scale, on transformers alone: Mask2Former finds objects, CLIP names their colours.
+"""GenEval's detector at full scale on transformers alone: Mask2Former finds objects (CLIP names their colours).
 
 Mask2Former's outputs are scored as mmdet scores them (class probability times the mean mask probability inside the
 binary mask, the best 100 of queries x classes, boxes from masks, no suppression), at mmdet's test size of 800 by 1333.
 Differences from the published evaluator: 1. weights trained by the model's authors, not by mmdet: numbers are near the
-published metric's, not equal. 2. pictures are RGB throughout. CLIP is the published one and keeps its QuickGELU, which
-its configuration carries.
+published metric's, not equal. 2. pictures are RGB throughout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from gdro_bench import content
 from gdro_bench.errors import BenchError
 from gdro_bench.rewards import hub
-from gdro_bench.rewards.geneval_prompts import COLOURS
+from gdro_bench.rewards.clip import ClipColours, open_clip_or_transformers
 from gdro_bench.rewards.geneval_rules import Detection, Seen
 from gdro_bench.score import Images
 
 SHORT_SIDE, LONG_SIDE, DIVISOR = 800, 1333, 32  # px, as mmdet tests
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 BEST = 100  # detections a picture
-CLIP_SIDE = 224
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-GREY = (153, 153, 153)  # #999, behind an object's mask
-TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
 
 
 def coco_names() -> list[str]:
     """COCO's 80 classes in index order, as GenEval calls them."""
     return (content.root() / "tasks" / "geneval" / "classes.txt").read_text(encoding="utf-8").splitlines()
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Objects
 
 
 class Mask2FormerDetector:
@@ -61,9 +51,10 @@ class Mask2FormerDetector:
             raise BenchError(
                 f"{source!r} knows {self.model.config.num_labels} classes, not COCO's 80.", "Give another."
             )
-        self.colours = ClipColours(clip, device)
+        chosen = open_clip_or_transformers(clip, device)
+        self.colours = ClipColours(chosen)
         self.device = device
-        self.name = f"Mask2Former {Path(source).name}, CLIP {Path(clip).name} (transformers {version('transformers')})"
+        self.name = f"Mask2Former {Path(source).name}, {chosen.name} (transformers {version('transformers')})"
 
     def __call__(self, images: Images) -> list[Seen]:
         return [self._see(image) for image in images]
@@ -90,8 +81,8 @@ def prepare(image: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:
     height, width = image.shape[:2]
     scale = min(LONG_SIDE / max(height, width), SHORT_SIDE / min(height, width))
     size = (int(height * scale + 0.5), int(width * scale + 0.5))
-    resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
-    pixels = (torch.from_numpy(np.array(resized)).float() - torch.tensor(MEAN)) / torch.tensor(STD)
+    resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)  # as mmcv does, without antialiasing
+    pixels = (torch.from_numpy(resized).float() - torch.tensor(MEAN)) / torch.tensor(STD)
     below, beside = (-size[0] % DIVISOR, -size[1] % DIVISOR)
     return pad(pixels.permute(2, 0, 1)[None], (0, beside, 0, below)), size
 
@@ -123,56 +114,3 @@ def _box(inside: Tensor) -> tuple[float, float, float, float]:
     """The tight box of a mask [H, W], its right and lower side outside."""
     rows, columns = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Colours
-
-
-class ClipColours:
-    """Which of GenEval's ten colours an object has, by zero-shot CLIP on its crop with the background greyed."""
-
-    def __init__(self, source: str, device: str = "cpu") -> None:
-        from transformers import CLIPModel, CLIPTokenizer
-
-        self.model = hub.load(CLIPModel, source, "CLIP", "geneval", use_safetensors=True).to(device).eval()
-        self.tokenizer = hub.load(CLIPTokenizer, source, "CLIP's tokenizer", "geneval")
-        self.device = device
-        self._texts: dict[str, Tensor] = {}
-
-    @torch.no_grad()
-    def __call__(self, image: NDArray[np.uint8], name: str, found: Sequence[Detection]) -> list[str]:
-        crops = torch.stack([clip_pixels(crop(image, detection)) for detection in found]).to(self.device)
-        features = self.model.visual_projection(self.model.vision_model(pixel_values=crops).pooler_output)
-        likeness = torch.nn.functional.normalize(features, dim=-1) @ self._colour_features(name).T
-        return [COLOURS[i] for i in likeness.argmax(1).tolist()]
-
-    def _colour_features(self, name: str) -> Tensor:
-        """A unit vector for each colour of this class, [10, D]: the mean over templates of normalised embeddings."""
-        if name not in self._texts:
-            texts = [template.format(colour=colour, name=name) for colour in COLOURS for template in TEMPLATES]
-            tokens = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
-            features = self.model.text_projection(self.model.text_model(**tokens).pooler_output)
-            unit = torch.nn.functional.normalize(features, dim=-1).view(len(COLOURS), len(TEMPLATES), -1)
-            self._texts[name] = torch.nn.functional.normalize(unit.mean(1), dim=-1)
-        return self._texts[name]
-
-
-def crop(image: NDArray[np.uint8], detection: Detection) -> Image.Image:
-    """The object alone: what its mask leaves out is grey, cut to its box."""
-    whole = Image.fromarray(image)
-    if detection.mask is not None:
-        whole = Image.composite(whole, Image.new("RGB", whole.size, GREY), Image.fromarray(detection.mask))
-    x0, y0, x1, y1 = (round(side) for side in detection.box)
-    return whole.crop((x0, y0, x1, y1))
-
-
-def clip_pixels(picture: Image.Image) -> Tensor:
-    """CLIP's test transform: shortest side to 224, bicubic, and the centre: [3, 224, 224]."""
-    scale = CLIP_SIDE / min(picture.size)
-    size = tuple(max(CLIP_SIDE, round(side * scale)) for side in picture.size)
-    resized = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC)
-    left, upper = ((side - CLIP_SIDE) // 2 for side in size)
-    centre = resized.crop((left, upper, left + CLIP_SIDE, upper + CLIP_SIDE))
-    pixels = torch.from_numpy(np.array(centre)).float() / 255
-    return ((pixels - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)).permute(2, 0, 1)

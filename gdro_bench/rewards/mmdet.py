@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from gdro_bench.errors import BenchError
+from gdro_bench.rewards.clip import ClipColours, open_clip_or_transformers
 from gdro_bench.rewards.geneval_rules import Detection, Seen
-from gdro_bench.rewards.mask2former import ClipColours, coco_names
+from gdro_bench.rewards.mask2former import coco_names
 from gdro_bench.score import Images
 
 
@@ -46,8 +47,9 @@ class MMDetDetector:
         self.model.load_state_dict(_weights(checkpoint))
         self._infer = inference_detector
         self.classes = coco_names()
-        self.colours = ClipColours(clip, device)
-        self.name = f"mmdet {number} {Path(checkpoint).stem}, CLIP {Path(clip).name}"
+        chosen = open_clip_or_transformers(clip, device)
+        self.colours = ClipColours(chosen)
+        self.name = f"mmdet {number} {Path(checkpoint).stem}, {chosen.name}"
 
     def __call__(self, images: Images) -> list[Seen]:
         return [self._see(image) for image in images]
