@@ -226,21 +226,21 @@ def list_() -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="[default: runs/pretrain-MODEL]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-@click.option("--images", type=click.IntRange(min=64), help="Transformer images, instead of pretrain.toml's.")
+@click.option("--images", type=click.IntRange(min=64), help="Transformer images, instead of the recipe's.")
 def pretrain(model: str, out: Path | None, seed: int, device: str, images: int | None) -> None:
-    """Make MODEL (pocket, or the instruments pocket-detector and pocket-judge) anew: weights and card under --out;
-    pocket, killed, goes on where it was."""
+    """Make MODEL (pocket, GenEval's base pocket-weathered, or the instruments pocket-detector and pocket-judge) anew:
+    weights and card under --out; a base, killed, goes on where it was."""
     from gdro_bench.errors import unknown
     from gdro_bench.models.pocket import detector_making, judge_making, making
 
     instruments = {"pocket-detector": detector_making.pretrain, "pocket-judge": judge_making.pretrain}
     folder = out or Path(f"runs/pretrain-{model}")
-    if model == "pocket":
-        making.pretrain(folder, seed, device, images, Console())
+    if model in making.RECIPES:
+        making.pretrain(model, folder, seed, device, images, Console())
     elif model in instruments:
         instruments[model](folder, seed, Console())
     else:
-        raise unknown("model to pretrain called", model, ["pocket", *instruments])
+        raise unknown("model to pretrain called", model, [*making.RECIPES, *instruments])
 
 
 @main.command()

@@ -103,7 +103,7 @@ def make(
     path = folder / f"{method}.toml"
     if not path.exists():
         raise BenchError(f"Profile {profile!r} has no numbers for {method!r}.", f"Write {path.name} beside it.", 2)
-    tables = {"profile": content.read(folder / "profile.toml"), "method": numbers(path, task_name)}
+    tables = {"profile": numbers(folder / "profile.toml", task_name), "method": numbers(path, task_name)}
     asked = [*settings, *([f"profile.budget.limit={budget}"] if budget is not None else [])]
     changed = content.override(tables, asked)
     settled = content.build(Profile, tables["profile"], "profile.toml")
@@ -115,18 +115,19 @@ def make(
     return Plan(chosen, profile, settled, method, config, seed, train, held_out, tables, changed, run_folder)
 
 
-def numbers(path: Path, task_name: str) -> dict[str, Any]:
-    """A method's numbers for a task: the file's, with those of its table `[tasks.<task>]` in the place of general ones.
+def numbers(path: Path, task_name: str | None) -> dict[str, Any]:
+    """A profile's or a method's numbers for a task: the file's, with those of its table `[tasks.<task>]` in the place
+    of general ones; the general ones alone for no task.
 
     Raises:
-        BenchError: the file cannot be read, or such a table names no task or no number of the method.
+        BenchError: the file cannot be read, or such a table names no task or no number of the file.
     """
     table = content.read(path)
     by_task = table.pop("tasks", {})
     for name in by_task:
         content.find("task", name)
-    for name, value in content.flat(by_task.get(task_name, {})).items():
-        content.assign({"method": table}, f"method.{name}", value)
+    for name, value in content.flat(by_task.get(task_name or "", {})).items():
+        content.assign({path.stem: table}, f"{path.stem}.{name}", value)
     return table
 
 
@@ -138,17 +139,17 @@ def to_evaluate(
     Raises:
         BenchError: as for `make`.
     """
-    chosen, settled = task.load(task_name), read_profile(profile, settings)
+    chosen, settled = task.load(task_name), read_profile(profile, settings, task_name)
     return chosen, settled, _held_out_prompts(chosen, settled, prompts)
 
 
-def read_profile(name: str, settings: Sequence[str] = ()) -> Profile:
-    """A profile by itself, with what the command line changes in it.
+def read_profile(name: str, settings: Sequence[str] = (), task_name: str | None = None) -> Profile:
+    """A profile by itself or for a task, with what the command line changes in it.
 
     Raises:
         BenchError: as for `make`.
     """
-    tables = {"profile": content.read(content.find("profile", name) / "profile.toml")}
+    tables = {"profile": numbers(content.find("profile", name) / "profile.toml", task_name)}
     content.override(tables, settings)
     return content.build(Profile, tables["profile"], "profile.toml")
 

@@ -52,3 +52,14 @@ def test_the_readme_says_what_profiles_need(
     monkeypatch.syspath_prepend(str(FOLDER))
     run("needs.py", monkeypatch, "flux1-dev", "sd35-medium")
     assert capsys.readouterr().out in (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_whether_a_reward_teaches_all_prompts_alike(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ("method.pool.prompts=8", "method.pool.images=4", "method.k=4", "profile.reader.workers=0")
+    run("agreement.py", monkeypatch, "geneval", *small)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 7
+    assert all(-1 <= float(line.split()[-1]) <= 1 for line in said[1:])

@@ -57,8 +57,8 @@ def test_a_whole_table_is_built():
 @pytest.mark.parametrize("name", content.names("profile"))
 def test_the_shipped_numbers_build(name):
     folder = content.find("profile", name)
-    content.load(folder / "profile.toml", plan.Profile)
     for name_of_task in content.names("task"):
+        plan.read_profile(name, (), name_of_task)
         content.build(gdro.Config, plan.numbers(folder / "gdro.toml", name_of_task), "gdro.toml")
 
 
@@ -67,6 +67,11 @@ def test_a_task_may_have_numbers_of_its_own(tmp_path):
     given = [plan.numbers(content.find("profile", "flux1-dev") / "gdro.toml", task) for task in ("ocr", "geneval")]
     assert [(table["beta"], table["gamma"], table["k"]) for table in given] == [(12.0, 0.5, 6), (6.0, 1.0, 6)]
     assert plan.make("geneval", "gdro", "flux1-dev", 0, tmp_path).config.beta == 6.0
+
+    bases = [plan.read_profile("pocket", (), name).model for name in (None, "ocr", "geneval")]
+    assert bases == ["pocket", "pocket", "pocket-weathered"]
+    assert plan.to_evaluate("geneval", "pocket", (), None)[1].model == "pocket-weathered"
+    assert plan.make("ocr", "gdro", "pocket", 0, tmp_path).profile.budget.limit == 120_000
 
     path = tmp_path / "gdro.toml"
     path.write_text('k = 6\ndraw = "random"\n[pool]\nimages = 16\n[tasks.geneval]\npool.images = 8\ndraw = "top"\n')

@@ -10,6 +10,7 @@ from numpy.random import default_rng
 
 from gdro_bench import content, task
 from gdro_bench.models.pocket import making, network, text, world
+from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.models.pocket.pretrain import Pretrainer, Pretraining, Progress, Stage, draw_batch, rate
 
 TOKENIZER = text.Tokenizer.of_the_world()
@@ -65,6 +66,22 @@ def test_about_half_of_the_signs_have_faded():
     fresh = np.mean([level < 30 for level in darkest])
     assert fresh == pytest.approx(1 - world.FADED_SHARE, abs=0.07)  # 2.8 standard errors
     assert len({level for level in darkest if level >= 30}) > 40  # all degrees of fading
+
+
+def test_that_share_of_the_objects_has_faded_towards_the_wall_and_no_prompt_says_which():
+    facts = world.Facts("white", "plain", None, (world.ThingFacts("book", "black"),))
+    strengths = []
+    for seed in range(400):
+        picture = world.render(facts, default_rng(seed), faded_things=0.5)
+        x0, y0, x1, y1 = picture.boxes[0]
+        strengths.append(255 - int(np.median(picture.pixels[y0 + 12 : y1 - 3, x0 + 10 : x1 - 6])))
+    faded = [strength for strength in strengths if strength < 180]
+    assert len(faded) / len(strengths) == pytest.approx(0.5, abs=0.07)  # 2.8 standard errors
+    assert min(faded) < 40
+    assert 70 < max(faded) < 130  # black on white, 0.95 to 0.6 of the way back
+    for seed in range(5):  # without fading nothing more is drawn from the generator
+        one, other = (world.render(facts, default_rng(seed), *rest).pixels for rest in ((), (0.0,)))
+        assert (one == other).all()
 
 
 def test_boxes_hold_their_objects_and_nothing_of_the_sign():
@@ -317,6 +334,28 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path):
         assert all(torch.equal(value, expected[name]) for name, value in other.state_dict().items())
     logs = [(tmp_path / name / "losses.jsonl").read_text() for name in ("whole", "killed")]
     assert logs[0] == logs[1]
+
+
+def test_training_that_goes_on_from_the_base_keeps_its_autoencoder(tmp_path):
+    recipe = content.load(content.find("profile", "pocket") / "pretrain-weathered.toml", Pretraining)
+    short = replace(recipe, transformer=replace(recipe.transformer, images=16, batch=8, warmup_images=8, ema=0.5))
+    trainer = Pretrainer(short, making.words("train"), 0, "cpu", tmp_path)
+    stages = []
+    trainer.run(lambda seen: stages.append(seen.stage))
+    assert stages == ["transformer"] * 2
+    base = PocketPolicy.open("cpu", None, 0)
+    for kept, before in zip(
+        trainer.autoencoder.state_dict().values(), base.autoencoder.state_dict().values(), strict=True
+    ):
+        assert torch.equal(kept, before)
+    changed = [
+        not torch.equal(now, before)
+        for now, before in zip(trainer.transformer.parameters(), base.transformer.parameters(), strict=True)
+    ]
+    assert all(changed)
+    making.export(trainer, tmp_path / "weights")
+    again = PocketPolicy.open("cpu", None, 0, tmp_path / "weights")
+    assert again.name != base.name
 
 
 def test_pretraining_changes_every_weight_that_it_should(tmp_path):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MODELS = {
     "pocket": "gdro_bench.models.pocket.policy:open_pocket",
+    "pocket-weathered": "gdro_bench.models.pocket.policy:open_weathered",
     "flux": "gdro_bench.models.pretrained:open_flux",
     "sd3": "gdro_bench.models.pretrained:open_sd3",
 }

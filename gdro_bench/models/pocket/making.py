@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import matplotlib
@@ -13,18 +14,32 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from gdro_bench import content, figures, progress, sampling, stats, task
+from gdro_bench import content, figures, plan, progress, sampling, stats, task
 from gdro_bench.models import pick_device
 from gdro_bench.models.pocket import world
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.models.pocket.pretrain import Pretrainer, Pretraining, Progress
-from gdro_bench.plan import Profile
-from gdro_bench.rewards.instruments import Instruments
-from gdro_bench.rewards.ocr import open_reward
-from gdro_bench.score import Images, Score
+from gdro_bench.runner import open_reward
+from gdro_bench.score import Score
 
 matplotlib.use("Agg")
 SHEET = 24  # pictures on a sample sheet
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measured:
+    """The task that a base is made for, what its card calls the reward, and the stricter part that it tells, too."""
+
+    task: str
+    title: str
+    strict: str
+
+
+RECIPES = {"pocket": "pretrain.toml", "pocket-weathered": "pretrain-weathered.toml"}
+MEASURED = {
+    "pocket": Measured("ocr", "OCR reward", "exact"),
+    "pocket-weathered": Measured("geneval", "GenEval's mended score", "correct"),
+}
 WORD_FILES = {"train": "words_train.txt", "held-out": "words_held_out.txt", "tuning": "words_train.txt"}
 
 
@@ -43,14 +58,15 @@ def ocr_prompts(split: str, seed: int, count: int) -> list[str]:
     return [world.phrase(world.sign_facts(rng, word), rng) for word in chosen[:count]]
 
 
-def pretrain(out: Path, seed: int, device: str, images: int | None, console: Console) -> None:
-    """Trains, exports to `out/weights` and writes the card there."""
-    config = content.load(content.find("profile", "pocket") / "pretrain.toml", Pretraining)
+def pretrain(model: str, out: Path, seed: int, device: str, images: int | None, console: Console) -> None:
+    """Trains a model of `RECIPES`, exports to `out/weights` and writes the card there."""
+    config = content.load(content.find("profile", "pocket") / RECIPES[model], Pretraining)
     if images is not None:
         config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, images=images))
     trainer = Pretrainer(config, words("train"), seed, pick_device(device), out)
     with progress.bars(console, "images") as bars:
-        shown = {stage: bars.add_task(stage, total=None) for stage in ("autoencoder", "transformer")}
+        stages = ("autoencoder", "transformer") if config.autoencoder else ("transformer",)
+        shown = {stage: bars.add_task(stage, total=None) for stage in stages}
 
         def report(seen: Progress) -> None:
             what = f"{seen.stage}, loss {seen.loss:.3f}"
@@ -58,7 +74,7 @@ def pretrain(out: Path, seed: int, device: str, images: int | None, console: Con
 
         trainer.run(report)
     export(trainer, out / "weights")
-    write_card(out, seed, config, console)
+    write_card(model, out, seed, config, console)
 
 
 def export(trainer: Pretrainer, folder: Path) -> None:
@@ -78,22 +94,22 @@ def export(trainer: Pretrainer, folder: Path) -> None:
 # The model card
 
 
-def write_card(out: Path, seed: int, config: Pretraining, console: Console) -> None:
+def write_card(model: str, out: Path, seed: int, config: Pretraining, console: Console) -> None:
     """MODEL_CARD.md, loss curve and sample sheet beside the weights, every number from this very training."""
-    weights = out / "weights"
-    profile = content.load(content.find("profile", "pocket") / "profile.toml", Profile)
+    weights, measured = out / "weights", MEASURED[model]
+    chosen, profile, held_out = plan.to_evaluate(measured.task, "pocket", (), None)
     policy = PocketPolicy.open("cpu", None, 0, weights)
-    held_out = [task.Prompt(p, str(task.quoted(p))) for p in ocr_prompts("held-out", 0, profile.held_out_prompts)]
-    console.print(f"Reading {len(held_out)} held-out images for the card")
-    images, scores = _held_out(policy, held_out, profile)
+    console.print(f"Scoring {len(held_out)} held-out images for the card")
+    images = sampling.held_out_images(policy, held_out, chosen.name, profile.sampler)
+    scores = open_reward(chosen, profile, "cpu")(images, held_out)
     figures.loss_curve(weights / "loss", pd.read_json(out / "losses.jsonl", lines=True))
     notes = {"base": [score.note for score in scores[:SHEET]]}
     figures.sample_sheet(weights / "samples", {"base": images[:SHEET]}, notes, [p.text for p in held_out[:SHEET]])
     scenes = things_prompts(SHEET)
     images = sampling.held_out_images(policy, scenes, "things", profile.sampler)
     figures.sample_sheet(weights / "things", {"base": images}, {}, [p.text for p in scenes])
-    card = _card(policy.name, seed, config, profile, scores)
-    (weights / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    said = _held_out(held_out, scores, measured, profile.sampler)
+    (weights / "MODEL_CARD.md").write_text(_card(policy.name, model, seed, config, said), encoding="utf-8")
     console.print(f"Weights and card: {weights}", soft_wrap=True)
 
 
@@ -103,34 +119,40 @@ def things_prompts(count: int) -> list[task.Prompt]:
     return [task.Prompt(world.phrase(world.thing_facts(rng), rng), "") for _ in range(count)]
 
 
-def _held_out(policy: PocketPolicy, prompts: list[task.Prompt], profile: Profile) -> tuple[Images, list[Score]]:
-    images = sampling.held_out_images(policy, prompts, "ocr", profile.sampler)
-    return images, open_reward(Instruments(profile.reader, None, "cpu"))(images, prompts)
+def _held_out(prompts: list[task.Prompt], scores: list[Score], measured: Measured, sampler: sampling.Sampler) -> str:
+    texts = [prompt.text for prompt in prompts]
+    values, strict = (
+        stats.bootstrap_mean(np.array(each), prompts=texts)
+        for each in ([s.value for s in scores], [s.parts[measured.strict] for s in scores])
+    )
+    return f"""{measured.title}, {len(set(texts))} held-out prompts, {len(scores)} images, {sampler.steps} Euler steps,
+  no guidance: **{values}** (95 % bootstrap over prompts); {measured.strict} {strict};
+  {sum(math.isnan(score.value) for score in scores)} not scored."""
 
 
-def _card(name: str, seed: int, config: Pretraining, profile: Profile, scores: list[Score]) -> str:
-    values = np.array([score.value for score in scores])
-    exact = np.array([score.parts["exact"] for score in scores])
-    sampler: sampling.Sampler = profile.sampler
+def _card(name: str, model: str, seed: int, config: Pretraining, held_out: str) -> str:
+    began = "" if config.autoencoder else ", from the weights of `pocket`"
+    autoencoder = (
+        config.autoencoder and f"{config.autoencoder.images:,} images in batches of {config.autoencoder.batch}"
+    )
     return f"""# {name}
 
-The base model of the `pocket` profile: diffusers' `FluxTransformer2DModel` (width 160, 2 double and 4 single blocks)
-on the 16x16x4 latents of a small convolutional autoencoder, for 64x64 pictures.
+The model `{model}` of the `pocket` profile: diffusers' `FluxTransformer2DModel` (width 160, 2 double and 4 single
+blocks) on the 16x16x4 latents of a small convolutional autoencoder, for 64x64 pictures.
 
-- Made by: `gdro-bench pretrain pocket --seed {seed}` (torch {torch.__version__}); its numbers are in
-  `baselines/pocket/pretrain.toml`.
+- Made by: `gdro-bench pretrain {model} --seed {seed}` (torch {torch.__version__}); its numbers are in
+  `baselines/pocket/{RECIPES[model]}`.
 - Data: the procedural world of `gdro_bench/models/pocket/world.py`; {config.sign_share:.0%} signs, of which
   {config.random_share:.0%} show random letters and the others one of {len(words("train"))} training words. The
   {len(words("held-out"))} held-out words are never drawn as training words (random letters may spell one by chance).
-- Autoencoder: {config.autoencoder.images:,} images in batches of {config.autoencoder.batch}.
-- Transformer: {config.transformer.images:,} images in batches of {config.transformer.batch}; EMA weights.
-- Held-out OCR reward, {len(values)} prompts, one image each, {sampler.steps} Euler steps, no guidance:
-  **{stats.bootstrap_mean(values)}** (95 % bootstrap over prompts); exact match {stats.bootstrap_mean(exact)};
-  {int(np.isnan(values).sum())} not scored.
+  {config.faded_things:.0%} of the objects have faded.
+- Autoencoder: {autoencoder or "that of `pocket`"}.
+- Transformer: {config.transformer.images:,} images in batches of {config.transformer.batch}{began}; EMA weights.
+- {held_out}
 
 ![loss](loss.png)
 
-![samples: signs](samples.png)
+![samples: held-out prompts](samples.png)
 
 ![samples: GenEval's grammar](things.png)
 

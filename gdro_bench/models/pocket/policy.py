@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gdro_bench.plan import Profile
 
 WEIGHTS = Path(__file__).parent / "weights"
+WEATHERED = Path(__file__).parent / "weathered_weights"  # GenEval's base: every second object has faded
 
 
 class PocketPolicy:
@@ -106,6 +107,12 @@ def open_pocket(
     profile: Profile, device: str, lora: Lora | None, seed: int, weights: Path | None = None
 ) -> PocketPolicy:
     return PocketPolicy.open(device, lora, seed, weights or WEIGHTS)
+
+
+def open_weathered(
+    profile: Profile, device: str, lora: Lora | None, seed: int, weights: Path | None = None
+) -> PocketPolicy:
+    return PocketPolicy.open(device, lora, seed, weights or WEATHERED)
 
 
 def weights_digest(folder: Path) -> str:

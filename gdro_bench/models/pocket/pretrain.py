@@ -1,4 +1,5 @@
-"""Pretraining of the pocket base model: first the autoencoder, then the transformer on its latents.
+"""Pretraining of the pocket base models: first the autoencoder, then the transformer on its latents; or on from the
+shipped base, its autoencoder as it is.
 
 Batch n is drawn from (seed, stage, n) alone and the learning rate is a function of images seen, so that a
 training killed at any moment goes on from its last checkpoint to the same weights.
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gdro_bench.models.pocket import network, text, world
+from gdro_bench.models.pocket.policy import PocketPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,9 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Pretraining:
-    """Numbers of `baselines/pocket/pretrain.toml`."""
+    """Numbers of `baselines/pocket/pretrain.toml` and `pretrain-weathered.toml`."""
 
-    autoencoder: Stage
+    autoencoder: Stage | None  # without it, training goes on from the shipped base
     transformer: Stage
     encoder_width: int
     decoder_width: int
@@ -47,6 +49,7 @@ class Pretraining:
     sign_share: float  # share of scenes with a sign
     random_share: float  # share of signs with random letters
     misspelt_share: float  # share of signs whose word differs from the prompt's in one letter
+    faded_things: float  # share of objects that have faded
     drop_share: float  # share of prompts left out, for guidance
     t_mean: float  # logit-normal t
     checkpoint_batches: int
@@ -93,7 +96,7 @@ def draw_batch(config: Pretraining, words: list[str], seed: tuple[int, ...], siz
         else:
             facts = world.thing_facts(rng)
             prompts.append(world.phrase(facts, rng))
-        picture = world.render(facts, rng)
+        picture = world.render(facts, rng, config.faded_things)
         pixels.append(picture.pixels)
         weights.append(_loss_weight(config, picture))
     stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
@@ -169,11 +172,16 @@ class Pretrainer:
         out.mkdir(parents=True, exist_ok=True)
         self.tokenizer = text.Tokenizer.of_the_world()
         torch.manual_seed(seed)
-        self.autoencoder = network.Autoencoder(config.encoder_width, config.decoder_width).to(device)
-        self.transformer = network.new_transformer(self.tokenizer).to(device)
+        if config.autoencoder is None:
+            base = PocketPolicy.open(device, None, seed)
+            self.autoencoder, self.transformer = base.autoencoder, base.transformer
+        else:
+            self.autoencoder = network.Autoencoder(config.encoder_width, config.decoder_width).to(device)
+            self.transformer = network.new_transformer(self.tokenizer).to(device)
 
     def run(self, report: Report) -> None:
-        self._train("autoencoder", self.autoencoder, self.config.autoencoder, self._autoencoder_step, report)
+        if self.config.autoencoder is not None:
+            self._train("autoencoder", self.autoencoder, self.config.autoencoder, self._autoencoder_step, report)
         self.autoencoder.eval().requires_grad_(False)
         self._train("transformer", self.transformer, self.config.transformer, self._transformer_step, report)
 

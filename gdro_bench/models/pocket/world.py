@@ -48,7 +48,7 @@ LAYOUTS = {  # where a number of objects stand, in image tokens
 }
 SIDES = ("left", "right")
 FADED_SHARE = 0.5  # of signs: every second one has weathered, which no prompt says
-FADING = (0.6, 0.95)  # how far a faded sign's ink has gone towards the panel's colour: from legible to hardly seen
+FADING = (0.6, 0.95)  # how far what has faded has gone towards what is behind it: from legible to hardly seen
 
 # Characters of DejaVu Sans (shipped by matplotlib) that make recognisable pictures at this size.
 GLYPHS = {
@@ -396,18 +396,21 @@ def _cells(things: tuple[ThingFacts, ...], place: str | None) -> Sequence[tuple[
     return LAYOUTS[sum(thing.count for thing in things)]
 
 
-def render(facts: Facts, rng: Generator) -> Picture:
-    """Draws the scene; all that the facts leave open comes from `rng`."""
+def render(facts: Facts, rng: Generator, faded_things: float = 0.0) -> Picture:
+    """Draws the scene; all that the facts leave open comes from `rng`. Of the objects this share has faded, too."""
     worn = {thing.colour or USUAL_COLOURS[thing.name] for thing in facts.things}
     wall = facts.wall or choose(rng, [c for c in COLOURS if c not in worn])
     image = _draw_wall(rng, wall, facts.texture or choose(rng, TEXTURES))
-    draw = ImageDraw.Draw(image)
-    panel = _draw_sign(rng, draw, facts.sign) if facts.sign else None
+    panel = _draw_sign(rng, ImageDraw.Draw(image), facts.sign) if facts.sign else None
     free = iter(spots(facts.things, facts.sign.place if facts.sign else None)) if facts.things else iter(())
     boxes: list[Box] = []
     for thing in facts.things:
         for _ in range(thing.count):
             x, y = next(free)
-            THINGS[thing.name](draw, x, y, THING_SIDE, _shade(rng, thing.colour or USUAL_COLOURS[thing.name]))
+            behind = image.copy()
+            colour = _shade(rng, thing.colour or USUAL_COLOURS[thing.name])
+            THINGS[thing.name](ImageDraw.Draw(image), x, y, THING_SIDE, colour)
+            if faded_things and rng.random() < faded_things:
+                image = Image.blend(image, behind, float(rng.uniform(*FADING)))
             boxes.append((x, y, x + THING_SIDE, y + THING_SIDE))
     return Picture(np.asarray(image, dtype=np.uint8), panel, tuple(boxes))
