@@ -65,7 +65,7 @@ def scene_of(metadata: str) -> Scene:
 def _said(objects: Objects) -> str:
     """What was detected, as a caption: `2 red cat, 1 black clock`."""
     seen = Counter(f"{d.colour or ''} {name}".strip() for name, found in objects.items() for d in found)
-    return ", ".join(f"{count} {what}" for what, count in seen.items())
+    return ", ".join(f"{count} {what}" for what, count in seen.items()) or "nothing seen"
 
 
 def described(text: str, metadata: str, where: str) -> Prompt:
