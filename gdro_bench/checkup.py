@@ -242,7 +242,9 @@ def print_checks(console: Console, name: str, settings: Sequence[str] = ()) -> b
         BenchError: there is no such profile or setting.
     """
     profile = read_profile(name, settings)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are no news to who is offline
+    from huggingface_hub.utils.logging import set_verbosity
+
+    set_verbosity(logging.ERROR)  # its retries are no news to who is offline; imported first, because that sets it back
     table = Table("check", "", "found, or what to do", title=f"profile {name}", title_justify="left")
     passed = True
     for what, check in CHECKS.items():
