@@ -15,7 +15,7 @@ from PIL import Image
 
 from gdro_bench import record, stats
 from gdro_bench.cli import AXIS_NAMES, main
-from gdro_bench.compare import entries, grids, matched, prediction, report
+from gdro_bench.compare import entries, grids, matched, prediction, report, tables
 from gdro_bench.record import Point, Run
 from gdro_bench.stats import Estimate
 
@@ -108,6 +108,32 @@ def test_an_unscored_image_is_left_out_of_replicates() -> None:
     found = stats.replicates(values, np.ones((3, 1)), np.eye(3))
     assert found[[0, 2], 0].tolist() == [1.0, 3.0]
     assert math.isnan(found[1, 0])
+
+
+def test_geneval_s_verdict_is_the_mean_over_tags_of_their_means(compared: entries.Comparison) -> None:
+    few = np.arange(PROMPTS) < 10
+    for entry in compared.entries:
+        for run in entry.runs:
+            right = np.array(MARKS)[:, None] * np.ones(PROMPTS)
+            run.parts["correct counting"] = np.where(few, right, np.nan)
+            run.parts["correct colors"] = np.where(few, np.nan, 0.0 * right)
+    verdict = tables.verdict_table(compared)
+    assert verdict is not None
+    assert verdict.header == ["method", "mean over tags", "counting", "colors"]
+    assert verdict.numbers["label"].tolist() == ["base", "gdro", "flow-grpo"]
+    assert verdict.numbers["overall"].tolist() == [0.0, 0.5, 0.5]
+    assert verdict.numbers["correct counting"].tolist() == [0.0, 1.0, 1.0]
+    assert verdict.cells[1] == ["gdro", "0.500 [0.500, 0.500]", "1.000 [1.000, 1.000]", "0.000 [0.000, 0.000]"]
+
+
+def test_ocr_s_verdict_is_the_exact_match(compared: entries.Comparison) -> None:
+    verdict = tables.verdict_table(compared)
+    assert verdict is not None
+    assert verdict.header == ["method", "exact match (share)"]
+    for entry in compared.entries:
+        for run in entry.runs:
+            del run.parts["exact"]
+    assert tables.verdict_table(compared) is None
 
 
 # -- matched reward and budget

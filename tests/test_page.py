@@ -47,11 +47,14 @@ def test_every_picture_is_there_and_nothing_complains(page: WebDriver) -> None:
 
 
 def test_a_table_sorts_both_ways_by_number(page: WebDriver) -> None:
-    def column() -> list[str]:
-        rows = page.find_elements(By.CSS_SELECTOR, "table.sortable:last-of-type tbody tr")
-        return [row.find_elements(By.TAG_NAME, "td")[0].text for row in rows if row.is_displayed()][-3:]
+    tables = page.find_elements(By.CSS_SELECTOR, "table.sortable")
+    table = next(table for table in tables if "gain over base" in table.text)
 
-    heads = page.find_elements(By.CSS_SELECTOR, "table.sortable")[-1].find_elements(By.TAG_NAME, "button")
+    def column() -> list[str]:
+        rows = table.find_elements(By.CSS_SELECTOR, "tbody tr")
+        return [row.find_elements(By.TAG_NAME, "td")[0].text for row in rows]
+
+    heads = table.find_elements(By.TAG_NAME, "button")
     reward = next(button for button in heads if button.text == "reward")
     reward.click()
     assert column() == ["flow-grpo", "dance-grpo", "gdro"]

@@ -22,6 +22,7 @@ from gdro_bench.compare.tables import (
     prediction_table,
     reward_table,
     short_table,
+    verdict_table,
 )
 from gdro_bench.files import write_atomically
 
@@ -37,7 +38,7 @@ def write(compared: Comparison, out: Path, axis: str, level: float | None) -> tu
     at_budget = matched.at_budget(compared)
     short = short_table(compared, at_reward, at_budget)
     tables = [short, *([reward_table(compared, at_reward, level, axis)] if level is not None else [])]
-    tables.append(budget_table(compared, at_budget))
+    tables += [budget_table(compared, at_budget), *([verdict] if (verdict := verdict_table(compared)) else [])]
     checkpoints, correlations = prediction.rank_correlations(compared)
     tables += [prediction_table(compared, checkpoints, correlations)] if correlations else []
     said = headlines(compared, at_budget, level, axis)

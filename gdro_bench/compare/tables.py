@@ -40,6 +40,7 @@ OTHERS = {  # of interest in one table only
     "corrected_each": "corrected score, picture by picture",
     "second_reader": "reward by a second reader",
 }
+BY_TAG = "correct "  # what the parts of GenEval's verdict begin with, one a tag
 TABLED = ("corrected", "u", "gold", "text_area", "vendi", "path_kl")  # the columns of tables
 
 
@@ -168,6 +169,25 @@ def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Tabl
         numbers.append(number | _spreads(row.parts))
     title = f"At matched budget, {run.limit:,} {run.budget_kind}"
     return Table("matched-budget", title, header, cells, pd.DataFrame(numbers))
+
+
+def verdict_table(compared: Comparison) -> Table | None:
+    """The all-or-nothing verdicts behind the reward, the base's and each method's at the end: OCR's exact match, or
+    GenEval's by tag and, as published, the mean over tags. None where the reward has no such part."""
+    tags = [name for name in compared.parts if name.startswith(BY_TAG)]
+    names = tags or [name for name in ("exact",) if name in compared.parts]
+    if not names:
+        return None
+    header = ["method", *(["mean over tags"] if tags else []), *(_said(name.removeprefix(BY_TAG)) for name in names)]
+    cells, numbers = [], []
+    for label, entry, mark in [("base", compared.reference, 0), *((e.label, e, -1) for e in compared.entries)]:
+        means = np.array([entry.mean(name)[mark] for name in names])
+        drawn = np.stack([entry.replicates(name, compared.prompts)[:, mark] for name in names])
+        found = {"overall": stats.estimate(float(np.nanmean(means)), np.nanmean(drawn, axis=0))} if tags else {}
+        found |= {name: stats.estimate(float(means[i]), drawn[i]) for i, name in enumerate(names)}
+        cells.append([label, *map(str, found.values())])
+        numbers.append({"label": label} | _spreads(found))
+    return Table("verdict", "The verdict at the end of the budget", header, cells, pd.DataFrame(numbers))
 
 
 def prediction_table(compared: Comparison, checkpoints: int, found: Mapping[str, Estimate]) -> Table:
