@@ -13,19 +13,20 @@ from gdro_bench.record import Run
 
 ROOT = Path(__file__).parents[1]
 REPORTS = sorted(path.parent for path in (ROOT / "reports").rglob("runs") if path.is_dir())
-MAIN, SIGNATURES = ROOT / "reports" / "ocr-pocket", ROOT / "reports" / "signatures" / "ocr-pocket"
+MAIN, GENEVAL = ROOT / "reports" / "ocr-pocket", ROOT / "reports" / "geneval-pocket"
+SIGNATURES = ROOT / "reports" / "signatures" / "ocr-pocket"
 
 
 def runs_of(folder: Path) -> list[Path]:
     return sorted(path.parent for path in (folder / "runs").rglob("run.json"))
 
 
-ALL_RUNS = [folder for one in REPORTS for folder in runs_of(one)]
-SEEDS = [folder for folder in runs_of(MAIN) if re.fullmatch(r"gdro-s\d", folder.name)]
-
-
 def named(path: Path) -> str:
     return str(path.relative_to(ROOT / "reports"))
+
+
+ALL_RUNS = [folder for one in REPORTS for folder in runs_of(one)]
+SEEDS = [folder for folder in runs_of(MAIN) if re.fullmatch(r"gdro-s\d", folder.name)]
 
 
 def row(run: Run) -> str:
@@ -38,8 +39,14 @@ def test_the_readme_quotes_the_record(folder):
     assert row(record.read(folder)) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_readme_quotes_the_comparison():
-    assert (MAIN / "in-short.md").read_text(encoding="utf-8") in (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("table", [MAIN / "in-short.md", GENEVAL / "in-short.md", GENEVAL / "verdict.md"], ids=named)
+def test_the_readme_quotes_the_comparison(table):
+    assert table.read_text(encoding="utf-8") in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("folder", runs_of(GENEVAL), ids=named)
+def test_every_geneval_run_ends_above_its_base(folder):
+    assert record.read(folder).points[-1].gain.low > 0
 
 
 def test_the_readme_quotes_the_hacked_run():
