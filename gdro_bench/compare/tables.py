@@ -36,6 +36,8 @@ PARTS = {  # what no method is trained on: small multiples
 }
 OTHERS = {  # of interest in one table only
     "exact": "exact match (share)",
+    "correct": "verdict (share)",
+    "strict": "strict verdict (share)",
     "extra_characters": "extra characters",
     "corrected_each": "corrected score, picture by picture",
     "second_reader": "reward by a second reader",
@@ -174,11 +176,11 @@ def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Tabl
 def verdict_table(compared: Comparison) -> Table | None:
     """The all-or-nothing verdicts behind the reward, the base's and each method's at the end: OCR's exact match, or
     GenEval's by tag and, as published, the mean over tags. None where the reward has no such part."""
-    tags = [name for name in compared.parts if name.startswith(BY_TAG)]
-    names = tags or [name for name in ("exact",) if name in compared.parts]
-    if not names:
+    tags = {name: name.removeprefix(BY_TAG) for name in compared.parts if name.startswith(BY_TAG)}
+    columns = tags or {name: _said(name) for name in ("exact",) if name in compared.parts}
+    if not columns:
         return None
-    header = ["method", *(["mean over tags"] if tags else []), *(_said(name.removeprefix(BY_TAG)) for name in names)]
+    names, header = list(columns), ["method", *(["mean over tags"] if tags else []), *columns.values()]
     cells, numbers = [], []
     for label, entry, mark in [("base", compared.reference, 0), *((e.label, e, -1) for e in compared.entries)]:
         means = np.array([entry.mean(name)[mark] for name in names])
@@ -207,6 +209,8 @@ def labels(compared: Comparison, parts: Sequence[str]) -> list[str]:
 
 
 def _said(part: str) -> str:
+    if part.startswith(BY_TAG):
+        return f"verdict on {part.removeprefix(BY_TAG)}"
     return (PARTS | OTHERS).get(part, part)
 
 
