@@ -148,6 +148,10 @@ def peak_memory(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
+def machine(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
 def jobs(model: str, policy: Any, batch: int, folder: Path) -> dict[str, tuple[Callable[[], object], int]]:
     """What is measured, by name: the work, and how many images it is."""
     profile = profile_of(model)
@@ -196,8 +200,7 @@ def main() -> None:
     device = pick_device(asked.device)
     policy = opened(asked.model, asked.side, device)
     peak = peak_products(device)
-    machine = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{asked.model}, {machine}, torch {torch.__version__}: {peak / 1e12:.2f} TFLOP/s of matrix products")
+    print(f"{asked.model}, {machine(device)}, torch {torch.__version__}: {peak / 1e12:.2f} TFLOP/s of matrix products")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for batch in (int(part) for part in asked.batch.split(",")):
@@ -218,7 +221,7 @@ def main() -> None:
                 )
     if asked.out:
         found = {
-            "model": asked.model, "side": asked.side, "machine": machine, "platform": platform.platform(),
+            "model": asked.model, "side": asked.side, "machine": machine(device), "platform": platform.platform(),
             "torch": torch.__version__, "products_tflop_per_second": peak / 1e12, "rows": rows,
         }  # fmt: skip
         asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

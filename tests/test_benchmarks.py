@@ -28,6 +28,32 @@ def test_throughput(
     assert "images/s" in capsys.readouterr().out
 
 
+def test_how_fast_pictures_are_scored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    out = tmp_path / "found.json"
+    run("instruments.py", monkeypatch, "pocket", "--workers", "0,1", "--images", "4", "--out", str(out))
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["what"], row["workers"]) for row in rows] == [
+        ("reader", 0), ("reader", 1), ("detector", None), ("judge", None),
+    ]  # fmt: skip
+    assert all(row["images_per_second"] > 0 for row in rows)
+    assert "1 worker processes" in capsys.readouterr().out
+
+
+def test_an_instrument_that_cannot_be_had_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    gone = {"reader.models": tmp_path / "a", "detector.source": tmp_path / "b", "judge.name": "none"}
+    settings = [part for name, value in gone.items() for part in ("--set", f"profile.{name}={value}")]
+    run("instruments.py", monkeypatch, "flux1-dev", "--workers", "0", "--images", "2", *settings)
+    _, reader, detector = capsys.readouterr().out.splitlines()
+    assert reader.startswith("  reader: PaddleOCR")
+    assert detector.startswith("  detector: Mask2Former cannot be loaded")
+
+
 def test_where_a_step_s_time_goes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(torch.Tensor, "backward", torch.Tensor.backward)  # the benchmark wraps it
     run("gdro_step.py", monkeypatch, "1")

@@ -141,8 +141,9 @@ def test_a_budget_of_images_ends_a_run(method: str, tmp_path: Path) -> None:
     assert 60 <= run.points[-1].images_sampled + run.points[-1].images_trained < 100
 
 
-def test_geneval_runs_too(tmp_path: Path) -> None:
-    command = ["run", "geneval", *arguments(tmp_path)[2:]]
+@pytest.mark.parametrize("method", list(METHOD_SHORT))
+def test_geneval_runs_too(method: str, tmp_path: Path) -> None:
+    command = ["run", "geneval", *arguments(tmp_path, method)[2:]]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     run = record.read(next((tmp_path / "geneval" / "pocket").iterdir()))
