@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from gdro_bench import content, sampling
+from gdro_bench import plan, sampling
 from gdro_bench.budget import GRADIENT_COST, Ledger, MeteredPolicy, MeteredScorer, Spent
 from gdro_bench.models.lora import add_lora
 from gdro_bench.models.pocket import network
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.models.pocket.text import Tokenizer
-from gdro_bench.plan import Profile
 from gdro_bench.score import Score
 from gdro_bench.task import Prompt
 
@@ -22,7 +21,7 @@ def policy() -> PocketPolicy:
     torch.manual_seed(0)
     tokenizer = Tokenizer.of_the_world()
     transformer = network.new_transformer(tokenizer)
-    add_lora(transformer, content.load(content.find("profile", "pocket") / "profile.toml", Profile).lora, seed=0)
+    add_lora(transformer, plan.read_profile("pocket").lora, seed=0)
     return PocketPolicy("pocket-random", transformer, network.Autoencoder(8, 8), tokenizer, "cpu")
 
 

@@ -12,10 +12,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from tiny_pipelines import SIDE, save_flux, save_sd3
 
-from gdro_bench import content, plan, record, registry, sampling
+from gdro_bench import plan, record, registry, sampling
 from gdro_bench.cli import main
 from gdro_bench.methods import METHODS
-from gdro_bench.plan import Profile
 from gdro_bench.rewards import REWARDS
 from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images, Score
@@ -95,7 +94,7 @@ def painted_by_diffusers(profile: str, source: Path, lora: Path, text: str) -> n
     pipeline = (FluxPipeline if profile == "flux1-dev" else StableDiffusion3Pipeline).from_pretrained(source)
     pipeline.load_lora_weights(lora)
     shape = (64, 16) if profile == "flux1-dev" else (4, SIDE // 2, SIDE // 2)
-    settings = content.load(content.find("profile", profile) / "profile.toml", Profile)
+    settings = plan.read_profile(profile)
     guidance = settings.pretrained.distilled_guidance if profile == "flux1-dev" else settings.sampler.guidance
     made = pipeline(
         [text], num_inference_steps=STEPS, guidance_scale=guidance, height=SIDE, width=SIDE, output_type="np",
