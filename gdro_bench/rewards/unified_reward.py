@@ -157,7 +157,8 @@ class Served:
         if _is_gone(trouble):
             raise BenchError(
                 f"The judge at {self.server.url} does not answer ({type(trouble).__name__}).",
-                "Start it again and type the same command.",
+                "Start it again and type the same command; where vLLM is not installed, `pip install vllm` in an "
+                "environment of its own, then `vllm serve` as README says.",
             ) from trouble
         raise trouble if isinstance(trouble, _Failed) else _Failed(f"the judge broke off: {type(trouble).__name__}")
 
