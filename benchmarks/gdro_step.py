@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from throughput import Alternating
 
 from gdro_bench import plan
 from gdro_bench.budget import Ledger
@@ -20,8 +21,6 @@ from gdro_bench.methods import Workbench
 from gdro_bench.methods.gdro import GDRO
 from gdro_bench.models import open_policy
 from gdro_bench.pool import Pool
-from gdro_bench.score import Images, Score
-from gdro_bench.task import Prompt
 
 SPENT: Counter[str] = Counter()
 
@@ -35,15 +34,6 @@ def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             SPENT[name] += time.perf_counter() - start
 
     return call
-
-
-class Alternating:
-    """Rewards 0, 1, 0, 1: what the pool's rewards are does not matter to the time of an update."""
-
-    name = "alternating"
-
-    def __call__(self, images: Images, prompts: list[Prompt]) -> list[Score]:
-        return [Score(float(i % 2)) for i in range(len(images))]
 
 
 def main(updates: int) -> None:

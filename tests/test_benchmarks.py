@@ -21,9 +21,9 @@ def test_throughput(
     model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "found.json"
-    run("throughput.py", monkeypatch, model, "--batch", "2", "--side", "32", "--device", "cpu", "--out", str(out))
+    run("throughput.py", monkeypatch, model, "--batch", "1,2", "--side", "32", "--device", "cpu", "--out", str(out))
     found = json.loads(out.read_text())
-    assert [row["what"] for row in found["rows"]] == ["pool", "GDRO update", "Flow-GRPO epoch"]
+    assert [row["what"] for row in found["rows"]] == ["pool", "GDRO update", "Flow-GRPO epoch"] * 2
     assert all(row["images_per_second"] > 0 and row["tflop_per_second"] > 0 for row in found["rows"])
     assert "images/s" in capsys.readouterr().out
 
@@ -55,6 +55,7 @@ def test_an_instrument_that_cannot_be_had_is_said(
 
 
 def test_where_a_step_s_time_goes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(torch.Tensor, "backward", torch.Tensor.backward)  # the benchmark wraps it
     run("gdro_step.py", monkeypatch, "1")
     assert "inside the transformer" in capsys.readouterr().out
