@@ -31,6 +31,7 @@ class MMDetDetector:
         try:
             number = version("mmdet")
             from mmdet.apis import inference_detector, init_detector
+            from mmdet.utils import get_test_pipeline_cfg
         except (PackageNotFoundError, ImportError) as error:
             raise BenchError(
                 f"mmdet cannot be imported ({error}).",
@@ -44,7 +45,14 @@ class MMDetDetector:
                     "checkpoint (`mim download mmdet --config mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco`).",
                 )
         self.model = init_detector(config, None, device=device)
-        self.model.load_state_dict(_weights(checkpoint))
+        try:
+            self.model.load_state_dict(_weights(checkpoint))
+        except RuntimeError as error:
+            raise BenchError(
+                f"{checkpoint} does not fit {config}.",
+                "Give the checkpoint that mmdet 3 has for that configuration; mmdet 2's has other names.",
+            ) from error
+        get_test_pipeline_cfg(self.model.cfg)[0].to_float32 = False  # the published evaluator's mmdet 2 resizes bytes
         self._infer = inference_detector
         self.classes = coco_names()
         chosen = open_clip_or_transformers(clip, device)
