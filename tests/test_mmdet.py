@@ -7,6 +7,7 @@ and a module `mmcv._ext` that has every name and does nothing.
 from pathlib import Path
 from typing import Any
 
+import mmdet_like
 import numpy as np
 import pytest
 import tiny_instruments
@@ -18,6 +19,8 @@ from gdro_bench.rewards.mmdet import MMDetDetector
 
 mmdet = pytest.importorskip("mmdet")
 pytestmark = pytest.mark.filterwarnings("default")  # it is older than what it warns of
+from mmdet.structures import DetDataSample  # noqa: E402
+
 CONFIG = Path(mmdet.__file__).parent / ".mim/configs/mask2former/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco.py"
 
 
@@ -26,11 +29,24 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> MMDetDetector:
     from mmdet.apis import init_detector
 
     folder = tmp_path_factory.mktemp("mmdet")
-    torch.manual_seed(0)
-    weights = init_detector(str(CONFIG), None, device="cpu").state_dict()
+    weights = init_detector(str(CONFIG), None, device="cpu").state_dict() | mmdet_like.weights()
     torch.save({"meta": {"epoch": 50}, "state_dict": weights}, folder / "mask2former.pth")
     clip = tiny_instruments.clip(folder / "clip-tiny")
     return MMDetDetector(str(folder / "mask2former.pth"), str(CONFIG), clip, "cpu")
+
+
+def test_it_holds_what_our_copy_of_its_names_says(detector: MMDetDetector) -> None:
+    parameters = {name: tuple(value.shape) for name, value in detector.model.named_parameters()}
+    assert parameters == mmdet_like.shapes()
+
+
+def test_it_makes_the_logits_that_transformers_is_held_to(detector: MMDetDetector) -> None:
+    size = tuple(mmdet_like.PIXELS.shape[-2:])
+    sample = DetDataSample(metainfo={"img_shape": size, "ori_shape": size, "batch_input_shape": size})
+    with torch.no_grad():
+        features = detector.model.extract_feat(mmdet_like.PIXELS)
+        classes, masks = detector.model.panoptic_head(features, [sample])
+    assert mmdet_like.some_of(classes[-1][0], masks[-1][0]) == pytest.approx(mmdet_like.LOGITS, abs=1e-3)
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -67,7 +83,6 @@ def prepared(detector: MMDetDetector, image: np.ndarray) -> tuple[torch.Tensor, 
 
 
 def test_logits_become_the_same_detections(detector: MMDetDetector) -> None:
-    from mmdet.structures import DetDataSample
     from torch.nn.functional import interpolate
 
     torch.manual_seed(1)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class DetectorConfig:
     """`[detector]` of a profile; without it, the pocket detector.
 
-    `source` is Mask2Former's folder or hub id, or mmdet's checkpoint file; `clip`, which tells colours to both, a
-    folder or hub id for transformers, or open_clip's file of weights; `config` the configuration file that mmdet's
-    checkpoint belongs to.
+    `source` is mmdet's checkpoint file, or for `mask2former` also a folder or hub id for transformers; `clip`, which
+    tells colours to both, such a folder or hub id, or open_clip's file of weights; `config` the configuration file that
+    `mmdet` builds the checkpoint's network from.
     """
 
     name: Literal["mask2former", "mmdet"]

@@ -2,14 +2,15 @@
 
 Mask2Former's outputs are scored as mmdet scores them (class probability times the mean mask probability inside the
 binary mask, the best 100 of queries x classes, boxes from masks, no suppression), at mmdet's test size of 800 by 1333.
-Differences from the published evaluator: 1. weights trained by the model's authors, not by mmdet: numbers are near the
-published metric's, not equal. 2. pictures are RGB throughout.
+From mmdet's checkpoint, a file, it is the published evaluator; with weights of the hub, which the model's authors
+trained, numbers are near the published metric's, not equal. Pictures are RGB throughout.
 """
 
 from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ from torch.nn.functional import interpolate, pad
 
 from gdro_bench import content
 from gdro_bench.errors import BenchError
-from gdro_bench.rewards import hub
+from gdro_bench.rewards import hub, mmdet_weights
 from gdro_bench.rewards.clip import ClipColours, open_clip_or_transformers
 from gdro_bench.rewards.geneval_rules import Detection, Seen
 from gdro_bench.score import Images
@@ -39,13 +40,8 @@ class Mask2FormerDetector:
     """Pictures uint8 [B, H, W, 3] of any size -> what is seen on each, with masks and, on demand, colours."""
 
     def __init__(self, source: str, clip: str, device: str = "cpu") -> None:
-        from transformers import Mask2FormerForUniversalSegmentation
-
-        self.model = (
-            hub.load(Mask2FormerForUniversalSegmentation, source, "Mask2Former", "geneval", use_safetensors=True)
-            .to(device)
-            .eval()
-        )
+        """`source`: a folder, a hub id, or mmdet's checkpoint (`.pth`)."""
+        self.model = _load(source).to(device).eval()
         self.classes = coco_names()
         if self.model.config.num_labels != len(self.classes):
             raise BenchError(
@@ -74,6 +70,14 @@ class Mask2FormerDetector:
         for label, detection in found:
             objects.setdefault(self.classes[label], []).append(detection)
         return Seen(objects, lambda name, chosen: self.colours(image, name, chosen))
+
+
+def _load(source: str) -> Any:
+    from transformers import Mask2FormerForUniversalSegmentation
+
+    if Path(source).suffix == ".pth":
+        return mmdet_weights.load(source)
+    return hub.load(Mask2FormerForUniversalSegmentation, source, "Mask2Former", "geneval", use_safetensors=True)
 
 
 def prepare(image: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:

@@ -1,8 +1,7 @@
 """GenEval's published detector: mmdet's Mask2Former (Swin-S, COCO instances), for numbers that equal papers'.
 
-It needs mmdet 3 with a compiled mmcv, which few environments have: see README. The checkpoint is read as tensors
-alone, because a pickle could run code. Objects are kept as mmdet gives them; pictures are turned to BGR, which mmdet
-takes arrays as.
+It needs mmdet 3 with a compiled mmcv, which few environments have; `mask2former` computes the same from the same
+checkpoint without them. Objects are kept as mmdet gives them; pictures are turned to BGR, which mmdet takes arrays as.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gdro_bench.errors import BenchError
+from gdro_bench.rewards import mmdet_weights
 from gdro_bench.rewards.clip import ClipColours, open_clip_or_transformers
 from gdro_bench.rewards.geneval_rules import Detection, Seen
 from gdro_bench.rewards.mask2former import coco_names
@@ -46,7 +45,7 @@ class MMDetDetector:
                 )
         self.model = init_detector(config, None, device=device)
         try:
-            self.model.load_state_dict(_weights(checkpoint))
+            self.model.load_state_dict(mmdet_weights.read(checkpoint))
         except RuntimeError as error:
             raise BenchError(
                 f"{checkpoint} does not fit {config}.",
@@ -66,18 +65,6 @@ class MMDetDetector:
         found = self._infer(self.model, np.ascontiguousarray(image[:, :, ::-1])).pred_instances.cpu().numpy()
         objects = objects_of(found.labels, found.scores, found.bboxes, found.masks, self.classes)
         return Seen(objects, lambda name, chosen: self.colours(image, name, chosen))
-
-
-def _weights(checkpoint: str) -> dict[str, Any]:
-    try:
-        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        weights: dict[str, Any] = loaded["state_dict"]
-    except Exception as error:  # torch raises whatever the file makes it
-        raise BenchError(
-            f"{checkpoint} cannot be read as tensors: {str(error).splitlines()[0]}.",
-            "Save its state_dict alone: torch.save({'state_dict': weights}, FILE), on a machine you trust it on.",
-        ) from error
-    return weights
 
 
 def objects_of(
