@@ -162,7 +162,9 @@ def judge(folders: tuple[Path, ...], runs: Path, **chosen: str) -> None:
 @click.option("--model", type=click.Path(path_type=Path), help="Weights to paint with, instead of the profile's.")
 @click.option("--lora", type=click.Path(path_type=Path), help="Adapters to paint with, such as a run's lora/.")
 @click.option("--prompts", type=click.Path(path_type=Path), help="Your own prompts to paint, one a line.")
-@click.option("--mask2former", metavar="SOURCE", help="For geneval, not the pocket detector: folder, hub id, .pth of mmdet.")
+@click.option(
+    "--mask2former", metavar="SOURCE", help="For geneval, not the pocket detector: folder, hub id or mmdet file."
+)
 @click.option("--clip", metavar="SOURCE", help="Tells colours to --mask2former: a folder, hub id or open_clip file.")
 @click.option("--judge", metavar="URL", help="Ask UnifiedReward at this address (it ends in /v1), too.")
 @click.option("--judge-model", default="UnifiedReward", show_default=True, help="The name that its server knows it by.")

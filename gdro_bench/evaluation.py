@@ -60,8 +60,8 @@ class Result:
 class Asked:
     """What to paint with and judge by, where it is not the profile's.
 
-    `model` is a folder of weights, `lora` one of adapters; `mask2former` and `clip` are folders, hub ids or files; `judge` is
-    a server's address.
+    `model` is a folder of weights, `lora` one of adapters; `mask2former` and `clip` are folders, hub ids or files;
+    `judge` is a server's address.
     """
 
     model: Path | None
