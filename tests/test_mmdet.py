@@ -30,7 +30,8 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> MMDetDetector:
 
     folder = tmp_path_factory.mktemp("mmdet")
     weights = init_detector(str(CONFIG), None, device="cpu").state_dict() | mmdet_like.weights()
-    torch.save({"meta": {"epoch": 50}, "state_dict": weights}, folder / "mask2former.pth")
+    renamed = {mmdet_like.like_mmdet_2(name): value for name, value in weights.items()}
+    torch.save({"meta": {"epoch": 50}, "state_dict": renamed}, folder / "mask2former.pth")
     clip = tiny_instruments.clip(folder / "clip-tiny")
     return MMDetDetector(str(folder / "mask2former.pth"), str(CONFIG), clip, "cpu")
 

@@ -49,7 +49,7 @@ class MMDetDetector:
         except RuntimeError as error:
             raise BenchError(
                 f"{checkpoint} does not fit {config}.",
-                "Give the checkpoint that mmdet 3 has for that configuration; mmdet 2's has other names.",
+                "Give the checkpoint that mmdet's model zoo has for that configuration.",
             ) from error
         get_test_pipeline_cfg(self.model.cfg)[0].to_float32 = False  # the published evaluator's mmdet 2 resizes bytes
         self._infer = inference_detector
