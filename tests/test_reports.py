@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 
 from gdro_bench import record
-from gdro_bench.compare import entries, report
+from gdro_bench.compare import entries, matched, report
 from gdro_bench.models.pocket.policy import WEATHERED, WEIGHTS, weights_digest
 from gdro_bench.record import Run
 
 ROOT = Path(__file__).parents[1]
 REPORTS = sorted(path.parent for path in (ROOT / "reports").rglob("runs") if path.is_dir())
 MAIN, GENEVAL = ROOT / "reports" / "ocr-pocket", ROOT / "reports" / "geneval-pocket"
+DPO = ROOT / "reports" / "dpo" / "geneval-pocket"
 SIGNATURES = ROOT / "reports" / "signatures" / "ocr-pocket"
 
 
@@ -56,6 +57,13 @@ def test_the_readme_quotes_the_hacked_run():
         word, value = said.split(": ")
         assert word == "below"
         assert value in re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def test_the_reports_quote_dpo_against_gdro_on_geneval():
+    compared = entries.compare([entries.load(folder) for folder in runs_of(GENEVAL) + runs_of(DPO)], variants=False)
+    dpo = next(end for end in matched.at_budget(compared) if end.entry.label == "dpo")
+    said = f"ends at {dpo.reward}, against GDRO's {dpo.difference}"
+    assert said in re.sub(r"\s+", " ", (ROOT / "reports" / "README.md").read_text(encoding="utf-8"))
 
 
 def changed_row(folder: Path) -> str:
