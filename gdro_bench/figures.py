@@ -36,7 +36,10 @@ def sample_sheet(
     width = len(columns) + 1
     beside = max(1, 6 // width)  # prompts beside each other
     rows = -(-len(prompts) // beside)
-    figure, axes = plt.subplots(rows, beside * width, figsize=(2.0 * beside * width, 2.15 * rows), squeeze=False)
+    said = {title: [_wrapped(_plain(one or "(nothing read)"), 34) for one in seen] for title, seen in captions.items()}
+    lines = 1 + max((one.count("\n") + 1 for seen in said.values() for one in seen), default=0)
+    size = (2.0 * beside * width, (1.85 + 0.15 * lines) * rows)
+    figure, axes = plt.subplots(rows, beside * width, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for i, prompt in enumerate(prompts):
@@ -45,8 +48,8 @@ def sample_sheet(
         axes[row, first].text(0.98, 0.5, wrapped, ha="right", va="center", fontsize=8)
         for j, (title, images) in enumerate(columns.items(), first + 1):
             axes[row, j].imshow(images[i], interpolation="nearest")
-            said = f"\n{captions[title][i] or '(nothing read)'}" if title in captions else ""
-            axes[row, j].set_title(_plain(f"{title}{said}"), fontsize=8)
+            axes[row, j].set_title("\n".join([_plain(title), *said.get(title, [])[i : i + 1]]), fontsize=8)
+    figure.tight_layout()  # once more than `save`: squares that it made smaller leave other room to their titles
     save(figure, path)
 
 
