@@ -28,6 +28,16 @@ def test_python_lives_in_the_package_and_its_tests() -> None:
 
 
 def test_shipped_weights_stay_small() -> None:
-    for folder, most in {"weights": 20e6, "detector_weights": 2e6, "judge_weights": 2e6}.items():
+    for folder, most in {
+        "weights": 20e6,
+        "weathered_weights": 20e6,
+        "detector_weights": 2e6,
+        "judge_weights": 2e6,
+    }.items():
         files = [path for path in (PACKAGE / "models" / "pocket" / folder).rglob("*") if path.is_file()]
         assert 0 < sum(path.stat().st_size for path in files) <= most
+
+
+def test_shipped_weights_name_no_folder_of_a_machine() -> None:
+    for path in (PACKAGE / "models").rglob("*.json"):
+        assert '": "/' not in path.read_text(encoding="utf-8"), path

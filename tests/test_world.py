@@ -1,5 +1,6 @@
 """The pocket world, its prompts and their tokens, and that a killed pretraining goes on to the same weights."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from numpy.random import default_rng
 
 from gdro_bench import content, task
 from gdro_bench.models.pocket import making, network, text, world
-from gdro_bench.models.pocket.policy import PocketPolicy
+from gdro_bench.models.pocket.policy import WEIGHTS, PocketPolicy
 from gdro_bench.models.pocket.pretrain import Pretrainer, Pretraining, Progress, Stage, draw_batch, rate
 
 TOKENIZER = text.Tokenizer.of_the_world()
@@ -356,6 +357,8 @@ def test_training_that_goes_on_from_the_base_keeps_its_autoencoder(tmp_path):
     making.export(trainer, tmp_path / "weights")
     again = PocketPolicy.open("cpu", None, 0, tmp_path / "weights")
     assert again.name != base.name
+    noted = [(folder / "transformer" / "config.json").read_text() for folder in (tmp_path / "weights", WEIGHTS)]
+    assert json.loads(noted[0]) == json.loads(noted[1])  # and no word of the folder that it went on from
 
 
 def test_pretraining_changes_every_weight_that_it_should(tmp_path):

@@ -2,8 +2,8 @@
 
 Mask2Former's outputs are scored as mmdet scores them (class probability times the mean mask probability inside the
 binary mask, the best 100 of queries x classes, boxes from masks, no suppression), at mmdet's test size of 800 by 1333.
-From mmdet's checkpoint, a file, it is the published evaluator; with weights of the hub, which the model's authors
-trained, numbers are near the published metric's, not equal. Pictures are RGB throughout.
+With mmdet's checkpoint, a file, it computes what the published evaluator does; with weights of the hub, which the
+model's authors trained, numbers are near the published metric's, not equal. Pictures are RGB throughout.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ class Mask2FormerDetector:
 
 
 def _load(source: str) -> Any:
-    from transformers import Mask2FormerForUniversalSegmentation
-
     if Path(source).suffix == ".pth":
         return mmdet_weights.load(source)
+    from transformers import Mask2FormerForUniversalSegmentation
+
     return hub.load(Mask2FormerForUniversalSegmentation, source, "Mask2Former", "geneval", use_safetensors=True)
 
 

@@ -87,7 +87,15 @@ def export(trainer: Pretrainer, folder: Path) -> None:
         {k: v.contiguous() for k, v in trainer.autoencoder.state_dict().items()}, folder / "autoencoder.safetensors"
     )
     trainer.transformer.save_pretrained(folder / "transformer")
+    _forget_where_it_began(folder / "transformer" / "config.json")
     trainer.tokenizer.save(folder / "tokenizer.json")
+
+
+def _forget_where_it_began(path: Path) -> None:
+    """Takes out the folder of the weights that training began from: diffusers notes it, a path of this machine."""
+    noted = json.loads(path.read_text(encoding="utf-8"))
+    noted.pop("_name_or_path", None)
+    path.write_text(json.dumps(noted, indent=2) + "\n", encoding="utf-8")
 
 
 # ---------------------------------------------------------------------------------------------------------------
