@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gdro_bench import plan
 from gdro_bench.budget import Ledger
-from gdro_bench.methods import Workbench
+from gdro_bench.engine import plan
+from gdro_bench.methods import TrainContext
 from gdro_bench.methods.grpo import advantages
 from gdro_bench.methods.offline import Source, squared_error
 from gdro_bench.models import open_policy
 from gdro_bench.pool import Pool
-from gdro_bench.runner import open_reward
+from gdro_bench.rewards.instruments import open_reward
 
 TIMES = (0.97, 0.9, 0.8, 0.6, 0.35, 0.1)
 GROUPS = 48  # in each half, at most
@@ -28,7 +28,7 @@ PASS = 4  # groups that go through the model together
 
 def gradient(source: Source, groups: Tensor, t: float) -> Tensor:
     """Of the weighted errors of these groups, each at a noise of its own that its images share: [parameters]."""
-    policy, images = source.bench.policy, source.config.images
+    policy, images = source.context.policy, source.config.images
     parameters = list(policy.parameters())
     for parameter in parameters:
         parameter.grad = None
@@ -42,11 +42,11 @@ def gradient(source: Source, groups: Tensor, t: float) -> Tensor:
 
 
 def main(task: str, *settings: str) -> None:
-    chosen = plan.make(task, "gdro", "pocket", 0, Path("runs"), settings)
+    chosen = plan.make_plan(task, "gdro", "pocket", 0, Path("runs"), settings)
     reward = open_reward(chosen.task, chosen.profile, "cpu")
     pool = Pool(Path("runs") / "pools", Ledger(1))
     policy = open_policy(chosen.profile, "cpu", 0)
-    source = Source(chosen.config.pool, Workbench(policy, reward, chosen.train, chosen.profile.sampler, pool, 0))
+    source = Source(chosen.config.pool, TrainContext(policy, reward, chosen.train, chosen.profile.sampler, pool, 0))
     while not source.complete:
         print(source.collect().progress, file=sys.stderr)
     usable = source.usable(2, drop_flat=True)

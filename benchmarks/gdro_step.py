@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from throughput import Alternating
 
-from gdro_bench import plan
 from gdro_bench.budget import Ledger
-from gdro_bench.methods import Workbench
+from gdro_bench.engine import plan
+from gdro_bench.methods import TrainContext
 from gdro_bench.methods.gdro import GDRO
 from gdro_bench.models import open_policy
 from gdro_bench.pool import Pool
@@ -38,11 +38,13 @@ def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def main(updates: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        chosen = plan.make("ocr", "gdro", "pocket", 0, Path(folder), ("method.pool.prompts=16", "method.pool.images=6"))
+        chosen = plan.make_plan(
+            "ocr", "gdro", "pocket", 0, Path(folder), ("method.pool.prompts=16", "method.pool.images=6")
+        )
         policy = open_policy(chosen.profile, "cpu", 0)
         pool = Pool(Path(folder) / "pools", Ledger(1))
-        bench = Workbench(policy, Alternating(), chosen.train, chosen.profile.sampler, pool, 0)
-        method = GDRO(chosen.config, bench)
+        context = TrainContext(policy, Alternating(), chosen.train, chosen.profile.sampler, pool, 0)
+        method = GDRO(chosen.config, context)
         while method.step().kind == "collect":  # the first update, too, is a warm-up
             pass
         policy.velocity = timed("forward", policy.velocity)  # type: ignore[method-assign]  # the reference's, too

@@ -21,11 +21,11 @@ import torch
 from PIL import Image
 from throughput import machine
 
-from gdro_bench import judging, plan
+from gdro_bench.engine import judging, plan
 from gdro_bench.errors import BenchError
 from gdro_bench.models import pick_device
 from gdro_bench.models.pocket import world
-from gdro_bench.plan import Profile
+from gdro_bench.profile import Profile
 from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images
 from gdro_bench.task import Prompt

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from throughput import PROMPTS, SHAPES, opened, operations, profile_name
 
-from gdro_bench import forecast, plan
+from gdro_bench.commands import dry_run
+from gdro_bench.engine import plan
 
 ADAPTER_BYTES = 5 * 4  # value, gradient, two moments and average, in float32
 PEAK, SHARE = 989e12, 1 / 3
@@ -22,8 +23,8 @@ PEAK, SHARE = 989e12, 1 / 3
 
 def evaluations(task: str, profile: str) -> int:
     """Velocity evaluations of a run: the budget's, and those of the marks, which no budget pays for."""
-    chosen = plan.make(task, "gdro", profile, 0, Path("runs"))
-    return chosen.profile.budget.limit + forecast.at_marks(chosen).evaluations
+    chosen = plan.make_plan(task, "gdro", profile, 0, Path("runs"))
+    return chosen.profile.budget.limit + dry_run.at_marks(chosen).evaluations
 
 
 def main() -> None:

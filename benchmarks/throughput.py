@@ -23,18 +23,18 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gdro_bench import plan
 from gdro_bench.budget import Ledger
-from gdro_bench.methods import Workbench
+from gdro_bench.engine import plan
+from gdro_bench.methods import TrainContext
 from gdro_bench.methods.flow_grpo import FlowGRPO
 from gdro_bench.methods.gdro import GDRO
 from gdro_bench.models import open_policy, pick_device
 from gdro_bench.models.lora import add_lora
 from gdro_bench.models.pretrained import FluxPolicy, SD3Policy
-from gdro_bench.plan import Profile
 from gdro_bench.policy import Cond
 from gdro_bench.pool import Pool
-from gdro_bench.sampling import Sampler, noise_for, sample
+from gdro_bench.profile import Profile, Sampler
+from gdro_bench.sampling import noise_for, sample
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
@@ -173,15 +173,17 @@ def jobs(model: str, policy: Any, batch: int, folder: Path) -> dict[str, tuple[C
     settings = (
         f"method.pool.prompts={groups}", f"method.pool.images={k}", f"method.groups={groups}", f"method.k={k}",
     )  # fmt: skip
-    config = plan.make("ocr", "gdro", name, 0, folder, settings).config
+    config = plan.make_plan("ocr", "gdro", name, 0, folder, settings).config
     once = Sampler(1, 0.0 if profile.pretrained else 1.0, 1.0, batch)
     config = replace(config, optimiser=replace(config.optimiser, batch=batch))
-    gdro = GDRO(config, Workbench(policy, Alternating(), PROMPTS, once, Pool(folder / str(batch), Ledger(1)), 0))
+    gdro = GDRO(config, TrainContext(policy, Alternating(), PROMPTS, once, Pool(folder / str(batch), Ledger(1)), 0))
     while gdro.step().kind == "collect":
         pass
 
-    epoch = plan.make("ocr", "flow-grpo", name, 0, folder, ("method.prompts=2", f"method.k={max(2, batch)}")).config
-    flow = FlowGRPO(epoch, Workbench(policy, Alternating(), PROMPTS, sampler, Pool(folder, Ledger(1)), 0))
+    epoch = plan.make_plan(
+        "ocr", "flow-grpo", name, 0, folder, ("method.prompts=2", f"method.k={max(2, batch)}")
+    ).config
+    flow = FlowGRPO(epoch, TrainContext(policy, Alternating(), PROMPTS, sampler, Pool(folder, Ledger(1)), 0))
 
     def one_epoch() -> None:
         for _ in range(1 + epoch.updates_per_epoch):

@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from gdro_bench.parallel import Team
+from gdro_bench.distributed import ProcessGroup
 from gdro_bench.policy import Cond, Policy
+from gdro_bench.profile import BudgetKind
 from gdro_bench.score import Images, Score, Scorer
 from gdro_bench.task import Prompt
 
-BudgetKind = Literal["evaluations", "images", "seconds"]
 ACCOUNTS = ("pool", "collection", "optimisation")  # of a ledger
 GRADIENT_COST = 3  # a forward pass with its backward pass, in forward passes
 
 
 @dataclass(slots=True)
-class Spent:
+class Cost:
     """Amounts of one kind of work.
 
     `evaluations` are velocity evaluations of one image; `images` those sampled, or trained on (each time anew, and
@@ -34,19 +33,19 @@ class Spent:
     reward_calls: int = 0
     seconds: float = 0.0
 
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
-    def __sub__(self, other: Spent) -> Spent:
-        return Spent(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
-    def copy(self) -> Spent:
+    def copy(self) -> Cost:
         return replace(self)
 
-    def over(self, team: Team) -> Spent:
-        """What all processes of a team spent together, if each spent this."""
+    def summed_over(self, processes: ProcessGroup) -> Cost:
+        """What of the process group spent together, if each spent this."""
         own = asdict(self)
-        return Spent(**{name: type(own[name])(total) for name, total in team.sums(own).items()})
+        return Cost(**{name: type(own[name])(total) for name, total in processes.all_reduce_dict(own).items()})
 
 
 @dataclass(slots=True)
@@ -59,12 +58,12 @@ class Ledger:
 
     limit: int
     kind: BudgetKind = "evaluations"
-    collection: Spent = field(default_factory=Spent)
-    optimisation: Spent = field(default_factory=Spent)
-    pool: Spent = field(default_factory=Spent)
+    collection: Cost = field(default_factory=Cost)
+    optimisation: Cost = field(default_factory=Cost)
+    pool: Cost = field(default_factory=Cost)
 
     @property
-    def total(self) -> Spent:
+    def total(self) -> Cost:
         return self.collection + self.optimisation
 
     @property
@@ -73,14 +72,14 @@ class Ledger:
         amount: float = getattr(self.total, self.kind)
         return amount
 
-    def accounts(self) -> dict[str, Spent]:
+    def accounts(self) -> dict[str, Cost]:
         """Copies of all, by name."""
         return {name: getattr(self, name).copy() for name in ACCOUNTS}
 
-    def share(self, before: Mapping[str, Spent], team: Team) -> None:
-        """Turns what this process spent since `before` into what all of its team did."""
+    def share(self, before: Mapping[str, Cost], processes: ProcessGroup) -> None:
+        """Turns what this process spent since `before` into what all of the process group did."""
         for name, spent in before.items():
-            setattr(self, name, spent + (getattr(self, name) - spent).over(team))
+            setattr(self, name, spent + (getattr(self, name) - spent).summed_over(processes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +113,8 @@ class MeteredPolicy:
         spent.evaluations += len(x)
         return self.policy.reference_velocity(x, t, cond)
 
-    def times(self, steps: int, shift: float) -> Tensor:
-        return self.policy.times(steps, shift)
+    def timesteps(self, steps: int, shift: float) -> Tensor:
+        return self.policy.timesteps(steps, shift)
 
     def decode(self, x: Tensor) -> Images:
         self.ledger.collection.images += len(x)

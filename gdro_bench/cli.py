@@ -1,11 +1,15 @@
-"""The command line: parses, calls, prints. Anything heavy is imported inside a command."""
+"""The command line: parses, calls `gdro_bench.commands`, prints. Anything heavy is imported inside a command."""
 
 from __future__ import annotations
 
 import errno
+import signal
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
@@ -14,259 +18,302 @@ from gdro_bench import __version__
 from gdro_bench.errors import BenchError
 
 AXIS_NAMES = ("evaluations", "seconds", "images", "updates")
+START = """Train a small model on this machine, with no downloads:
+
+  gdro-bench run ocr --method gdro
+
+Then see what came out, and what else there is:
+
+  gdro-bench compare
+  gdro-bench --help"""
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Group(click.Group):
-    """Shows a `BenchError` as its two sentences, and Ctrl-C as one."""
+    """Shows a `BenchError` as its two sentences, and Ctrl-C or SIGTERM as one."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _terminate)
         try:
             return super().invoke(ctx)
         except BenchError as error:
             click.echo(f"Error: {error.problem}\n{error.remedy}", err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            if error.errno not in WRITE_REMEDIES:
                 raise
             click.echo(f"Error: {error.filename or 'A file'} cannot be written: {error.strerror}.", err=True)
-            click.echo("Free some space or give another --out; the run goes on from its last checkpoint.", err=True)
+            click.echo(WRITE_REMEDIES[error.errno], err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("Stopped. Type the same command again to go on from here.", err=True)
             ctx.exit(130)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+GO_ON = "The same command then goes on from the last checkpoint."
+WRITE_REMEDIES = {
+    errno.ENOSPC: f"Free some space on that disk. {GO_ON}",
+    errno.EDQUOT: f"Free some of your quota on that disk. {GO_ON}",
+    errno.EACCES: "Ask for the right to write there, or give another --out.",
+    errno.EPERM: "Ask for the right to write there, or give another --out.",
+    errno.EROFS: "That disk is read-only. Give another --out.",
+    errno.ENOTDIR: "A part of that path is a file, not a folder. Give another --out.",
+    errno.EEXIST: "A file is there already. Give another --out.",
+}
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """SIGTERM unwinds the stack as Ctrl-C does, so that worker processes end and files are closed."""
+    raise KeyboardInterrupt
+
+
+def _examples(*commands: str) -> dict[str, str]:
+    """The end of a command's help; `\\b` keeps click from filling the lines."""
+    return {"epilog": "\b\nExamples:\n" + "\n".join(f"  gdro-bench {command}" for command in commands)}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Options that several commands have, each with one name and one meaning
+
+
+def _path(*names: str, **more: Any) -> Callable[[F], F]:
+    return click.option(*names, type=click.Path(path_type=Path), **more)
+
+
+profile_option = click.option(
+    "--profile", default="pocket", show_default=True, help="Model, instruments and budget: a folder of baselines/."
+)
+seed_option = click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of all that is drawn."
+)
+device_option = click.option(
+    "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute."
+)
+set_option = click.option(
+    "--set", "settings", multiple=True, metavar="GROUP.KEY=VALUE",
+    help="Change one number of the TOML files, such as method.tau=0.1; repeatable.",
+)  # fmt: skip
+budget_option = click.option(
+    "--budget", type=int, help="How much to spend, in velocity evaluations or the profile's own kind."
+)
+runs_out_option = _path("--out", default=Path("runs"), show_default=True, help="Folder that runs are kept in.")
+runs_option = _path("--runs", default=Path("runs"), show_default=True, help="Folder to look for runs in.")
+prompts_option = _path("--prompts", help="A file of your own prompts to evaluate on, one a line.")
+
+
+def judge_options(default: str) -> Callable[[F], F]:
+    """`--judge`, `--judge-url` and `--judge-model`."""
+    options = (
+        click.option("--judge", default=default, show_default=True, help="Judge by name; unified-reward, for one."),
+        click.option("--judge-url", default="", help="Address of the judge's server; it ends in /v1."),
+        click.option(
+            "--judge-model", default="UnifiedReward", show_default=True,
+            help="What the server calls the judge; for unified-reward-local a folder or hub id.",
+        ),
+    )  # fmt: skip
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+@click.group(cls=Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gdro-bench")
-def main() -> None:
-    """Reward post-training of rectified-flow models, compared at matched cost."""
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Reward post-training of text-to-image rectified-flow models, compared at matched cost."""
+    if ctx.invoked_subcommand is None:
+        click.echo(START)
 
 
-@main.command()
+@main.command(
+    **_examples(
+        "run ocr --method gdro",
+        "run ocr --method flow-grpo --seed 1",
+        "run geneval --set method.gamma=0 --budget 50000",
+        "run ocr --profile flux1-dev --dry-run",
+    )
+)
 @click.argument("task")
 @click.option("--method", default="gdro", show_default=True, help="How to train.")
-@click.option("--profile", default="pocket", show_default=True, help="Which model, instruments and budget.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-@click.option("--out", default=Path("runs"), show_default=True, type=click.Path(path_type=Path), help="Where runs go.")
-@click.option("--set", "settings", multiple=True, metavar="GROUP.KEY=VALUE", help="Change one number; repeatable.")
-@click.option("--budget", type=int, help="Velocity evaluations (or the profile's kind), instead of the profile's.")
-@click.option("--prompts", type=click.Path(path_type=Path), help="Your own prompts to evaluate on, one a line.")
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-@click.option("--dry-run", is_flag=True, help="Only say what it would cost: images, hours, memory, disk.")
-def run(
-    task: str,
-    method: str,
-    profile: str,
-    seed: int,
-    out: Path,
-    settings: tuple[str, ...],
-    budget: int | None,
-    prompts: Path | None,
-    device: str,
-    dry_run: bool,
-) -> None:
-    """Train a method on TASK within the profile's budget; killed, the same command goes on."""
-    from gdro_bench import models, parallel, plan, progress, runner, summary
+@profile_option
+@seed_option
+@runs_out_option
+@set_option
+@budget_option
+@prompts_option
+@device_option
+@click.option(
+    "--dry-run", is_flag=True, help="Train nothing: say what it would cost in images, hours, memory and disk."
+)
+def run(device: str, dry_run: bool, **options: Any) -> None:
+    """Train a model on TASK with one method. Killed at any moment, the same command goes on."""
+    from gdro_bench.engine.plan import make_plan
 
-    chosen = plan.make(task, method, profile, seed, out, settings, budget, prompts)
+    plan = make_plan(**options)
+    from gdro_bench import distributed, models, progress
+    from gdro_bench.commands import summary
+    from gdro_bench.engine import runner
+
     if dry_run:
-        from gdro_bench import forecast
+        from gdro_bench.commands.dry_run import forecast
 
-        team = parallel.Team(device=models.pick_device(device))
-        summary.print_forecast(Console(), chosen, forecast.forecast(chosen, team))
+        processes = distributed.ProcessGroup(device=models.pick_device(device))
+        summary.print_forecast(Console(), plan, forecast(plan, processes))
         return
-    with parallel.team(models.pick_device(device)) as team:
-        console = Console(quiet=not team.first)
+    with distributed.process_group(models.pick_device(device)) as processes:
+        console = Console(quiet=not processes.is_main)
         with progress.RunBars(console) as bars:
-            finished = runner.execute(chosen, bars, team)
-    summary.print_run(console, finished, chosen.folder)
+            finished = runner.execute(plan, bars, processes)
+    summary.print_run(console, finished, plan)
 
 
-@main.command()
+@main.command(
+    **_examples(
+        "sweep ocr --method gdro --method flow-grpo --seeds 0,1,2",
+        "sweep ocr --over method.tau=0.5,0.05,0.025",
+    )
+)
 @click.argument("task")
-@click.option("--method", "methods", multiple=True, default=["gdro"], show_default=True, help="Repeatable.")
+@click.option(
+    "--method", "methods", multiple=True, default=["gdro"], show_default=True, help="How to train; repeatable."
+)
 @click.option("--over", multiple=True, metavar="GROUP.KEY=A,B", help="Values to try, one run each; repeatable.")
 @click.option("--seeds", default="0", show_default=True, help="Seeds, with commas between them.")
-@click.option("--profile", default="pocket", show_default=True, help="Which model, instruments and budget.")
-@click.option("--out", default=Path("runs"), show_default=True, type=click.Path(path_type=Path), help="Where runs go.")
-@click.option("--set", "settings", multiple=True, metavar="GROUP.KEY=VALUE", help="For all runs; repeatable.")
-@click.option("--budget", type=int, help="Instead of the profile's.")
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-def sweep(task: str, methods: tuple[str, ...], over: tuple[str, ...], seeds: str, device: str, **chosen: Any) -> None:
-    """Train on TASK once for every method, value and seed, one after another; killed, the same command goes on."""
-    from gdro_bench import models, parallel, progress, summary
-    from gdro_bench import sweep as sweeping
+@profile_option
+@runs_out_option
+@set_option
+@budget_option
+@prompts_option
+@device_option
+def sweep(task: str, methods: tuple[str, ...], over: tuple[str, ...], seeds: str, device: str, **options: Any) -> None:
+    """Train on TASK once for every method, value and seed, one after another. Killed, the same command goes on."""
+    from gdro_bench.commands import sweep as sweep_command
 
-    plans = sweeping.plans(task, methods, over, sweeping.numbers(seeds), **chosen)
-    with parallel.team(models.pick_device(device)) as team:
-        console = Console(quiet=not team.first)
+    plans = sweep_command.plans(task, methods, over, sweep_command.parse_seeds(seeds), **options)
+    from gdro_bench import distributed, models, progress
+    from gdro_bench.commands import summary
+
+    with distributed.process_group(models.pick_device(device)) as processes:
+        console = Console(quiet=not processes.is_main)
         with progress.RunBars(console) as bars:
-            outcomes = sweeping.execute(plans, bars, team)
+            outcomes = sweep_command.execute(plans, bars, processes)
     summary.print_sweep(console, outcomes)
     if any(outcome.run is None for outcome in outcomes):
         sys.exit(1)
 
 
-@main.command()
+@main.command(**_examples("compare", "compare runs/ocr --out report", "compare --x images --level 0.8"))
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--runs", default=Path("runs"), show_default=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Where the report goes.  [default: RUNS/compare]")
-@click.option("--x", "axis", default="evaluations", show_default=True, type=click.Choice(AXIS_NAMES))
-@click.option("--reward", "level", type=float, help="R*, the reward to match methods at, instead of one chosen.")
+@runs_option
+@_path("--out", help="Folder that the report goes to.  [default: RUNS/compare]")
+@click.option(
+    "--x", "axis", default="evaluations", show_default=True, type=click.Choice(AXIS_NAMES), help="Unit of cost."
+)
+@click.option("--level", type=float, help="The reward at which costs are compared (R*), instead of the common one.")
 @click.option("--reference", help="The method that others are held against.  [default: gdro, if it is there]")
 def compare(
     folders: tuple[Path, ...], runs: Path, out: Path | None, axis: str, level: float | None, reference: str | None
 ) -> None:
-    """Draw figures, tables and a page from the finished runs in FOLDERS, or from all under --runs."""
-    from gdro_bench import summary
-    from gdro_bench.compare import entries, report
+    """Make figures, tables and a page from the finished runs in FOLDERS, or from all under --runs."""
+    from gdro_bench.commands import compare as compare_command
 
-    groups, unfinished = entries.groups(folders, runs)
-    console = Console()
-    for group in groups:
-        compared = entries.compare(group, bool(folders), reference)
-        folder = (out or runs / "compare") / f"{compared.first.task}-{compared.first.profile}"
-        summary.print_comparison(console, *report.write(compared, folder, axis, level), folder)
-    for folder in unfinished:
-        console.print(f"Left out, unfinished: {folder}", soft_wrap=True)
+    compare_command.execute(Console(), folders, runs, out, axis, level, reference)
 
 
-@main.command()
+@main.command(**_examples("judge", "judge runs/ocr --judge unified-reward --judge-url http://127.0.0.1:8080/v1"))
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--runs", default=Path("runs"), show_default=True, type=click.Path(path_type=Path))
-@click.option("--judge", "name", default="pocket", show_default=True, help="Or unified-reward[-local], none.")
-@click.option("--gold", default="pocket-facts", show_default=True, help="pocket-facts, or none.")
-@click.option("--second-reader", default="none", show_default=True, help="tesseract, or none: the OCR reward by it.")
-@click.option("--url", default="", help="Where unified-reward is served; it ends in /v1.")
-@click.option(
-    "--model", default="UnifiedReward", show_default=True, help="Its server's name for it; local: folder or id."
+@runs_option
+@judge_options(default="pocket")
+@click.option("--gold", default="pocket-facts", show_default=True, help="Score of known truth: pocket-facts, or none.")
+@click.option("--second-reader", default="none", show_default=True, help="The OCR reward by another reader: tesseract.")
+def judge(folders: tuple[Path, ...], runs: Path, **options: str) -> None:
+    """Have the pictures of the finished runs in FOLDERS, or of all under --runs, judged. Killed, it goes on."""
+    from gdro_bench.commands import judge as judge_command
+
+    judge_command.execute(Console(), folders, runs, **options)
+
+
+@main.command(
+    "eval",
+    **_examples(
+        "eval ocr --lora runs/ocr/pocket/gdro-s0/lora",
+        "eval geneval --images FOLDER --out scores",
+        "eval ocr --images list.csv --judge unified-reward --judge-url http://127.0.0.1:8080/v1",
+    ),
 )
-def judge(folders: tuple[Path, ...], runs: Path, **chosen: str) -> None:
-    """Have the pictures of the finished runs in FOLDERS, or of all under --runs, judged; killed, it goes on."""
-    from gdro_bench import judging, progress
-    from gdro_bench.compare import entries
-
-    judges = judging.open_judges(judging.JudgeConfig(**chosen))
-    finished = entries.finished(folders, runs)[0]
-    console = Console()
-    with progress.EvaluationBar(console) as bar:
-        for folder in finished:
-            judging.judge_run(folder, judges, bar.evaluating)
-    console.print(f"Judged {len(finished)} runs. Next: gdro-bench compare --runs {runs}", soft_wrap=True)
-
-
-@main.command("eval")
 @click.argument("task")
-@click.option("--profile", default="pocket", show_default=True, help="Which model and instruments.")
-@click.option("--images", type=click.Path(path_type=Path), help="Score these: CSV (path, prompt), or GenEval's layout.")
-@click.option("--model", type=click.Path(path_type=Path), help="Weights to paint with, instead of the profile's.")
-@click.option("--lora", type=click.Path(path_type=Path), help="Adapters to paint with, such as a run's lora/.")
-@click.option("--prompts", type=click.Path(path_type=Path), help="Your own prompts to paint, one a line.")
-@click.option(
-    "--mask2former", metavar="SOURCE", help="For geneval, not the pocket detector: folder, hub id or mmdet file."
-)
-@click.option("--clip", metavar="SOURCE", help="Tells colours to --mask2former: a folder, hub id or open_clip file.")
-@click.option("--judge", metavar="URL", help="Ask UnifiedReward at this address (it ends in /v1), too.")
-@click.option("--judge-model", default="UnifiedReward", show_default=True, help="The name that its server knows it by.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write eval.json and scores.csv there.")
-@click.option("--set", "settings", multiple=True, metavar="profile.KEY=VALUE", help="Repeatable.")
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-def eval_(
-    task: str,
-    profile: str,
-    images: Path | None,
-    prompts: Path | None,
-    out: Path | None,
-    settings: tuple[str, ...],
-    **chosen: Any,
+@profile_option
+@_path("--images", help="Score these pictures: a CSV file (path, prompt), or a folder in GenEval's layout.")
+@_path("--weights", help="Generate with these weights instead of the profile's.")
+@_path("--lora", help="Generate with these adapters, such as a run's lora/.")
+@prompts_option
+@click.option("--mask2former", metavar="SOURCE", help="Detector for geneval: folder, hub id, or mmdet's checkpoint.")
+@click.option("--clip", metavar="SOURCE", help="Tells --mask2former's colours: folder, hub id, or open_clip's file.")
+@judge_options(default="none")
+@_path("--out", help="Folder that eval.json and scores.csv go to.")
+@set_option
+@device_option
+def evaluate(
+    task: str, profile: str, settings: tuple[str, ...], prompts: Path | None, out: Path | None, **options: Any
 ) -> None:
-    """Score a model's pictures, or those in --images, on TASK, without training."""
-    from gdro_bench import evaluation, plan, progress, summary
+    """Score pictures on TASK without training: those in --images, or a model's."""
+    from gdro_bench.commands import evaluate as evaluate_command
 
-    console = Console()
-    measured, settled, held_out = plan.to_evaluate(task, profile, settings, prompts)
-    asked = evaluation.Asked(**chosen)
-    if images:
-        asked.refuse_painting(prompts)
-        pictures = evaluation.read(images, plan.prompt_of(measured))
-    else:
-        pictures = evaluation.paint(settled, held_out, task, asked)
-    scorer, judge = evaluation.instruments(measured, settled, asked)
-    with progress.EvaluationBar(console) as bar:
-        scores = evaluation.score(pictures, scorer, bar.evaluating)
-        said = None if judge is None else evaluation.score(pictures, judge, bar.evaluating)
-    found = evaluation.result(scorer, pictures.prompts, scores, settled.max_unscored)
-    if judge is not None and said is not None:
-        found = evaluation.with_judge(found, pictures.prompts, scores, judge, said, measured.correction)
-    summary.print_evaluation(console, found)
-    if out is not None:
-        evaluation.write(out, pictures, scores, said, found)
-        console.print(f"Written: {out / 'eval.json'}, {out / 'scores.csv'}", soft_wrap=True)
+    request = evaluate_command.EvalRequest(**options)
+    evaluate_command.execute(Console(), request, task, profile, settings, prompts, out)
 
 
-@main.command("list")
+@main.command("list", **_examples("list"))
 def list_() -> None:
     """Show tasks, profiles and the methods that each profile has numbers for."""
-    from rich.table import Table
+    from gdro_bench.commands import listing
 
-    from gdro_bench import content
-    from gdro_bench.methods import METHODS
-
-    table = Table("task", "profile", "methods")
-    for task in content.names("task"):
-        prompt_sets = content.read(content.find("task", task) / "task.toml")["prompts"]
-        for profile in content.names("profile"):
-            folder = content.find("profile", profile)
-            if content.read(folder / "profile.toml")["prompts"] in prompt_sets:
-                methods = sorted(f.stem for f in folder.glob("*.toml") if f.stem in METHODS)
-                table.add_row(task, profile, ", ".join(methods))
-    Console().print(table)
+    listing.print_list(Console())
 
 
-@main.command()
+@main.command(**_examples("pretrain pocket", "pretrain pocket-judge --out judge"))
 @click.argument("model")
-@click.option("--out", type=click.Path(path_type=Path), help="[default: runs/pretrain-MODEL]")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-@click.option("--images", type=click.IntRange(min=64), help="Transformer images, instead of the recipe's.")
-def pretrain(model: str, out: Path | None, seed: int, device: str, images: int | None) -> None:
-    """Make MODEL (pocket, GenEval's base pocket-weathered, or the instruments pocket-detector and pocket-judge) anew:
-    weights and card under --out; a base, killed, goes on where it was."""
-    from gdro_bench.errors import unknown
-    from gdro_bench.models.pocket import detector_making, judge_making, making
+@_path("--out", help="Folder for weights and card.  [default: runs/pretrain-MODEL]")
+@seed_option
+@device_option
+@click.option(
+    "--train-images", type=click.IntRange(min=64), help="Images the transformer sees, instead of the recipe's."
+)
+def pretrain(model: str, out: Path | None, seed: int, device: str, train_images: int | None) -> None:
+    """Train again what comes with the package: MODEL is a base (pocket, pocket-weathered), pocket-detector or
+    pocket-judge. A base that was killed goes on."""
+    from gdro_bench.models.pocket import training
 
-    instruments = {"pocket-detector": detector_making.pretrain, "pocket-judge": judge_making.pretrain}
-    folder = out or Path(f"runs/pretrain-{model}")
-    if model in making.RECIPES:
-        making.pretrain(model, folder, seed, device, images, Console())
-    elif model in instruments:
-        instruments[model](folder, seed, Console())
-    else:
-        raise unknown("model to pretrain called", model, [*making.RECIPES, *instruments])
+    training.pretrain(model, out or Path(f"runs/pretrain-{model}"), seed, device, train_images, Console())
 
 
-@main.command()
+@main.command(**_examples("prompts ocr --split tuning", "prompts geneval --seed 43 -n 100"))
 @click.argument("task")
 @click.option("--split", type=click.Choice(["train", "tuning", "held-out"]), help="[default: train; geneval: held-out]")
 @click.option("--seed", type=click.IntRange(min=0), help="[default: 0; geneval: 0, tuning 1, held-out 43]")
 @click.option("-n", "count", type=click.IntRange(min=1), help="How many; of geneval's held-out split, of each tag.")
 @click.option("--world", type=click.Choice(["pocket", "photo"]), help="[default: pocket; geneval: photo]")
-def prompts(task: str, **chosen: Any) -> None:
+def prompts(task: str, **options: Any) -> None:
     """Write prompts of TASK to standard output: the files in tasks/ were made so, geneval's published test set, too."""
-    from gdro_bench import prompt_sets
+    from gdro_bench.commands.prompts import lines
 
-    for line in prompt_sets.lines(task, **chosen):
+    for line in lines(task, **options):
         click.echo(line)
 
 
-@main.command()
-@click.option("--profile", default="pocket", show_default=True, help="Check what this profile needs.")
-@click.option("--set", "settings", multiple=True, metavar="profile.KEY=VALUE", help="Repeatable.")
+@main.command(**_examples("doctor", "doctor --profile flux1-dev"))
+@profile_option
+@set_option
 def doctor(profile: str, settings: tuple[str, ...]) -> None:
-    """Check this machine before hours are spent: versions, memory, disk, weights, and that every instrument sees."""
-    from gdro_bench import checkup
+    """Check this machine before hours are spent: versions, memory, disk, weights and every instrument."""
+    from gdro_bench.commands import doctor as doctor_command
 
-    if not checkup.print_checks(Console(), profile, settings):
+    if not doctor_command.print_checks(Console(), profile, settings):
         sys.exit(1)
 
 

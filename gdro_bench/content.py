@@ -107,7 +107,7 @@ def seed(*key: str | int) -> int:
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big") >> 1
 
 
-def override(tables: Mapping[str, dict[str, Any]], settings: Sequence[str]) -> tuple[str, ...]:
+def apply_settings(tables: Mapping[str, dict[str, Any]], settings: Sequence[str]) -> tuple[str, ...]:
     """Applies `--set group.key=value` to the tables in place; values are TOML, or plain text.
 
     Returns what really changed, as settings in one spelling: `method.tau=5e-2` is `method.tau=0.05`, or nothing if
@@ -116,16 +116,16 @@ def override(tables: Mapping[str, dict[str, Any]], settings: Sequence[str]) -> t
     Raises:
         BenchError: a setting is not of that form, or names nothing that exists.
     """
-    before = flat(tables)
+    before = flatten(tables)
     for setting in settings:
         matched = re.fullmatch(r"([a-z_]+(?:\.[a-z_0-9]+)+)=(.+)", setting)
         if not matched:
             raise BenchError(f"--set {setting!r} is not of the form group.key=value.", "Try method.tau=0.025.", 2)
-        assign(tables, matched[1], _toml_value(matched[2]))
-    return tuple(f"{name}={_said(value)}" for name, value in flat(tables).items() if before.get(name) != value)
+        set_value(tables, matched[1], _toml_value(matched[2]))
+    return tuple(f"{name}={_said(value)}" for name, value in flatten(tables).items() if before.get(name) != value)
 
 
-def assign(tables: Mapping[str, dict[str, Any]], dotted: str, value: Any) -> None:
+def set_value(tables: Mapping[str, dict[str, Any]], dotted: str, value: Any) -> None:
     """Gives a value that is there, `group.key`, another.
 
     Raises:
@@ -142,11 +142,11 @@ def assign(tables: Mapping[str, dict[str, Any]], dotted: str, value: Any) -> Non
     table[key] = _like(table[key], value)
 
 
-def flat(table: Mapping[str, Any], group: str = "") -> dict[str, Any]:
+def flatten(table: Mapping[str, Any], group: str = "") -> dict[str, Any]:
     """Every value of nested tables by its dotted name."""
     found: dict[str, Any] = {}
     for key, value in table.items():
-        found |= flat(value, f"{group}{key}.") if isinstance(value, dict) else {f"{group}{key}": value}
+        found |= flatten(value, f"{group}{key}.") if isinstance(value, dict) else {f"{group}{key}": value}
     return found
 
 

@@ -47,7 +47,7 @@ class Policy(Protocol):
         """v of the model with its adapters off; no gradient."""
         ...
 
-    def times(self, steps: int, shift: float) -> Tensor:
+    def timesteps(self, steps: int, shift: float) -> Tensor:
         """The schedule that it is sampled along, from 1 to 0: float32 [steps + 1], on the CPU."""
         ...
 

@@ -22,10 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gdro_bench.budget import Ledger, Spent
+from gdro_bench.budget import Cost, Ledger
+from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
 from gdro_bench.files import no_room, write_atomically
-from gdro_bench.parallel import Team
 from gdro_bench.score import Score
 
 Sampled = tuple[Tensor, list[list[Score]]]  # latents [P, G, *latent_shape] and P lists of G scores
@@ -37,7 +37,7 @@ class Shard:
 
     latents: Tensor
     scores: list[list[Score]]
-    cost: Spent
+    cost: Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,41 +46,41 @@ class Groups:
 
     latents: Tensor
     rewards: Tensor
-    cost: Spent
+    cost: Cost
 
 
 class Pool:
-    """The store under one folder, `<folder>/<digest of recipe>`, which all processes of a team see."""
+    """The store under one folder, `<folder>/<digest of recipe>`, which of the process group see."""
 
-    def __init__(self, folder: Path, ledger: Ledger, team: Team | None = None) -> None:
+    def __init__(self, folder: Path, ledger: Ledger, processes: ProcessGroup | None = None) -> None:
         self.folder = folder
         self.path = folder
         self.ledger = ledger
-        self.team = team or Team()
+        self.processes = processes or ProcessGroup()
 
     def open(self, digest: str, recipe: dict[str, Any]) -> None:
         """Chooses the pool of this recipe, new or from an earlier run."""
         self.path = self.folder / digest
-        if self.team.first:
+        if self.processes.is_main:
             write_atomically(self.path / "recipe.json", json.dumps(recipe, indent=1, sort_keys=True).encode())
 
     def shard(self, index: int, make: Callable[[], Sampled]) -> Shard:
         """The shard: made now, or taken from the store and charged what it once cost."""
-        if self.team.agreed(index in self):
+        if self.processes.broadcast_flag(index in self):
             shard = self.read(index)
-            if self.team.first:  # what it cost all of them
+            if self.processes.is_main:  # what it cost all of them
                 self.ledger.collection += shard.cost
                 self.ledger.pool += shard.cost
             return shard
         before, start = self.ledger.collection.copy(), time.perf_counter()
         latents, scores = make()
-        cost = (self.ledger.collection - before).over(self.team)
+        cost = (self.ledger.collection - before).summed_over(self.processes)
         cost.seconds = time.perf_counter() - start
         shard = Shard(latents, scores, cost)
-        if self.team.first:
+        if self.processes.is_main:
             self.ledger.pool += cost
             self.write(index, shard)
-        self.team.wait()
+        self.processes.barrier()
         return shard
 
     def __contains__(self, index: int) -> bool:
@@ -120,7 +120,7 @@ class Pool:
                 raise ValueError("its checksum differs")
             latents = load_file(str(stem.with_suffix(".safetensors")))["latents"]
             table = pd.read_parquet(stem.with_suffix(".parquet"))
-            cost = Spent(**entry["cost"])
+            cost = Cost(**entry["cost"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise BenchError(
                 f"Shard {index} of the pool is damaged ({error}).",
@@ -136,7 +136,7 @@ class Pool:
         """All shards as one."""
         read = [self.read(index) for index in range(shards)]
         rewards = [[score.value for score in group] for shard in read for group in shard.scores]
-        return Groups(torch.cat([s.latents for s in read]), torch.tensor(rewards), sum((s.cost for s in read), Spent()))
+        return Groups(torch.cat([s.latents for s in read]), torch.tensor(rewards), sum((s.cost for s in read), Cost()))
 
 
 def _scores(table: pd.DataFrame, prompts: int) -> list[list[Score]]:

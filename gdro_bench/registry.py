@@ -1,23 +1,102 @@
-"""Looks up what a name stands for: our own table first, then other packages' entry points; imported on use."""
+"""Every extension point by name. A name stands for "module:object", which is imported when it is used.
+
+A new method, reward, prompt reader, judge, model, detector or text reader is a module and a line here. Another package
+adds its own through the entry-point group `gdro_bench.<kind>s`, such as `gdro_bench.rewards`, without a line here.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Literal
 
-from gdro_bench.errors import unknown
+from gdro_bench.errors import BenchError, unknown
+
+Kind = Literal["method", "reward", "prompt", "judge", "model", "detector", "reader"]
+
+TABLES: Mapping[Kind, Mapping[str, str]] = {
+    # how a model is trained: a class, see `gdro_bench.methods.Method`
+    "method": {
+        "gdro": "gdro_bench.methods.gdro:GDRO",
+        "flow-grpo": "gdro_bench.methods.flow_grpo:FlowGRPO",
+        "dance-grpo": "gdro_bench.methods.dance_grpo:DanceGRPO",
+        "dpo": "gdro_bench.methods.dpo:DPO",
+        "rft": "gdro_bench.methods.rft:RFT",
+    },
+    # what a task optimises: a function of `Instruments` that gives a `Scorer`
+    "reward": {
+        "ocr": "gdro_bench.rewards.ocr:open_reward",
+        "text-size": "gdro_bench.rewards.ocr:open_text_size",
+        "geneval": "gdro_bench.rewards.geneval:open_mended",
+        "geneval-published": "gdro_bench.rewards.geneval:open_published",
+    },
+    # how a line of a prompt file becomes a `Prompt`, by the reward's name; `text` takes the line as it is
+    "prompt": {
+        "ocr": "gdro_bench.task:quoted_prompt",
+        "text-size": "gdro_bench.task:quoted_prompt",
+        "geneval": "gdro_bench.rewards.geneval:metadata_prompt",
+        "geneval-published": "gdro_bench.rewards.geneval:metadata_prompt",
+    },
+    # what looks at pictures and no method sees: a function of `JudgeConfig` that gives a `Scorer`
+    "judge": {
+        "pocket": "gdro_bench.models.pocket.judge:open_judge",
+        "pocket-facts": "gdro_bench.models.pocket.gold:open_gold",
+        "tesseract": "gdro_bench.rewards.ocr:open_second_reader",
+        "unified-reward": "gdro_bench.rewards.unified_reward:open_server",
+        "unified-reward-local": "gdro_bench.rewards.unified_reward:open_local",
+    },
+    # what is trained: a function of (profile, device, LoRA numbers or None, seed, folder of weights or None)
+    "model": {
+        "pocket": "gdro_bench.models.pocket.policy:open_pocket",
+        "pocket-weathered": "gdro_bench.models.pocket.policy:open_weathered",
+        "flux": "gdro_bench.models.pretrained:open_flux",
+        "sd3": "gdro_bench.models.pretrained:open_sd3",
+    },
+    # what finds objects for GenEval: a function of (`DetectorConfig` or None, device)
+    "detector": {
+        "pocket": "gdro_bench.models.pocket.detector:open_detector",
+        "mask2former": "gdro_bench.rewards.mask2former:open_detector",
+        "mmdet": "gdro_bench.rewards.mmdet:open_detector",
+    },
+    # what reads text: an `EngineKind`, which knows its name and how it starts
+    "reader": {
+        "rapidocr": "gdro_bench.rewards.engines:RAPIDOCR",
+        "paddleocr": "gdro_bench.rewards.engines:PADDLEOCR",
+    },
+}
 
 
-def lookup(kind: str, name: str, table: Mapping[str, str]) -> Any:
-    """The object behind `name` in a table of "module:object", or in the entry-point group `gdro_bench.<kind>s`.
+def names(kind: Kind) -> dict[str, str]:
+    """All names of a kind, with the "module:object" behind each; no other package can take one of ours."""
+    return {e.name: e.value for e in entry_points(group=f"gdro_bench.{kind}s")} | dict(TABLES[kind])
+
+
+def check(kind: Kind, name: str) -> None:
+    """Imports nothing.
 
     Raises:
-        BenchError: nothing has that name.
+        BenchError: nothing of this kind has that name.
     """
-    known = {e.name: e.value for e in entry_points(group=f"gdro_bench.{kind}s")} | dict(table)
-    if name not in known:
+    if name not in (known := names(kind)):
         raise unknown(kind, name, known)
-    module, _, attribute = known[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+
+
+def lookup(kind: Kind, name: str) -> Any:
+    """The object behind a name.
+
+    Raises:
+        BenchError: nothing of this kind has that name, or another package's entry point cannot be imported.
+    """
+    check(kind, name)
+    path = names(kind)[name]
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        if name in TABLES[kind]:
+            raise
+        raise BenchError(
+            f"The {kind} {name!r} is registered as {path}, which cannot be imported: {error}.",
+            "Install or mend the package that registers it.",
+        ) from error

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from gdro_bench import content
-from gdro_bench.parallel import batches
+from gdro_bench.distributed import batches
 from gdro_bench.policy import Cond, Policy
+from gdro_bench.profile import Sampler
 from gdro_bench.score import Images
 from gdro_bench.task import Prompt
 
@@ -20,28 +21,7 @@ Velocity = Callable[[Tensor, Tensor], Tensor]  # (x [B, ...], t [B]) -> v [B, ..
 ConditionalVelocity = Callable[[Tensor, Tensor, Cond], Tensor]  # a policy's `velocity` or `reference_velocity`
 
 
-@dataclass(frozen=True, slots=True)
-class Sampler:
-    """Numbers of a sampler. `shift` bends the schedule towards noise, as SD3 does (arXiv 2403.03206, eq. 23); 0 leaves
-    it to the model's own scheduler, if it has one."""
-
-    steps: int
-    shift: float
-    guidance: float  # 1 is none
-    batch: int
-
-    @property
-    def passes(self) -> int:
-        """Velocity evaluations a step: guidance takes two."""
-        return 1 if self.guidance == 1 else 2
-
-    @property
-    def evaluations(self) -> int:
-        """Velocity evaluations a picture."""
-        return self.steps * self.passes
-
-
-def times(steps: int, shift: float) -> Tensor:
+def timesteps(steps: int, shift: float) -> Tensor:
     """The schedule t_0 = 1 > ... > t_steps = 0, float32 [steps + 1]."""
     u = torch.linspace(1, 0, steps + 1)
     return shift * u / (1 + (shift - 1) * u)
@@ -56,7 +36,7 @@ def euler(velocity: Velocity, x: Tensor, schedule: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Noising:
+class SdeConfig:
     """How steps inject noise, with its level a: `flow` (Flow-GRPO, arXiv 2505.05470: sigma = a sqrt(t / (1 - t))),
     `constant` (DanceGRPO, arXiv 2505.07818: sigma = a) or `cps` (coefficients-preserving, arXiv 2509.05952)."""
 
@@ -71,7 +51,7 @@ class Transition:
     mean: Tensor
     std: Tensor
     rate: Tensor
-    noising: Noising
+    noising: SdeConfig
 
     def log_p(self, x_next: Tensor) -> Tensor:
         """Log-probability of x_next [B, ...], averaged over elements: [B]. For `cps` its constants are left out and
@@ -82,7 +62,7 @@ class Transition:
         return -distance / (2 * self.std.square()) - self.std.log() - 0.5 * math.log(2 * math.pi)
 
 
-def transition(v: Tensor, x: Tensor, t: Tensor, t_next: Tensor, schedule: Tensor, noising: Noising) -> Transition:
+def transition(v: Tensor, x: Tensor, t: Tensor, t_next: Tensor, schedule: Tensor, noising: SdeConfig) -> Transition:
     """The stochastic step from t to t_next [B] for a velocity v and state x [B, ...], in float32.
 
     An SDE with the ODE's marginals: dx = (v + sigma^2 / (2 t) (x + (1 - t) v)) dt + sigma dw. At t = 1, where
@@ -120,7 +100,9 @@ def step_noise(shape: Sequence[int], noisy: Collection[int], generator: torch.Ge
 
 
 @torch.no_grad()
-def stochastic(velocity: Velocity, x: Tensor, schedule: Tensor, noising: Noising, noise: Mapping[int, Tensor]) -> Chain:
+def sde_sample(
+    velocity: Velocity, x: Tensor, schedule: Tensor, noising: SdeConfig, noise: Mapping[int, Tensor]
+) -> Chain:
     """Samples along the schedule from x [B, ...]; steps that have a `noise` [B, ...] inject it, the others are
     Euler's."""
     states, log_p = [x.float()], []
@@ -159,7 +141,7 @@ def conditioned(policy: Policy, cond: Cond, guidance: float, reference: bool = F
 
 def sample(policy: Policy, noise: Tensor, prompts: Sequence[Prompt], sampler: Sampler, reference: bool) -> Tensor:
     """Latents [B, *latent_shape] from noise [B, *latent_shape], of the policy or of the reference model."""
-    schedule = policy.times(sampler.steps, sampler.shift)
+    schedule = policy.timesteps(sampler.steps, sampler.shift)
     chunks = []
     for rows in batches(len(noise), sampler.batch):
         cond = policy.encode(prompts[rows])

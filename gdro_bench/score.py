@@ -16,7 +16,7 @@ from gdro_bench.errors import BenchError
 from gdro_bench.task import Correction, Prompt
 
 if TYPE_CHECKING:
-    from gdro_bench.parallel import Team
+    pass
 
 Images = NDArray[np.uint8]  # [B, H, W, 3], RGB
 
@@ -47,10 +47,10 @@ class Scorer(Protocol):
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]: ...
 
 
-Painted = tuple[Images, Sequence[Prompt]]  # a batch of pictures, each with what it was to show
+GeneratedBatch = tuple[Images, Sequence[Prompt]]  # a batch of pictures, each with what it was to show
 
 
-def scored(painted: Iterable[Painted], scorer: Scorer, ahead: int) -> list[list[Score]]:
+def score_batches(painted: Iterable[GeneratedBatch], scorer: Scorer, ahead: int) -> list[list[Score]]:
     """Scores batches as they are painted, in order. With `ahead` a thread does it while the next are painted, so many
     batches at most waiting: reading on CPUs then costs no time of a GPU."""
     if not ahead:
@@ -63,18 +63,6 @@ def scored(painted: Iterable[Painted], scorer: Scorer, ahead: int) -> list[list[
                 found.append(waiting.popleft().result())
             waiting.append(thread.submit(scorer, images, prompts))
         return found + [future.result() for future in waiting]
-
-
-def of_team(team: Team, own: Sequence[Sequence[Score]], count: int, max_unscored: float) -> list[Score]:
-    """The scores of all images, in order, from those that each process made of its batches, `count` in all.
-
-    Raises:
-        BenchError: as `check`.
-    """
-    plain = team.objects([[score.plain() for score in batch] for batch in own], count)
-    scores = [Score(*one) for batch in plain for one in batch]
-    check(scores, max_unscored)
-    return scores
 
 
 def check(scores: Sequence[Score], max_unscored: float) -> None:
@@ -91,13 +79,13 @@ def check(scores: Sequence[Score], max_unscored: float) -> None:
         )
 
 
-def judged(parts: Mapping[str, NDArray[np.float64]], correction: Correction) -> NDArray[np.float64]:
+def judge_mean(parts: Mapping[str, NDArray[np.float64]], correction: Correction) -> NDArray[np.float64]:
     """u: the mean of the task's axes of a judge's parts, each [N] in 1..5; NaN where one is."""
     mean: NDArray[np.float64] = np.mean([parts[axis] for axis in correction.axes], axis=0)
     return mean
 
 
-def corrected(reward: NDArray[np.float64], u: NDArray[np.float64], correction: Correction) -> NDArray[np.float64]:
+def corrected_score(reward: NDArray[np.float64], u: NDArray[np.float64], correction: Correction) -> NDArray[np.float64]:
     """The corrected score r (u - pivot) + shift (arXiv 2601.02036, section 4.1), elementwise.
 
     Of each image's r and u, then averaged; or of their means: which one the paper takes is not known. Of means is the

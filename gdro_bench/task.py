@@ -64,19 +64,19 @@ def load(name: str) -> Task:
     return task
 
 
-def quoted(line: str) -> str | None:
+def first_quoted(line: str) -> str | None:
     """The first span in straight double quotes, as Flow-GRPO takes it; None if there is none or it is empty."""
     parts = line.split('"')
     return parts[1] if len(parts) >= 3 and parts[1].replace(" ", "") else None
 
 
-def quoting(text: str, metadata: str, where: str) -> Prompt:
+def quoted_prompt(text: str, metadata: str, where: str) -> Prompt:
     """A prompt whose target is its first quoted span.
 
     Raises:
         BenchError: it has no text in straight double quotes.
     """
-    target = quoted(text)
+    target = first_quoted(text)
     if target is None:
         raise BenchError(
             f"{where} has no text in straight double quotes: {text.strip()[:80]!r}.",
@@ -85,7 +85,7 @@ def quoting(text: str, metadata: str, where: str) -> Prompt:
     return Prompt(text.strip(), target)
 
 
-def read_prompts(path: Path, prompt_of: PromptOf = quoting) -> list[Prompt]:
+def read_prompts(path: Path, prompt_of: PromptOf = quoted_prompt) -> list[Prompt]:
     """Prompts from a file, one a line; blank lines are passed over.
 
     Raises:
@@ -101,7 +101,7 @@ def read_prompts(path: Path, prompt_of: PromptOf = quoting) -> list[Prompt]:
     return prompts
 
 
-def in_turn(prompts: list[Prompt]) -> list[Prompt]:
+def interleave_kinds(prompts: list[Prompt]) -> list[Prompt]:
     """The same, with kinds taking turns by their shares, so that the first ones of the list stand for all of it."""
     shares = Counter(prompt.kind for prompt in prompts)
     before: Counter[str] = Counter()
@@ -112,7 +112,7 @@ def in_turn(prompts: list[Prompt]) -> list[Prompt]:
     return [prompts[i] for i in sorted(range(len(prompts)), key=place.__getitem__)]
 
 
-def repeated(prompts: list[Prompt], images: int) -> list[Prompt]:
+def repeat_draws(prompts: list[Prompt], images: int) -> list[Prompt]:
     """All prompts, then all once more, until each has so many pictures to be painted."""
     return [replace(prompt, draw=draw) for draw in range(images) for prompt in prompts]
 

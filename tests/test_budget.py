@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from gdro_bench import plan, sampling
-from gdro_bench.budget import GRADIENT_COST, Ledger, MeteredPolicy, MeteredScorer, Spent
+from gdro_bench import sampling
+from gdro_bench.budget import GRADIENT_COST, Cost, Ledger, MeteredPolicy, MeteredScorer
+from gdro_bench.engine import plan
 from gdro_bench.models.lora import add_lora
 from gdro_bench.models.pocket import network
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.models.pocket.text import Tokenizer
+from gdro_bench.profile import Sampler
 from gdro_bench.score import Score
 from gdro_bench.task import Prompt
 
@@ -50,33 +52,33 @@ def test_velocity_without_gradient_is_collection_at_one_an_image(metered, passed
     with torch.no_grad():
         metered.velocity(*inputs(metered))
     assert passed == [2]
-    assert (metered.ledger.collection, metered.ledger.optimisation) == (Spent(evaluations=2), Spent())
+    assert (metered.ledger.collection, metered.ledger.optimisation) == (Cost(evaluations=2), Cost())
 
 
 def test_velocity_with_gradient_is_optimisation_at_three_an_image(metered, passed):
     metered.velocity(*inputs(metered)).sum().backward()
     assert passed == [2]
-    assert (metered.ledger.collection, metered.ledger.optimisation) == (Spent(), Spent(2 * GRADIENT_COST, images=2))
+    assert (metered.ledger.collection, metered.ledger.optimisation) == (Cost(), Cost(2 * GRADIENT_COST, images=2))
     assert GRADIENT_COST == 3
 
 
 def test_the_reference_costs_one_an_image_in_training_and_in_collecting(metered, passed):
     assert not metered.reference_velocity(*inputs(metered)).requires_grad
-    assert (metered.ledger.collection, metered.ledger.optimisation) == (Spent(), Spent(evaluations=2))
+    assert (metered.ledger.collection, metered.ledger.optimisation) == (Cost(), Cost(evaluations=2))
     with torch.no_grad():
         metered.reference_velocity(*inputs(metered))
     assert passed == [2, 2]
-    assert (metered.ledger.collection, metered.ledger.optimisation) == (Spent(evaluations=2), Spent(evaluations=2))
+    assert (metered.ledger.collection, metered.ledger.optimisation) == (Cost(evaluations=2), Cost(evaluations=2))
 
 
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize(("guidance", "passes"), [(1.0, 1), (2.0, 2)])
 def test_sampling_is_charged_for_every_step_of_every_image(metered, passed, reference, guidance, passes):
-    sampler = sampling.Sampler(steps=4, shift=2.0, guidance=guidance, batch=1)
+    sampler = Sampler(steps=4, shift=2.0, guidance=guidance, batch=1)
     with torch.no_grad():
         sampling.sample(metered, inputs(metered)[0], PROMPTS, sampler, reference)
     assert passed == [1] * 8 * passes
-    assert metered.ledger.collection == Spent(evaluations=8 * passes)
+    assert metered.ledger.collection == Cost(evaluations=8 * passes)
 
 
 def test_decoding_and_scoring_are_counted(metered):
@@ -91,17 +93,17 @@ def test_decoding_and_scoring_are_counted(metered):
     assert images.shape == (2, 64, 64, 3)
     assert images.dtype == np.uint8
     assert len(scores) == 2
-    assert metered.ledger.collection == Spent(images=2, reward_calls=2)
+    assert metered.ledger.collection == Cost(images=2, reward_calls=2)
 
 
 @pytest.mark.parametrize(("kind", "spent"), [("evaluations", 11), ("images", 22), ("seconds", 44.0)])
 def test_a_budget_is_of_one_kind(kind, spent):
-    assert Ledger(100, kind, Spent(1, 2, 3, 4.0), Spent(10, 20, 30, 40.0)).spent == spent
+    assert Ledger(100, kind, Cost(1, 2, 3, 4.0), Cost(10, 20, 30, 40.0)).spent == spent
 
 
 def test_spending_adds_and_subtracts():
-    a, b = Spent(1, 2, 3, 4.0), Spent(10, 20, 30, 40.0)
-    assert a + b == Spent(11, 22, 33, 44.0)
+    a, b = Cost(1, 2, 3, 4.0), Cost(10, 20, 30, 40.0)
+    assert a + b == Cost(11, 22, 33, 44.0)
     assert a + b - b == a
 
 

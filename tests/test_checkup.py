@@ -6,10 +6,11 @@ import pytest
 from click.testing import CliRunner
 from tiny_pipelines import save_flux, save_sd3
 
-from gdro_bench import checkup, plan
 from gdro_bench.cli import main
+from gdro_bench.commands import doctor
+from gdro_bench.engine import plan
 from gdro_bench.errors import BenchError
-from gdro_bench.plan import Profile
+from gdro_bench.profile import Profile
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def test_remedies_keep_their_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(name: str, profile: Profile) -> str:
         raise BenchError("No.", "pip install 'x[paddle]'")
 
-    monkeypatch.setattr(checkup, "CHECKS", {"all": fails})
+    monkeypatch.setattr(doctor, "CHECKS", {"all": fails})
     result = CliRunner().invoke(main, ["doctor", "--profile", "flux1-dev"])
     assert result.exit_code == 1
     assert "x[paddle]" in result.output
@@ -45,15 +46,15 @@ def test_remedies_keep_their_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["flux1-dev", "sd35-medium"])
 def test_a_pipeline_s_weights_are_weighed(name: str, saved: dict[str, Path]) -> None:
     here = profile(name, saved[name])
-    sizes = checkup._sizes(checkup._folder(here.pretrained))
+    sizes = doctor._sizes(doctor._folder(here.pretrained))
     assert {"transformer", "vae", "text_encoder", "text_encoder_2"} <= set(sizes)
     assert min(sizes.values()) > 1000
-    assert str(saved[name]) in checkup._weights(name, here)
-    assert "weights take 0.0 GB" in checkup._device(name, here)
+    assert str(saved[name]) in doctor._weights(name, here)
+    assert "weights take 0.0 GB" in doctor._device(name, here)
 
 
 def test_what_is_checked_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup, "CHECKS", {"device": lambda name, profile: profile.pretrained.source})
+    monkeypatch.setattr(doctor, "CHECKS", {"device": lambda name, profile: profile.pretrained.source})
     result = CliRunner().invoke(main, ["doctor", "--profile", "flux1-dev", "--set", "profile.pretrained.source=/here"])
     assert result.exit_code == 0
     assert "/here" in result.output
@@ -63,26 +64,26 @@ def test_what_is_checked_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_device_that_is_too_small_is_told(saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup, "ROOM", 1e9)
+    monkeypatch.setattr(doctor, "ROOM", 1e9)
     with pytest.raises(BenchError, match=r"weights take.*profile\.pretrained\.float8"):
-        checkup._device("flux1-dev", profile("flux1-dev", saved["flux1-dev"]))
+        doctor._device("flux1-dev", profile("flux1-dev", saved["flux1-dev"]))
 
 
 def test_weights_that_are_not_whole_are_named(saved: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"no folder of a pipeline.*profile\.pretrained\.source"):
-        checkup._weights("flux1-dev", profile("flux1-dev", tmp_path))
+        doctor._weights("flux1-dev", profile("flux1-dev", tmp_path))
     (tmp_path / "model_index.json").write_text((saved["flux1-dev"] / "model_index.json").read_text())
     with pytest.raises(BenchError, match=r"text_encoder has no \*\.safetensors"):
-        checkup._weights("flux1-dev", profile("flux1-dev", tmp_path))
+        doctor._weights("flux1-dev", profile("flux1-dev", tmp_path))
 
 
 def test_a_pool_must_find_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "a pool takes 8.39 GB" in checkup._disk("flux1-dev", profile("flux1-dev"))
-    monkeypatch.setattr(checkup, "ROOM", 1e9)
+    assert "a pool takes 8.39 GB" in doctor._disk("flux1-dev", profile("flux1-dev"))
+    monkeypatch.setattr(doctor, "ROOM", 1e9)
     with pytest.raises(BenchError, match="Free some"):
-        checkup._disk("flux1-dev", profile("flux1-dev"))
+        doctor._disk("flux1-dev", profile("flux1-dev"))
 
 
 def test_a_judge_that_is_not_there_is_told() -> None:
     with pytest.raises(BenchError, match=r"does not answer.*Start it"):
-        checkup._judge("flux1-dev", profile("flux1-dev"))
+        doctor._judge("flux1-dev", profile("flux1-dev"))

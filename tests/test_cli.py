@@ -11,14 +11,14 @@ from gdro_bench.cli import main
 
 FROZEN = {
     "eval": [
-        *("--clip", "--device", "--images", "--judge", "--judge-model", "--lora"),
-        *("--mask2former", "--model", "--out", "--profile", "--prompts", "--set", "task"),
+        *("--clip", "--device", "--images", "--judge", "--judge-model", "--judge-url", "--lora"),
+        *("--mask2former", "--out", "--profile", "--prompts", "--set", "--weights", "task"),
     ],
-    "compare": ["--out", "--reference", "--reward", "--runs", "--x", "folders"],
+    "compare": ["--level", "--out", "--reference", "--runs", "--x", "folders"],
     "doctor": ["--profile", "--set"],
-    "judge": ["--gold", "--judge", "--model", "--runs", "--second-reader", "--url", "folders"],
+    "judge": ["--gold", "--judge", "--judge-model", "--judge-url", "--runs", "--second-reader", "folders"],
     "list": [],
-    "pretrain": ["--device", "--images", "--out", "--seed", "model"],
+    "pretrain": ["--device", "--out", "--seed", "--train-images", "model"],
     "prompts": ["--count", "--seed", "--split", "--world", "task"],
     "run": [
         "--budget",
@@ -32,7 +32,18 @@ FROZEN = {
         "--set",
         "task",
     ],
-    "sweep": ["--budget", "--device", "--method", "--out", "--over", "--profile", "--seeds", "--set", "task"],
+    "sweep": [
+        "--budget",
+        "--device",
+        "--method",
+        "--out",
+        "--over",
+        "--profile",
+        "--prompts",
+        "--seeds",
+        "--set",
+        "task",
+    ],
 }
 
 

@@ -13,10 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from gdro_bench import record, stats
+from gdro_bench import stats
 from gdro_bench.cli import AXIS_NAMES, main
 from gdro_bench.compare import entries, grids, matched, prediction, report, tables
-from gdro_bench.record import Point, Run
+from gdro_bench.engine import record
+from gdro_bench.engine.record import Point, Run
 from gdro_bench.stats import Estimate
 
 PROMPTS = 40

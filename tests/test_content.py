@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import pytest
 
-from gdro_bench import content, plan, task
+from gdro_bench import content, task
+from gdro_bench.engine import plan
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import gdro
 
@@ -59,27 +60,27 @@ def test_the_shipped_numbers_build(name):
     folder = content.find("profile", name)
     for name_of_task in content.names("task"):
         plan.read_profile(name, (), name_of_task)
-        content.build(gdro.Config, plan.numbers(folder / "gdro.toml", name_of_task), "gdro.toml")
+        content.build(gdro.Config, plan.read_numbers(folder / "gdro.toml", name_of_task), "gdro.toml")
 
 
 def test_a_task_may_have_numbers_of_its_own(tmp_path):
     """The paper's beta and gamma are others on GenEval than on OCR."""
-    given = [plan.numbers(content.find("profile", "flux1-dev") / "gdro.toml", task) for task in ("ocr", "geneval")]
+    given = [plan.read_numbers(content.find("profile", "flux1-dev") / "gdro.toml", task) for task in ("ocr", "geneval")]
     assert [(table["beta"], table["gamma"], table["k"]) for table in given] == [(12.0, 0.5, 6), (6.0, 1.0, 6)]
-    assert plan.make("geneval", "gdro", "flux1-dev", 0, tmp_path).config.beta == 6.0
+    assert plan.make_plan("geneval", "gdro", "flux1-dev", 0, tmp_path).config.beta == 6.0
 
     bases = [plan.read_profile("pocket", (), name).model for name in (None, "ocr", "geneval")]
     assert bases == ["pocket", "pocket", "pocket-weathered"]
-    assert plan.to_evaluate("geneval", "pocket", (), None)[1].model == "pocket-weathered"
-    assert plan.make("ocr", "gdro", "pocket", 0, tmp_path).profile.budget.limit == 120_000
+    assert plan.evaluation_inputs("geneval", "pocket", (), None)[1].model == "pocket-weathered"
+    assert plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path).profile.budget.limit == 120_000
 
     path = tmp_path / "gdro.toml"
     path.write_text('k = 6\ndraw = "random"\n[pool]\nimages = 16\n[tasks.geneval]\npool.images = 8\ndraw = "top"\n')
-    assert plan.numbers(path, "geneval") == {"k": 6, "draw": "top", "pool": {"images": 8}}
+    assert plan.read_numbers(path, "geneval") == {"k": 6, "draw": "top", "pool": {"images": 8}}
     for wrong, said in (("[tasks.genval]\nk = 3", "Did you mean 'geneval'"), ("[tasks.ocr]\nkk = 3", "'kk'")):
         path.write_text(f"k = 6\n{wrong}\n")
         with pytest.raises(BenchError, match=said):
-            plan.numbers(path, "ocr")
+            plan.read_numbers(path, "ocr")
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known():
@@ -153,13 +154,13 @@ def test_none_is_taken_where_it_may_stand():
 )
 def test_override_sets_a_nested_value_as_toml_or_text(setting, expected):
     tables = {"outer": table()}
-    content.override(tables, [setting])
+    content.apply_settings(tables, [setting])
     assert tables == {"outer": table(inner={"steps": expected, "shift": 2.0})}
 
 
 def test_the_last_override_wins():
     tables = {"outer": table()}
-    content.override(tables, ["outer.title=a", "outer.title=b"])
+    content.apply_settings(tables, ["outer.title=a", "outer.title=b"])
     assert tables["outer"]["title"] == "b"
 
 
@@ -178,7 +179,7 @@ def test_the_last_override_wins():
 def test_override_refuses_what_does_not_exist(setting, said):
     tables = {"outer": table()}
     with pytest.raises(BenchError) as caught:
-        content.override(tables, [setting])
+        content.apply_settings(tables, [setting])
     assert said in str(caught.value)
     assert tables == {"outer": table()}
 

@@ -13,8 +13,9 @@ from PIL import Image
 from gdro_bench.cli import main
 from gdro_bench.errors import BenchError
 from gdro_bench.models.pocket import detector as pocket
-from gdro_bench.models.pocket import detector_making, detector_training, network, world
+from gdro_bench.models.pocket import network, world
 from gdro_bench.models.pocket.detector import PocketDetector
+from gdro_bench.models.pocket.training import detector_card, train_detector
 from gdro_bench.rewards import geneval, geneval_prompts, geneval_rules
 from gdro_bench.rewards.geneval_rules import Detection
 from gdro_bench.task import Prompt
@@ -22,7 +23,7 @@ from gdro_bench.task import Prompt
 TASK = Path(__file__).parents[1] / "tasks" / "geneval"
 
 
-def heads_that_say(targets: detector_training.Targets) -> pocket.Heads:
+def heads_that_say(targets: train_detector.Targets) -> pocket.Heads:
     """Perfect heads for these targets."""
     classes = torch.logit(targets.classes.clamp(1e-4, 1 - 1e-4))
     colours, sides = torch.zeros(len(classes), len(pocket.COLOURS), 16, 16), torch.zeros(len(classes), 4, 16, 16)
@@ -34,8 +35,8 @@ def heads_that_say(targets: detector_training.Targets) -> pocket.Heads:
 
 def test_what_is_encoded_is_decoded():
     rng = default_rng(0)
-    batch = [detector_training.labelled(world.thing_facts(rng), rng) for _ in range(60)]
-    decoded = pocket.decode(heads_that_say(detector_training.targets(batch)))
+    batch = [train_detector.labelled(world.thing_facts(rng), rng) for _ in range(60)]
+    decoded = pocket.decode(heads_that_say(train_detector.targets(batch)))
     for one, found in zip(batch, decoded, strict=True):
         expected = sorted((pocket.CLASSES[k], pocket.COLOURS[c], box) for k, c, box in one.things)
         seen = sorted((name, d.colour, d.box) for name, ds in found.items() for d in ds)
@@ -46,7 +47,7 @@ def test_what_is_encoded_is_decoded():
 
 def test_boxes_move_with_the_picture():
     facts = world.Facts("blue", "plain", None, (world.ThingFacts("bus", "yellow"),))
-    one = detector_training.labelled(facts, default_rng(3))
+    one = train_detector.labelled(facts, default_rng(3))
     _, _, (x0, y0, x1, y1) = one.things[0]
     yellow = (one.pixels[..., 0] > 180) & (one.pixels[..., 2] < 120)
     rows, columns = np.nonzero(yellow)
@@ -57,27 +58,27 @@ def test_boxes_move_with_the_picture():
 
 def test_right_heads_lose_less_than_wrong_ones():
     rng = default_rng(1)
-    batch = [detector_training.labelled(world.thing_facts(rng), rng) for _ in range(8)]
-    wanted = detector_training.targets(batch)
+    batch = [train_detector.labelled(world.thing_facts(rng), rng) for _ in range(8)]
+    wanted = train_detector.targets(batch)
     right = heads_that_say(wanted)
     wrong = pocket.Heads(right.classes.flip(1), right.colours.flip(1), right.sides + 4)
-    assert detector_training.loss(right, wanted) < 0.1 < 1 < detector_training.loss(wrong, wanted)
+    assert train_detector.loss(right, wanted) < 0.1 < 1 < train_detector.loss(wrong, wanted)
 
 
 def test_a_scene_without_objects_can_be_learnt_from():
     rng = default_rng(2)
-    batch = [detector_training.labelled(world.Facts("red", "plain", None, ()), rng)]
-    made = detector_training.loss(pocket.Detector(16)(torch.zeros(1, 3, 64, 64)), detector_training.targets(batch))
+    batch = [train_detector.labelled(world.Facts("red", "plain", None, ()), rng)]
+    made = train_detector.loss(pocket.Detector(16)(torch.zeros(1, 3, 64, 64)), train_detector.targets(batch))
     assert torch.isfinite(made)
 
 
 def test_training_lowers_the_loss_and_is_a_function_of_the_seed():
-    config = detector_training.DetectorTraining(16, 32 * 12, 12, 3e-3, 0.8, 0.5, 0.3)
+    config = train_detector.DetectorTraining(16, 32 * 12, 12, 3e-3, 0.8, 0.5, 0.3)
     torch.manual_seed(0)
     autoencoder = network.Autoencoder(8, 8).eval()
     runs: list[list[float]] = [[], []]
     for losses in runs:
-        detector_training.train(config, ["CAT"], autoencoder, 5, lambda _, loss, kept=losses: kept.append(loss))
+        train_detector.train(config, ["CAT"], autoencoder, 5, lambda _, loss, kept=losses: kept.append(loss))
     assert runs[0] == runs[1]
     assert np.mean(runs[0][-5:]) < 0.9 * np.mean(runs[0][:5])
 
@@ -92,7 +93,7 @@ def shipped() -> PocketDetector:
 
 @pytest.mark.parametrize("tag", geneval_prompts.TAGS)
 def test_the_shipped_detector_knows_right_scenes_from_others(shipped, tag):
-    right, other = detector_making.accuracy(shipped, None, default_rng(77))[tag]
+    right, other = detector_card.accuracy(shipped, None, default_rng(77))[tag]
     assert right.mean > 0.9
     assert other.mean < 0.1
 
@@ -100,12 +101,14 @@ def test_the_shipped_detector_knows_right_scenes_from_others(shipped, tag):
 def test_swapped_channels_do_not_go_unnoticed(shipped):
     rng = default_rng(4)
     scenes = [geneval_prompts.Scene("colors", (geneval_prompts.Clause(n, 1, "red"),), "") for n in pocket.CLASSES]
-    images = np.stack([world.render(detector_making.facts_of(scene), rng).pixels for scene in scenes])
+    images = np.stack([world.render(detector_card.facts_of(scene), rng).pixels for scene in scenes])
 
     def right(shown: np.ndarray) -> float:
         kept = [geneval_rules.kept(seen.objects, "colors") for seen in shipped(np.ascontiguousarray(shown))]
         return float(
-            np.mean([geneval_rules.verdict(s, k, geneval_rules.told) for s, k in zip(scenes, kept, strict=True)])
+            np.mean(
+                [geneval_rules.verdict(s, k, geneval_rules.detected_colours) for s, k in zip(scenes, kept, strict=True)]
+            )
         )
 
     assert right(images) > 0.8
@@ -127,7 +130,7 @@ class Seen:
     classes = ("cat", "dog")
 
     def __init__(self, *found: dict[str, list[Detection]]) -> None:
-        self.found = [geneval_rules.Seen(objects, geneval_rules.told) for objects in found]
+        self.found = [geneval_rules.Detections(objects, geneval_rules.detected_colours) for objects in found]
 
     def __call__(self, images):
         return self.found
@@ -173,7 +176,7 @@ def folder(path: Path, scenes: list[geneval_prompts.Scene], shown: list[geneval_
         samples = path / f"{i:05d}" / "samples"
         samples.mkdir(parents=True)
         (path / f"{i:05d}" / "metadata.jsonl").write_text(json.dumps(asked.published()))
-        pixels = world.render(detector_making.facts_of(drawn), default_rng(i)).pixels
+        pixels = world.render(detector_card.facts_of(drawn), default_rng(i)).pixels
         Image.fromarray(pixels).save(samples / "0000.png")
     return path
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from gdro_bench import drift, sampling
+from gdro_bench import sampling
+from gdro_bench.engine import divergence
 from gdro_bench.policy import Cond
-from gdro_bench.sampling import Sampler
+from gdro_bench.profile import DivergenceConfig, Sampler
 from gdro_bench.score import Images
 from gdro_bench.task import Prompt
 
@@ -30,8 +31,8 @@ class Moved:
     def encode(self, prompts: Sequence[Prompt]) -> Cond:
         return Cond((torch.zeros(len(prompts), 1),))
 
-    def times(self, steps: int, shift: float) -> Tensor:
-        return sampling.times(steps, shift)
+    def timesteps(self, steps: int, shift: float) -> Tensor:
+        return sampling.timesteps(steps, shift)
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return -self.scale * x + self.shift
@@ -46,7 +47,7 @@ class Moved:
 
 def closed_form_kl(shift: float, elements: int) -> float:
     """Of a constant difference of velocities, by Girsanov's theorem on the discrete SDE."""
-    t = sampling.times(SAMPLER.steps, SAMPLER.shift).double()
+    t = sampling.timesteps(SAMPLER.steps, SAMPLER.shift).double()
     here, dt = t[:-2], t[:-2] - t[1:-1]
     squared = LEVEL**2 * here / (1 - torch.where(here == 1, t[1], here))
     across = 1 + squared * (1 - here) / (2 * here)
@@ -54,28 +55,28 @@ def closed_form_kl(shift: float, elements: int) -> float:
 
 
 def test_the_kl_of_a_path_is_its_closed_form():
-    found = drift.paths(Moved(shift=0.1), PROMPTS, "ocr", SAMPLER, LEVEL)
+    found = divergence.paths(Moved(shift=0.1), PROMPTS, "ocr", SAMPLER, LEVEL)
     assert found.kl.tolist() == pytest.approx([closed_form_kl(0.1, 12)] * 5, rel=1e-4)
 
 
 def test_what_has_not_moved_has_no_kl_and_keeps_its_speed():
-    found = drift.paths(Moved(), PROMPTS, "ocr", SAMPLER, LEVEL)
+    found = divergence.paths(Moved(), PROMPTS, "ocr", SAMPLER, LEVEL)
     assert found.kl.tolist() == [0.0] * 5
     assert found.velocity_ratio.tolist() == pytest.approx([1.0] * 5)
 
 
 def test_speed_is_held_against_the_reference():
-    found = drift.paths(Moved(scale=1.25), PROMPTS, "ocr", SAMPLER, LEVEL)
+    found = divergence.paths(Moved(scale=1.25), PROMPTS, "ocr", SAMPLER, LEVEL)
     assert found.velocity_ratio.tolist() == pytest.approx([1.25] * 5)
 
 
 def test_the_first_prompts_are_measured_and_the_others_are_nan():
-    rows = drift.measure(Moved(shift=0.1), PROMPTS, "ocr", SAMPLER, drift.DriftConfig(2, 3, LEVEL))
-    assert [tuple(row) for row in rows] == [drift.NAMES] * 5
+    rows = divergence.measure(Moved(shift=0.1), PROMPTS, "ocr", SAMPLER, DivergenceConfig(2, 3, LEVEL))
+    assert [tuple(row) for row in rows] == [divergence.NAMES] * 5
     assert all(1 <= row["vendi"] <= 3 and row["path_kl"] > 0 for row in rows[:2])
     assert all(np.isnan(list(row.values())).all() for row in rows[2:])
-    assert rows[:2] == drift.measure(Moved(shift=0.1), PROMPTS, "ocr", SAMPLER, drift.DriftConfig(2, 3, LEVEL))[:2]
+    assert rows[:2] == divergence.measure(Moved(shift=0.1), PROMPTS, "ocr", SAMPLER, DivergenceConfig(2, 3, LEVEL))[:2]
 
 
 def test_it_can_be_left_out():
-    assert drift.measure(Moved(), PROMPTS, "ocr", SAMPLER, drift.DriftConfig(0, 3, LEVEL)) == [{}] * 5
+    assert divergence.measure(Moved(), PROMPTS, "ocr", SAMPLER, DivergenceConfig(0, 3, LEVEL)) == [{}] * 5

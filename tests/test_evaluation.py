@@ -11,10 +11,12 @@ from judge_server import RIGHT, Judge
 from numpy.random import default_rng
 from PIL import Image
 
-from gdro_bench import evaluation, record
 from gdro_bench.cli import main
-from gdro_bench.models.pocket import making, world
-from gdro_bench.score import Score, corrected, judged
+from gdro_bench.commands import evaluate
+from gdro_bench.engine import record
+from gdro_bench.models.pocket import world
+from gdro_bench.models.pocket.training import base_card
+from gdro_bench.score import Score, corrected_score, judge_mean
 from gdro_bench.task import Correction, Prompt
 
 
@@ -77,7 +79,7 @@ SETTINGS = (
 
 def test_a_run_s_adapters_paint_what_its_record_says(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("\n".join(making.ocr_prompts("tuning", 0, 16)))
+    prompts.write_text("\n".join(base_card.ocr_prompts("tuning", 0, 16)))
     flags = [part for setting in SETTINGS for part in ("--set", setting)]
     chosen = ["--out", str(tmp_path / "runs"), "--device", "cpu", "--prompts", str(prompts)]
     made = CliRunner().invoke(main, ["run", "ocr", "--method", "flow-grpo", *chosen, *flags])
@@ -95,10 +97,10 @@ CORRECTION = Correction(("alignment", "coherence", "style"), pivot=3.0, shift=0.
 
 def test_the_corrected_score_is_the_paper_s():
     r, u = np.array([0.5, 1.0]), np.array([4.0, 3.0])
-    assert corrected(r, u, CORRECTION) == pytest.approx([0.7, 0.2])
+    assert corrected_score(r, u, CORRECTION) == pytest.approx([0.7, 0.2])
     parts = {"alignment": np.array([5.0]), "coherence": np.array([3.0]), "style": np.array([1.0])}
-    assert judged(parts, CORRECTION) == pytest.approx([3.0])
-    assert judged(parts, Correction(("coherence", "style"), 3.0, 0.2)) == pytest.approx([2.0])
+    assert judge_mean(parts, CORRECTION) == pytest.approx([3.0])
+    assert judge_mean(parts, Correction(("coherence", "style"), 3.0, 0.2)) == pytest.approx([2.0])
 
 
 def test_both_orders_of_averaging_are_told_apart():
@@ -109,9 +111,9 @@ def test_both_orders_of_averaging_are_told_apart():
         name = "judge"
 
     asked = [Prompt(text, "") for text in "abc"]
-    plain = evaluation.result(Named(), asked, [score(1.0), score(0.0), score(float("nan"))], 0.5)
+    plain = evaluate.result(Named(), asked, [score(1.0), score(0.0), score(float("nan"))], 0.5)
     scores, said = [score(1.0), score(0.0), score(1.0)], [score(4.0), score(3.0), score(float("nan"))]
-    found = evaluation.with_judge(plain, asked, scores, Named(), said, CORRECTION)
+    found = evaluate.with_judge(plain, asked, scores, Named(), said, CORRECTION)
     assert found.corrected["mean"].mean == pytest.approx((1.2 + 0.2) / 2)
     assert found.corrected["of the means"].mean == pytest.approx(0.5 * 0.5 + 0.2)
     assert found.corrected["of the means"].low <= 0.45 <= found.corrected["of the means"].high

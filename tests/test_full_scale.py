@@ -12,10 +12,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from tiny_pipelines import SIDE, save_flux, save_sd3
 
-from gdro_bench import plan, record, registry, sampling
+from gdro_bench import registry, sampling
 from gdro_bench.cli import main
-from gdro_bench.methods import METHODS
-from gdro_bench.rewards import REWARDS
+from gdro_bench.engine import plan, record
+from gdro_bench.registry import TABLES
 from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
@@ -50,8 +50,8 @@ METHOD_SHORT: dict[str, dict[str, object]] = {
 
 BRIGHT = """
 from gdro_bench.cli import main
-from gdro_bench.rewards import REWARDS
-REWARDS["ocr"] = "test_full_scale:open_brightness"
+from gdro_bench.registry import TABLES
+TABLES["reward"]["ocr"] = "test_full_scale:open_brightness"
 main()
 """
 
@@ -108,7 +108,7 @@ def painted_by_diffusers(profile: str, source: Path, lora: Path, text: str) -> n
 def test_a_run_trains_and_plain_diffusers_paints_what_it_paints(
     profile: str, method: str, saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(REWARDS, "ocr", "test_full_scale:open_brightness")
+    monkeypatch.setitem(TABLES["reward"], "ocr", "test_full_scale:open_brightness")
     result = call(profile, saved[profile], tmp_path, method)
     assert result.exit_code == 0, result.output
     folder = next((tmp_path / "ocr" / profile).iterdir())
@@ -148,11 +148,11 @@ def test_a_run_with_the_real_reader_ends(saved: dict[str, Path], tmp_path: Path)
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("task", ["ocr", "geneval"])
 def test_every_method_has_numbers_and_prompts_that_fit(profile: str, task: str) -> None:
-    for method in METHODS:
-        chosen = plan.make(task, method, profile, 0, Path("runs"))
+    for method in TABLES["method"]:
+        chosen = plan.make_plan(task, method, profile, 0, Path("runs"))
         assert len(chosen.held_out) == 553 * (4 if task == "geneval" else 1)
         assert len(chosen.train) >= 2000
-        costs = registry.lookup("method", method, METHODS).costs(chosen.config, chosen.profile.sampler)
+        costs = registry.lookup("method", method).costs(chosen.config, chosen.profile.sampler)
         share = costs.pool.evaluations / chosen.profile.budget.limit
         assert 0 <= share <= 0.6
         assert (share == 0) == (costs.collected.images > 0)
@@ -160,10 +160,10 @@ def test_every_method_has_numbers_and_prompts_that_fit(profile: str, task: str) 
 
 def test_how_the_work_is_done_is_not_part_of_what_is_measured() -> None:
     settings = [f"profile.pretrained.{name}=true" for name in ("sharded", "compiled")] + ["profile.score_ahead=0"]
-    one, other = (plan.make("ocr", "gdro", "flux1-dev", 0, Path("runs"), tuple(some)) for some in ([], settings))
+    one, other = (plan.make_plan("ocr", "gdro", "flux1-dev", 0, Path("runs"), tuple(some)) for some in ([], settings))
     assert one.digests == other.digests
     assert one.folder == other.folder  # so that a run goes on on other hardware
-    changed = plan.make("ocr", "gdro", "flux1-dev", 0, Path("runs"), ("profile.pretrained.text_tokens=64",))
+    changed = plan.make_plan("ocr", "gdro", "flux1-dev", 0, Path("runs"), ("profile.pretrained.text_tokens=64",))
     assert one.digests["profile"] != changed.digests["profile"]
     assert one.folder != changed.folder
 
@@ -192,7 +192,7 @@ def test_missing_engines_name_their_extra(saved: dict[str, Path], tmp_path: Path
 def test_a_dry_run_counts_what_the_run_spends(
     profile: str, method: str, saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(REWARDS, "ocr", "test_full_scale:open_brightness")
+    monkeypatch.setitem(TABLES["reward"], "ocr", "test_full_scale:open_brightness")
     planned = call(profile, saved[profile], tmp_path, method, "--dry-run")
     assert planned.exit_code == 0, planned.output
     assert not list(tmp_path.glob("ocr"))

@@ -152,7 +152,7 @@ def detected(text: str) -> dict[str, list[Detection]]:
 def test_the_verdict_is_the_official_one(tag: str, clauses: str, objects: str, right: str) -> None:
     include, exclude = asked(clauses)
     scene = Scene(tag, tuple(include), "", tuple(exclude))
-    verdict = rules.verdict(scene, rules.kept(detected(objects), tag), rules.told)
+    verdict = rules.verdict(scene, rules.kept(detected(objects), tag), rules.detected_colours)
     assert verdict is {"yes": True, "no": False}[right]
 
 
@@ -220,7 +220,7 @@ def test_a_colour_is_asked_about_once():
         asked.append(len(found))
         return ["red" for _ in found]
 
-    colours = rules.remembered(tell)
+    colours = rules.cached_colours(tell)
     assert [colours("cat", [LEFT]), colours("cat", [LEFT, RIGHT]), colours("cat", [])] == [["red"], ["red", "red"], []]
     assert asked == [1, 1]
     assert colours("dog", [LEFT]) == ["red"]

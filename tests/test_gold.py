@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from gdro_bench.models.pocket import fitting, gold, parse, world
+from gdro_bench.models.pocket import gold, parse, world
 from gdro_bench.models.pocket.policy import PocketPolicy
+from gdro_bench.models.pocket.training import fit
 from gdro_bench.task import Prompt
 
 WORDS = ("TREE", "OWL", "BREAD", "HAT")
@@ -42,7 +43,7 @@ def test_right_scenes_hold_all_their_facts():
 
 def test_the_autoencoder_costs_nearly_nothing():
     facts = scenes(40, seed=3)
-    images = fitting.through(PocketPolicy.open("cpu", None, 0).autoencoder, drawn(facts))
+    images = fit.through(PocketPolicy.open("cpu", None, 0).autoencoder, drawn(facts))
     shares = [np.mean(list(gold.held(image, one).values())) for image, one in zip(images, facts, strict=True)]
     assert np.mean(shares) > 0.98
 

@@ -13,27 +13,17 @@ from torch.distributions import Normal, kl_divergence
 from gdro_bench import content, registry
 from gdro_bench.budget import Ledger
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import METHODS, Workbench, grpo
+from gdro_bench.methods import TrainContext, grpo
 from gdro_bench.methods.flow_grpo import FlowGRPO
-from gdro_bench.models.lora import Lora
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.policy import Policy
 from gdro_bench.pool import Pool
-from gdro_bench.sampling import (
-    Noising,
-    Sampler,
-    Transition,
-    conditioned,
-    euler,
-    step_noise,
-    stochastic,
-    times,
-    transition,
-)
+from gdro_bench.profile import LoraConfig, Sampler
+from gdro_bench.sampling import SdeConfig, Transition, conditioned, euler, sde_sample, step_noise, timesteps, transition
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
-KINDS = [Noising("flow", 0.7), Noising("constant", 0.3), Noising("cps", 0.8)]
+KINDS = [SdeConfig("flow", 0.7), SdeConfig("constant", 0.3), SdeConfig("cps", 0.8)]
 SDES = KINDS[:2]
 
 
@@ -41,9 +31,9 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def step(noising: Noising, t: float = 0.8, t_next: float = 0.6, rows: int = 4) -> tuple[Transition, Tensor, Tensor]:
+def step(noising: SdeConfig, t: float = 0.8, t_next: float = 0.6, rows: int = 4) -> tuple[Transition, Tensor, Tensor]:
     x, v = draw(rows, 5, 3), draw(rows, 5, 3, seed=1)
-    made = transition(v, x, torch.full((rows,), t), torch.full((rows,), t_next), times(8, 2.0), noising)
+    made = transition(v, x, torch.full((rows,), t), torch.full((rows,), t_next), timesteps(8, 2.0), noising)
     return made, x, v
 
 
@@ -52,24 +42,24 @@ def step(noising: Noising, t: float = 0.8, t_next: float = 0.6, rows: int = 4) -
 
 @pytest.mark.parametrize("kind", ["flow", "constant", "cps"])
 def test_without_noise_a_step_is_eulers(kind):
-    made, x, v = step(Noising(kind, 0.0))
+    made, x, v = step(SdeConfig(kind, 0.0))
     torch.testing.assert_close(made.mean, x - 0.2 * v, atol=1e-6, rtol=0)
     assert not made.std.any()
 
 
 def test_sigma_is_each_papers():
-    flow, _, _ = step(Noising("flow", 0.7))
+    flow, _, _ = step(SdeConfig("flow", 0.7))
     torch.testing.assert_close(flow.rate, torch.full((4,), 0.7 * math.sqrt(0.8 / 0.2)))
     torch.testing.assert_close(flow.std, flow.rate * math.sqrt(0.2))
-    constant, _, _ = step(Noising("constant", 0.3))
+    constant, _, _ = step(SdeConfig("constant", 0.3))
     torch.testing.assert_close(constant.std, torch.full((4,), 0.3 * math.sqrt(0.2)))
-    cps, _, _ = step(Noising("cps", 0.5))
+    cps, _, _ = step(SdeConfig("cps", 0.5))
     torch.testing.assert_close(cps.std, torch.full((4,), 0.6 * math.sin(math.pi / 4)))
 
 
 def test_the_first_step_takes_the_second_time_where_sigma_is_infinite():
-    schedule = times(8, 2.0)
-    made, _, _ = step(Noising("flow", 0.7), 1.0, float(schedule[1]))
+    schedule = timesteps(8, 2.0)
+    made, _, _ = step(SdeConfig("flow", 0.7), 1.0, float(schedule[1]))
     torch.testing.assert_close(made.rate, torch.full((4,), 0.7 / math.sqrt(1 - float(schedule[1]))))
 
 
@@ -79,7 +69,7 @@ def test_marginals_of_a_gaussian_are_kept(noising, s):
 
     CPS keeps the share of noise in a state, which is the marginal only where the data is a point.
     """
-    m, schedule = 0.8, times(400, 1.0)
+    m, schedule = 0.8, timesteps(400, 1.0)
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         t = t.view(-1, 1)
@@ -88,7 +78,7 @@ def test_marginals_of_a_gaussian_are_kept(noising, s):
 
     n, generator = 20_000, torch.Generator().manual_seed(7)
     noisy = range(40, 400)  # before, where sigma grows without bound, these steps are too coarse for the SDE
-    chain = stochastic(velocity, draw(n, 1), schedule, noising, step_noise((n, 1), noisy, generator))
+    chain = sde_sample(velocity, draw(n, 1), schedule, noising, step_noise((n, 1), noisy, generator))
     for at in (200, 390, 400):
         t = float(schedule[at])
         x = chain.states[:, at]
@@ -99,9 +89,9 @@ def test_marginals_of_a_gaussian_are_kept(noising, s):
 
 @pytest.mark.parametrize("noising", KINDS)
 def test_only_the_named_steps_are_noisy(noising):
-    schedule, x = times(6, 2.0), draw(3, 4)
+    schedule, x = timesteps(6, 2.0), draw(3, 4)
     noise = step_noise((3, 4), [2, 3], torch.Generator().manual_seed(0))
-    chain = stochastic(lambda x, t: 0.3 * x, x, schedule, noising, noise)
+    chain = sde_sample(lambda x, t: 0.3 * x, x, schedule, noising, noise)
     assert chain.states.shape == (3, 7, 4)
     torch.testing.assert_close(chain.states[:, 0], x)
     torch.testing.assert_close(chain.states[:, 2], euler(lambda x, t: 0.3 * x, x, schedule[:3]))
@@ -118,7 +108,7 @@ def test_log_probability_is_the_mean_over_elements_of_a_normals(noising):
 
 
 def test_cps_log_probability_leaves_out_variance_and_constants():
-    made, _, _ = step(Noising("cps", 0.8))
+    made, _, _ = step(SdeConfig("cps", 0.8))
     x_next = draw(4, 5, 3, seed=2)
     torch.testing.assert_close(made.log_p(x_next), -(x_next - made.mean).square().flatten(1).mean(1))
 
@@ -192,18 +182,18 @@ def numbers(name: str = "flow-grpo", **changed: object) -> grpo.Config:
 
 
 def method(tmp_path: Path, config: grpo.Config, cls: type[grpo.GRPO] = FlowGRPO) -> grpo.GRPO:
-    policy: Policy = PocketPolicy.open("cpu", Lora(4, 4.0, ("to_q", "to_v")), 0)
+    policy: Policy = PocketPolicy.open("cpu", LoraConfig(4, 4.0, ("to_q", "to_v")), 0)
     pool = Pool(tmp_path, Ledger(0))
-    return cls(config, Workbench(policy, Brightness(), PROMPTS, Sampler(4, 2.0, 1.0, 8), pool, 0))
+    return cls(config, TrainContext(policy, Brightness(), PROMPTS, Sampler(4, 2.0, 1.0, 8), pool, 0))
 
 
 @pytest.mark.parametrize("noising", KINDS)
 def test_on_policy_the_ratio_is_exactly_one(tmp_path, noising):
     made = method(tmp_path, replace(numbers(), noising=noising, noisy_last=False))
-    policy, cond = made.bench.policy, made.bench.policy.encode(PROMPTS)
+    policy, cond = made.context.policy, made.context.policy.encode(PROMPTS)
     start = draw(3, *policy.latent_shape)
     noise = step_noise(start.shape, [0, 1, 2], torch.Generator())
-    chain = stochastic(conditioned(policy, cond, 1.0), start, made.schedule, noising, noise)
+    chain = sde_sample(conditioned(policy, cond, 1.0), start, made.schedule, noising, noise)
     for i in range(3):
         new = made._transition(conditioned(policy, cond, 1.0), chain.states[:, i], torch.full((3,), i))
         assert torch.equal((new.log_p(chain.states[:, i + 1]) - chain.log_p[:, i]).exp(), torch.ones(3))
@@ -215,7 +205,7 @@ def test_kl_is_that_of_two_normals(tmp_path, form):
     with torch.no_grad():
         for parameter in made.trainer.parameters:
             parameter.add_(draw(*parameter.shape), alpha=0.05)
-    policy, at = made.bench.policy, torch.full((3,), 1)
+    policy, at = made.context.policy, torch.full((3,), 1)
     cond, x = policy.encode(PROMPTS), draw(3, *policy.latent_shape)
     new, old = (made._transition(conditioned(policy, cond, 1.0, reference), x, at) for reference in (False, True))
     sigma = (new.std if form == "step" else new.rate).view(-1, 1, 1)
@@ -228,8 +218,8 @@ def test_an_epoch_is_a_rollout_and_its_updates(tmp_path):
     made = method(tmp_path, numbers())
     steps = [made.step() for _ in range(6)]
     assert [s.kind for s in steps] == ["collect", "optimise", "optimise"] * 2
-    assert steps[1].measured["approx_kl"] < 1e-10  # on-policy, up to the shape of the batch
-    assert steps[2].measured["approx_kl"] > steps[1].measured["approx_kl"]
+    assert steps[1].metrics["approx_kl"] < 1e-10  # on-policy, up to the shape of the batch
+    assert steps[2].metrics["approx_kl"] > steps[1].metrics["approx_kl"]
 
 
 def test_groups_of_one_reward_are_counted_and_left_out(tmp_path):
@@ -240,9 +230,9 @@ def test_groups_of_one_reward_are_counted_and_left_out(tmp_path):
         def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
             return flat
 
-    made.bench = replace(made.bench, scorer=Flat())
+    made.context = replace(made.context, scorer=Flat())
     step = made.step()
-    assert (step.measured["flat_groups"], step.measured["dropped"]) == (2, 8)
+    assert (step.metrics["flat_groups"], step.metrics["dropped"]) == (2, 8)
     assert made.rollout is None
     assert made.step().kind == "collect"
 
@@ -265,13 +255,13 @@ def test_a_saved_state_goes_on_to_the_same_parameters(tmp_path, name, killed_aft
 
 
 def _class(name: str) -> type[grpo.GRPO]:
-    found: type[grpo.GRPO] = registry.lookup("method", name, METHODS)
+    found: type[grpo.GRPO] = registry.lookup("method", name)
     return found
 
 
 def test_the_reward_rises(tmp_path):
     made = method(tmp_path, numbers(prompts=3, k=4, learning_rate=5e-3, noisy_last=False))
-    rewards = [s.measured["rollout_reward"] for s in (made.step() for _ in range(24)) if s.kind == "collect"]
+    rewards = [s.metrics["rollout_reward"] for s in (made.step() for _ in range(24)) if s.kind == "collect"]
     assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 0.02
 
 

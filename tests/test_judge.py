@@ -9,11 +9,12 @@ import torch
 from numpy.random import default_rng
 
 from gdro_bench.errors import BenchError
-from gdro_bench.models.pocket import judge, judge_making, judge_training, making, world
+from gdro_bench.models.pocket import judge, world
 from gdro_bench.models.pocket.judge import AXES, FIELDS, PocketJudge
-from gdro_bench.models.pocket.judge_training import COHERENCE, STYLE, JudgeTraining
 from gdro_bench.models.pocket.network import Autoencoder
 from gdro_bench.models.pocket.policy import PocketPolicy
+from gdro_bench.models.pocket.training import base_card, judge_card, train_judge
+from gdro_bench.models.pocket.training.train_judge import COHERENCE, STYLE, JudgeTraining
 from gdro_bench.task import Prompt
 
 SIGN = world.Facts(
@@ -44,9 +45,9 @@ def test_objects_are_named_by_where_they_stand():
 def test_wrong_facts_are_other_ones(seed):
     rng = default_rng(seed)
     asked = world.sign_facts(rng, "TREE") if seed % 2 else world.thing_facts(rng)
-    names = [str(name) for name in rng.permutation(judge_training.said(asked))]
+    names = [str(name) for name in rng.permutation(train_judge.said(asked))]
     for count in range(len(names) + 1):
-        shown = judge_training.with_wrong(asked, names[:count], rng)
+        shown = train_judge.with_wrong(asked, names[:count], rng)
         assert (shown != asked) == (count > 0)
         assert (judge.fields(shown) != judge.fields(asked)) == (count > 0)
 
@@ -70,20 +71,20 @@ CONFIG = JudgeTraining(8, 64, 16, 1e-3, 0.5, 0.5, 0.6, 0.6)
 
 
 def test_a_batch_is_a_function_of_its_seed(autoencoder):
-    first, again = (judge_training.draw(CONFIG, ["TREE"], autoencoder, default_rng(5)) for _ in range(2))
+    first, again = (train_judge.draw(CONFIG, ["TREE"], autoencoder, default_rng(5)) for _ in range(2))
     assert all((a.pixels == b.pixels).all() and a.severities == b.severities for a, b in zip(first, again, strict=True))
     assert len({str(one.severities) for one in first}) > 4
 
 
 def test_a_right_verdict_loses_less_than_a_wrong_one(autoencoder):
-    batch = judge_training.draw(CONFIG, ["TREE"], autoencoder, default_rng(5))
+    batch = train_judge.draw(CONFIG, ["TREE"], autoencoder, default_rng(5))
     shown = torch.tensor([judge.fields(one.shown) for one in batch])
     right = [9.0 * torch.nn.functional.one_hot(shown[:, i].clamp(0), w).float() for i, w in enumerate(judge.WIDTHS)]
     severe = torch.tensor([[one.severities.get(kind, 0.0) for kind in judge.KINDS] for one in batch])
-    least = judge_training.loss(judge.Verdict(tuple(right), severe), batch)
-    assert judge_training.loss(judge.Verdict(tuple(-logits for logits in right), severe), batch) > least + 1
+    least = train_judge.loss(judge.Verdict(tuple(right), severe), batch)
+    assert train_judge.loss(judge.Verdict(tuple(-logits for logits in right), severe), batch) > least + 1
     for wrong in (1 - severe, (severe + 0.1).clamp(max=1), torch.zeros_like(severe) + severe.mean()):
-        assert judge_training.loss(judge.Verdict(tuple(right), wrong), batch) > least
+        assert train_judge.loss(judge.Verdict(tuple(right), wrong), batch) > least
 
 
 def test_an_axis_falls_by_what_its_damages_add_up_to():
@@ -96,7 +97,7 @@ def test_an_axis_falls_by_what_its_damages_add_up_to():
 
 def test_training_is_a_function_of_its_seed(autoencoder):
     first, again = (
-        judge_training.train(CONFIG, ["TREE"], autoencoder, 0, lambda images, loss: None).state_dict() for _ in range(2)
+        train_judge.train(CONFIG, ["TREE"], autoencoder, 0, lambda images, loss: None).state_dict() for _ in range(2)
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
 
@@ -112,7 +113,7 @@ def shipped() -> PocketJudge:
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_its_axis_falls_with_every_damage(shipped, autoencoder, kind):
     axis = "coherence" if kind in COHERENCE else "style"
-    found = judge_making.by_damage(shipped, autoencoder, kind, seed=77)
+    found = judge_card.by_damage(shipped, autoencoder, kind, seed=77)
     means = [float(answers[axis].mean()) for answers in found]
     assert means == sorted(means, reverse=True)
     assert means[0] > 4.5
@@ -120,7 +121,7 @@ def test_its_axis_falls_with_every_damage(shipped, autoencoder, kind):
 
 
 def test_alignment_falls_with_every_wrong_fact(shipped, autoencoder):
-    found = judge_making.by_wrong_facts(shipped, autoencoder, seed=77)
+    found = judge_card.by_wrong_facts(shipped, autoencoder, seed=77)
     means = [float(answers["alignment"].mean()) for answers in found]
     assert means == sorted(means, reverse=True)
     assert means[0] > 4.5
@@ -164,4 +165,4 @@ def test_a_saved_judge_says_the_same_when_loaded(tmp_path: Path):
 def test_the_card_is_of_the_shipped_words_and_axes():
     text = (judge.WEIGHTS / "CARD.md").read_text(encoding="utf-8")
     assert all(f"| {kind} |" in text for kind in ("wrong facts", *DAMAGES))
-    assert making.words("held-out")
+    assert base_card.words("held-out")

@@ -14,11 +14,11 @@ from numpy.random import default_rng
 from PIL import Image
 from test_compare import MARKS, make_run
 
-from gdro_bench import judging, record
 from gdro_bench.cli import main
+from gdro_bench.engine import judging, record
 from gdro_bench.errors import BenchError
-from gdro_bench.judging import JudgeConfig
 from gdro_bench.models.pocket import world
+from gdro_bench.profile import JudgeConfig
 from gdro_bench.rewards import ocr
 from gdro_bench.rewards.readers import TesseractReader
 from gdro_bench.score import Images, Score

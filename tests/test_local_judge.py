@@ -9,7 +9,7 @@ from judge_server import RIGHT
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from gdro_bench.errors import BenchError
-from gdro_bench.judging import JudgeConfig
+from gdro_bench.profile import JudgeConfig
 from gdro_bench.rewards import unified_reward
 from gdro_bench.rewards.unified_reward import Local, UnifiedReward
 from gdro_bench.task import Prompt

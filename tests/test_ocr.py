@@ -12,10 +12,12 @@ import pytest
 
 from gdro_bench import task
 from gdro_bench.errors import BenchError
-from gdro_bench.models.pocket import making, world
+from gdro_bench.models.pocket import world
+from gdro_bench.models.pocket.training import base_card
+from gdro_bench.profile import ReaderConfig
 from gdro_bench.rewards import engines, readers
 from gdro_bench.rewards.ocr import OcrReward, TextSize, ocr_reward
-from gdro_bench.rewards.readers import EngineReader, ReaderConfig, Reading, area
+from gdro_bench.rewards.readers import EngineReader, Reading, area
 from gdro_bench.task import Prompt
 
 SQUARE = ((0.0, 0.0), (8.0, 0.0), (8.0, 4.0), (0.0, 4.0))  # 32 square px
@@ -40,7 +42,7 @@ def score(*readings: Reading, target: str = "FOLD"):
 def signs(count: int, seed: int = 0):
     """Rendered signs with held-out words, and what a prompt says of them."""
     rng = np.random.default_rng(seed)
-    words = rng.permutation(making.words("held-out"))[:count]
+    words = rng.permutation(base_card.words("held-out"))[:count]
     facts = [world.sign_facts(rng, str(word)) for word in words]
     images = np.stack([world.render(f, rng).pixels for f in facts])
     return images, [Prompt(world.phrase(f, rng), f.sign.word) for f in facts]
@@ -129,7 +131,7 @@ def test_the_size_of_text_is_a_reward_of_its_own_whatever_is_said():
     ],
 )
 def test_target_is_the_first_quoted_span(line, target):
-    assert task.quoted(line) == target
+    assert task.first_quoted(line) == target
 
 
 def test_prompts_are_read_one_a_line(tmp_path):

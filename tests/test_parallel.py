@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from test_run import arguments, folder, recorded
 
-from gdro_bench import record
-from gdro_bench.budget import Spent
+from gdro_bench.budget import Cost
+from gdro_bench.distributed import ProcessGroup, batches
+from gdro_bench.engine import record
 from gdro_bench.errors import BenchError
-from gdro_bench.parallel import Team, batches
 
 SMALL_BATCH = {"profile__sampler__batch": 3, "profile__kept_images": 100}
 
@@ -113,16 +113,16 @@ def test_when_one_dies_the_other_says_so_and_the_run_goes_on(method: str, tmp_pa
 
 
 def test_one_process_is_a_team_too() -> None:
-    team = Team()
-    assert team.own([1, 2, 3]) == [1, 2, 3]
-    assert team.tensors([torch.ones(2)], 1)[0].tolist() == [1.0, 1.0]
-    assert team.sums({"a": 1.0}) == {"a": 1.0}
-    assert team.agreed(True)
-    assert Spent(1, 2, 3, 4.0).over(team) == Spent(1, 2, 3, 4.0)
+    processes = ProcessGroup()
+    assert processes.own([1, 2, 3]) == [1, 2, 3]
+    assert processes.gather_tensors([torch.ones(2)], 1)[0].tolist() == [1.0, 1.0]
+    assert processes.all_reduce_dict({"a": 1.0}) == {"a": 1.0}
+    assert processes.broadcast_flag(True)
+    assert Cost(1, 2, 3, 4.0).summed_over(processes) == Cost(1, 2, 3, 4.0)
 
 
 def test_items_are_dealt_out_in_turn() -> None:
-    dealt = [Team(rank, 3).own("abcdefg") for rank in range(3)]
+    dealt = [ProcessGroup(rank, 3).own("abcdefg") for rank in range(3)]
     assert dealt == [["a", "d", "g"], ["b", "e"], ["c", "f"]]
 
 
@@ -139,6 +139,6 @@ def test_all_get_equally_many_batches(count: int, most: int, processes: int) -> 
 
 
 def test_fewer_images_than_processes() -> None:
-    assert len(Team(0, 4).batches(3, 8)) == 3
+    assert len(ProcessGroup(0, 4).batches(3, 8)) == 3
     with pytest.raises(BenchError, match="3 images cannot be dealt out to 4 processes"):
-        Team(0, 4, in_step=True).batches(3, 8)
+        ProcessGroup(0, 4, in_step=True).batches(3, 8)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gdro_bench.budget import Ledger, Spent
+from gdro_bench.budget import Cost, Ledger
 from gdro_bench.errors import BenchError
 from gdro_bench.pool import Pool, Sampled
 from gdro_bench.score import Score
@@ -43,7 +43,7 @@ def never() -> Sampled:
     raise AssertionError("a stored shard was made again")
 
 
-def amounts(spent: Spent) -> dict[str, int]:
+def amounts(spent: Cost) -> dict[str, int]:
     return {name: getattr(spent, name) for name in PAID}
 
 
@@ -70,7 +70,7 @@ def test_a_shard_costs_the_same_made_or_reused(tmp_path):
     reuser.shard(0, never)
     reuser.ledger.collection.images -= 1
     assert amounts(maker.ledger.collection) == amounts(reuser.ledger.collection) == PAID
-    assert maker.ledger.optimisation == reuser.ledger.optimisation == Spent()
+    assert maker.ledger.optimisation == reuser.ledger.optimisation == Cost()
 
 
 def test_a_shard_costs_only_what_its_making_cost(tmp_path):

@@ -13,9 +13,8 @@ from tiny_pipelines import SIDE, save_flux, save_sd3
 from gdro_bench import sampling
 from gdro_bench.errors import BenchError
 from gdro_bench.models import open_model, open_policy
-from gdro_bench.models.lora import Lora
-from gdro_bench.models.pretrained import Pretrained, PretrainedPolicy
-from gdro_bench.sampling import Sampler
+from gdro_bench.models.pretrained import PretrainedPolicy
+from gdro_bench.profile import LoraConfig, PretrainedConfig, Sampler
 from gdro_bench.task import Prompt
 
 PROMPTS = [Prompt('a red sign that reads "TREE"', "TREE"), Prompt('the top of a blue wall "OWL"', "OWL")]
@@ -28,8 +27,8 @@ class Profile:
     """What opening a model reads of a profile."""
 
     model: str
-    pretrained: Pretrained | None
-    lora: Lora
+    pretrained: PretrainedConfig | None
+    lora: LoraConfig
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +38,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def profile(family: str, saved: dict[str, Path], cache: Path, source: str = "") -> Any:
-    numbers = Pretrained(source or str(saved[family]), SIDE, "float32", 3.5, 12, False, False, False, False, str(cache))
-    return Profile(family, numbers, Lora(4, 8.0, TARGETS))
+    numbers = PretrainedConfig(
+        source or str(saved[family]), SIDE, "float32", 3.5, 12, False, False, False, False, str(cache)
+    )
+    return Profile(family, numbers, LoraConfig(4, 8.0, TARGETS))
 
 
 @pytest.fixture(params=["flux", "sd3"])
@@ -79,11 +80,11 @@ def test_pictures_are_those_of_diffusers(policy: PretrainedPolicy, guidance: flo
 
 
 def test_the_schedule_is_the_schedulers(policy: PretrainedPolicy) -> None:
-    times = policy.times(STEPS, 0.0)
+    times = policy.timesteps(STEPS, 0.0)
     assert len(times) == STEPS + 1
     assert (times[0], times[-1]) == (1.0, 0.0)
     assert times.diff().lt(0).all()
-    torch.testing.assert_close(policy.times(STEPS, 2.0), sampling.times(STEPS, 2.0))
+    torch.testing.assert_close(policy.timesteps(STEPS, 2.0), sampling.timesteps(STEPS, 2.0))
 
 
 def move(policy: PretrainedPolicy) -> None:

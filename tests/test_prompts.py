@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gdro_bench import content, plan, task
+from gdro_bench import content, task
 from gdro_bench.cli import main
+from gdro_bench.engine import plan
 from gdro_bench.rewards.geneval_prompts import TAGS
-from gdro_bench.task import Prompt, in_turn
+from gdro_bench.task import Prompt, interleave_kinds
 
 SETS = [(name, world, split) for name in ("ocr", "geneval") for world in ("pocket", "photo")
         for split in ("train", "tuning", "held-out")]  # fmt: skip
@@ -28,7 +29,7 @@ def test_a_shipped_file_is_what_its_command_writes(name: str, world: str, split:
 
 @pytest.mark.parametrize(("name", "world"), [("ocr", "pocket"), ("ocr", "photo"), ("geneval", "photo")])
 def test_splits_share_no_prompt(name: str, world: str) -> None:
-    prompt_of = plan.prompt_of(task.load(name))
+    prompt_of = plan.prompt_reader(task.load(name))
     splits = ("train", "tuning", "held-out") if name == "ocr" else ("train", "held-out")
     texts = [{p.text for p in task.read_prompts(shipped(name, world, split), prompt_of)} for split in splits]
     assert all(not a & b for a, b in combinations(texts, 2))
@@ -36,7 +37,7 @@ def test_splits_share_no_prompt(name: str, world: str) -> None:
 
 def test_kinds_take_turns_by_their_shares():
     listed = [Prompt(f"{kind} {i}", "", kind) for kind, n in (("a", 2), ("b", 8), ("c", 4)) for i in range(n)]
-    mixed = in_turn(listed)
+    mixed = interleave_kinds(listed)
     assert sorted(prompt.text for prompt in mixed) == sorted(prompt.text for prompt in listed)
     assert [prompt.kind for prompt in mixed[:7]].count("b") == 4
     assert {prompt.kind for prompt in mixed[:4]} == {"a", "b", "c"}
@@ -46,20 +47,20 @@ def test_kinds_take_turns_by_their_shares():
 
 
 def test_prompts_of_one_kind_keep_their_order():
-    held_out = plan.make("ocr", "gdro", "pocket", 0, Path("runs")).held_out
+    held_out = plan.make_plan("ocr", "gdro", "pocket", 0, Path("runs")).held_out
     path = content.find("task", "ocr") / "pocket_held_out.txt"
     assert [prompt.text for prompt in held_out] == path.read_text(encoding="utf-8").splitlines()
 
 
 def test_a_few_of_geneval_s_prompts_have_all_its_tags():
-    held_out = plan.make("geneval", "gdro", "pocket", 0, Path("runs")).held_out
+    held_out = plan.make_plan("geneval", "gdro", "pocket", 0, Path("runs")).held_out
     assert {prompt.kind for prompt in held_out[:12]} == set(TAGS)
 
 
 def test_geneval_paints_a_prompt_four_times_each_from_noise_of_its_own():
-    held_out = plan.make("geneval", "gdro", "pocket", 0, Path("runs")).held_out
+    held_out = plan.make_plan("geneval", "gdro", "pocket", 0, Path("runs")).held_out
     quarter = len(held_out) // 4
     assert [len({p.text for p in held_out}), quarter] == [191, 191]
     assert [p.text for p in held_out[:quarter]] == [p.text for p in held_out[quarter : 2 * quarter]]
     assert len({(p.text, p.draw) for p in held_out}) == len(held_out)
-    assert {p.draw for p in plan.make("ocr", "gdro", "pocket", 0, Path("runs")).held_out} == {0}
+    assert {p.draw for p in plan.make_plan("ocr", "gdro", "pocket", 0, Path("runs")).held_out} == {0}

@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gdro_bench import record
 from gdro_bench.compare import entries, matched, report
+from gdro_bench.engine import record
+from gdro_bench.engine.record import Run
 from gdro_bench.models.pocket.policy import WEATHERED, WEIGHTS, weights_digest
-from gdro_bench.record import Run
 
 ROOT = Path(__file__).parents[1]
 REPORTS = sorted(path.parent for path in (ROOT / "reports").rglob("runs") if path.is_dir())

@@ -17,10 +17,10 @@ import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from gdro_bench import drift, record
 from gdro_bench.cli import main
-from gdro_bench.methods import METHODS
+from gdro_bench.engine import divergence, record
 from gdro_bench.models.pocket import network
+from gdro_bench.registry import TABLES
 from gdro_bench.rewards import panel, readers
 
 BUDGET = 400
@@ -82,7 +82,7 @@ def test_a_run_leaves_a_record_a_sheet_and_adapters(finished: Path) -> None:
     scores = record.read_scores(folder(finished))
     assert len(scores) == 3 * 6
     assert scores[list(panel.STATISTICS)].notna().all(axis=None)
-    assert scores.groupby("mark")[list(drift.NAMES)].count().eq(2).all(axis=None)
+    assert scores.groupby("mark")[list(divergence.NAMES)].count().eq(2).all(axis=None)
     at = scores.groupby("mark")["path_kl"].mean()
     assert at[0.0] == 0 < at[1.0]
     for mark in ("0.00", "0.60", "1.00"):
@@ -152,7 +152,7 @@ def test_geneval_runs_too(method: str, tmp_path: Path) -> None:
 
 
 def test_every_method_is_in_the_tests_of_whole_runs() -> None:
-    assert set(METHOD_SHORT) == set(METHODS)
+    assert set(METHOD_SHORT) == set(TABLES["method"])
 
 
 def test_dpo_is_gdro_with_pairs_and_hard_targets(tmp_path: Path) -> None:

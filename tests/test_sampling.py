@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from gdro_bench.policy import Cond
-from gdro_bench.sampling import Sampler, euler, noise_for, sample, times
+from gdro_bench.profile import Sampler
+from gdro_bench.sampling import euler, noise_for, sample, timesteps
 from gdro_bench.task import Prompt
 
 SHAPE = (4, 3)
@@ -26,23 +27,23 @@ def start(rows: int = 3) -> Tensor:
 @pytest.mark.parametrize("steps", [1, 4, 40])
 @pytest.mark.parametrize("shift", [0.5, 1.0, 2.0, 3.0])
 def test_schedule_falls_from_exactly_one_to_exactly_zero(steps, shift):
-    t = times(steps, shift)
+    t = timesteps(steps, shift)
     assert len(t) == steps + 1
     assert (t[0].item(), t[-1].item()) == (1.0, 0.0)
     assert t.diff().lt(0).all()
 
 
 def test_schedule_without_shift_is_even():
-    torch.testing.assert_close(times(4, 1.0), torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0]))
+    torch.testing.assert_close(timesteps(4, 1.0), torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0]))
 
 
 def test_shift_bends_the_schedule_by_sd3s_formula():
-    torch.testing.assert_close(times(4, 3.0), torch.tensor([1.0, 0.9, 0.75, 0.5, 0.0]))
+    torch.testing.assert_close(timesteps(4, 3.0), torch.tensor([1.0, 0.9, 0.75, 0.5, 0.0]))
 
 
 def test_two_shifts_in_a_row_are_the_shift_of_their_product():
-    u = times(10, 2.0)
-    torch.testing.assert_close(3.0 * u / (1 + 2.0 * u), times(10, 6.0))
+    u = timesteps(10, 2.0)
+    torch.testing.assert_close(3.0 * u / (1 + 2.0 * u), timesteps(10, 6.0))
 
 
 # -- Euler's method
@@ -50,7 +51,7 @@ def test_two_shifts_in_a_row_are_the_shift_of_their_product():
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_euler_on_a_linear_field_is_its_exact_product(shift):
-    c, schedule = 0.7, times(7, shift)
+    c, schedule = 0.7, timesteps(7, shift)
     factor = math.prod(1 + c * step for step in schedule.double().diff().tolist())
     torch.testing.assert_close(euler(lambda x, t: c * x, start(), schedule), factor * start(), rtol=1e-12, atol=0)
 
@@ -59,25 +60,25 @@ def test_euler_on_a_linear_field_is_its_exact_product(shift):
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_a_straight_flow_is_exact_in_any_number_of_steps(steps, shift):
     eps, x0 = start().split((1, 2))[0], torch.full((1, *SHAPE), 0.3, dtype=torch.float64)
-    torch.testing.assert_close(euler(lambda x, t: eps - x0, eps, times(steps, shift)), x0, rtol=0, atol=1e-12)
+    torch.testing.assert_close(euler(lambda x, t: eps - x0, eps, timesteps(steps, shift)), x0, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("field", [lambda x, t: 0.7 * x, lambda x, t: x * t[:, None, None].cos()])
 def test_euler_converges_with_order_one(field):
-    exact = euler(field, start(), times(2**13, 1.0))
-    coarse, fine = ((euler(field, start(), times(n, 1.0)) - exact).abs().max() for n in (32, 64))
+    exact = euler(field, start(), timesteps(2**13, 1.0))
+    coarse, fine = ((euler(field, start(), timesteps(n, 1.0)) - exact).abs().max() for n in (32, 64))
     assert math.log2(coarse / fine) == pytest.approx(1.0, abs=0.05)
 
 
 def test_euler_asks_for_velocities_at_the_start_of_each_step():
     asked = []
-    euler(lambda x, t: asked.append(t) or x, start(2), times(4, 1.0))
+    euler(lambda x, t: asked.append(t) or x, start(2), timesteps(4, 1.0))
     assert [t.tolist() for t in asked] == [[1.0] * 2, [0.75] * 2, [0.5] * 2, [0.25] * 2]
 
 
 def test_sampling_keeps_no_gradient():
     weight = torch.ones((), requires_grad=True)
-    assert not euler(lambda x, t: weight * x, start(), times(2, 1.0)).requires_grad
+    assert not euler(lambda x, t: weight * x, start(), timesteps(2, 1.0)).requires_grad
 
 
 NUMBERED = [Prompt(str(i), "") for i in range(5)]
@@ -93,8 +94,8 @@ class Straight:
     def encode(self, prompts: Sequence[Prompt]) -> Cond:
         return Cond((torch.stack([self.conditions[p.text] for p in prompts]),))
 
-    def times(self, steps: int, shift: float) -> Tensor:
-        return times(steps, shift)
+    def timesteps(self, steps: int, shift: float) -> Tensor:
+        return timesteps(steps, shift)
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         self.sizes.append(len(x))

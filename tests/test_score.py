@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
+from gdro_bench.distributed import ProcessGroup, gather_scores
 from gdro_bench.errors import BenchError
-from gdro_bench.parallel import Team
-from gdro_bench.score import Images, Painted, Score, of_team, scored
+from gdro_bench.score import GeneratedBatch, Images, Score, score_batches
 from gdro_bench.task import Prompt
 
 BATCHES = 6
@@ -32,7 +32,7 @@ class Slow:
         ]
 
 
-def painted(seen: list[int]) -> Iterator[Painted]:
+def painted(seen: list[int]) -> Iterator[GeneratedBatch]:
     for i in range(BATCHES):
         seen.append(i)
         yield np.full((2, 4, 4, 3), i, np.uint8), [Prompt(f"{i}", ""), Prompt(f"{i} again", "")]
@@ -42,16 +42,16 @@ def painted(seen: list[int]) -> Iterator[Painted]:
 def test_scores_come_in_order(ahead: int) -> None:
     scorer = Slow()
     scorer.gate.set()
-    found = scored(painted([]), scorer, ahead)
+    found = score_batches(painted([]), scorer, ahead)
     assert [[one.value for one in batch] for batch in found] == [[float(i)] * 2 for i in range(BATCHES)]
-    flat = of_team(Team(), found, BATCHES, 0.0)
+    flat = gather_scores(ProcessGroup(), found, BATCHES, 0.0)
     assert [one.note for one in flat[:3]] == ["0", "0 again", "1"]
     assert flat[0].parts == {"n": 1.0}
 
 
 def test_painting_runs_ahead_as_far_as_it_may() -> None:
     scorer, seen = Slow(), []
-    thread = threading.Thread(target=scored, args=(painted(seen), scorer, 2))
+    thread = threading.Thread(target=score_batches, args=(painted(seen), scorer, 2))
     thread.start()
     for _ in range(200):
         if len(seen) == 3:
@@ -66,9 +66,9 @@ def test_painting_runs_ahead_as_far_as_it_may() -> None:
 
 def test_what_may_fail_is_a_share_of_all_and_not_of_a_batch() -> None:
     batches = [[Score(math.nan, {}, "broken"), Score(math.nan, {}, "broken")], *[[Score(1.0), Score(0.0)]] * 9]
-    assert len(of_team(Team(), batches, 10, 0.1)) == 20
+    assert len(gather_scores(ProcessGroup(), batches, 10, 0.1)) == 20
     with pytest.raises(BenchError, match=r"2 of 20 images could not be scored \(broken\)"):
-        of_team(Team(), batches, 10, 0.05)
+        gather_scores(ProcessGroup(), batches, 10, 0.05)
 
 
 def test_what_a_scorer_raises_is_not_lost() -> None:
@@ -76,4 +76,4 @@ def test_what_a_scorer_raises_is_not_lost() -> None:
         raise BenchError("No.", "Mend it.")
 
     with pytest.raises(BenchError, match="Mend it"):
-        scored(painted([]), fails, 2)
+        score_batches(painted([]), fails, 2)

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from gdro_bench import record, sweep
 from gdro_bench.cli import main
+from gdro_bench.commands import sweep
+from gdro_bench.engine import record
 
 SHORT = {
     "profile.budget.limit": 200,

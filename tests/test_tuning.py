@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gdro_bench import content, plan, record, task
-from gdro_bench.record import Point, Run
+from gdro_bench import content, task
+from gdro_bench.engine import plan, record
+from gdro_bench.engine.record import Point, Run
 from gdro_bench.stats import Estimate, paired_gain
 
 ROOT = Path(__file__).parents[1]
@@ -48,8 +49,8 @@ def row(folder: Path) -> str:
 
 
 def gives_the_numbers(run: Run) -> bool:
-    numbers = plan.numbers(content.find("profile", "pocket") / f"{run.method}.toml", run.task)
-    return content.flat(run.settings["method"]) == content.flat(numbers)
+    numbers = plan.read_numbers(content.find("profile", "pocket") / f"{run.method}.toml", run.task)
+    return content.flatten(run.settings["method"]) == content.flatten(numbers)
 
 
 @pytest.mark.parametrize("name", BUDGETS)
@@ -59,9 +60,9 @@ def test_every_method_had_as_many_trials(name: str) -> None:
 
 @pytest.mark.parametrize("name", BUDGETS)
 def test_no_held_out_prompt_was_looked_at(name: str) -> None:
-    tuning = plan.make(name, "gdro", "pocket", 0, Path("runs"), ("profile.prompts=pocket-tuning",))
+    tuning = plan.make_plan(name, "gdro", "pocket", 0, Path("runs"), ("profile.prompts=pocket-tuning",))
     assert {run.digests["held_out"] for run in TRIALS.values() if run.task == name} == {task.digest(tuning.held_out)}
-    held_out = plan.make(name, "gdro", "pocket", 0, Path("runs")).held_out
+    held_out = plan.make_plan(name, "gdro", "pocket", 0, Path("runs")).held_out
     assert not {prompt.text for prompt in tuning.held_out} & {prompt.text for prompt in held_out}
 
 

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gdro_bench import content, judging, record, stats, task
+from gdro_bench import content, stats, task
+from gdro_bench.engine import judging, record
+from gdro_bench.engine.record import Point, Run
 from gdro_bench.errors import BenchError, unknown
-from gdro_bench.record import Point, Run
-from gdro_bench.score import corrected
+from gdro_bench.score import corrected_score
 from gdro_bench.task import Correction
 
 Floats = NDArray[np.float64]
@@ -35,7 +36,7 @@ AXES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
+class LoadedRun:
     """A finished run with its scores: `parts`, the reward's among them as `reward`, and what judges said, [M, N] at M
     marks (the base's first) of N prompts; what was read, [M][N]; the seconds spent at each mark; the instruments that
     judged it, and how its task corrects the reward by them."""
@@ -55,7 +56,7 @@ class Entry:
     """One method with one set of numbers; its runs by seed."""
 
     label: str
-    runs: tuple[Evaluated, ...]
+    runs: tuple[LoadedRun, ...]
 
     @property
     def method(self) -> str:
@@ -79,7 +80,7 @@ class Entry:
         """[M], over seeds and scored prompts; of the corrected score, that of the means."""
         if part == CORRECTED:
             reward, u = self._judged()
-            return corrected(_mean(reward), _mean(u), self.runs[0].correction)
+            return corrected_score(_mean(reward), _mean(u), self.runs[0].correction)
         return _mean(self.values(part))
 
     def replicates(self, part: str, prompts: stats.Weights) -> Floats:
@@ -96,7 +97,7 @@ class Entry:
     def _resampled(self, part: str, prompts: stats.Weights) -> Floats:
         if part == CORRECTED:
             reward, u = (stats.replicates(values, self.seed_weights, prompts) for values in self._judged())
-            return corrected(reward, u, self.runs[0].correction)
+            return corrected_score(reward, u, self.runs[0].correction)
         return stats.replicates(self.values(part), self.seed_weights, prompts)
 
     def _judged(self) -> tuple[Floats, Floats]:
@@ -112,7 +113,7 @@ class Entry:
         return mean
 
     @property
-    def knee(self) -> int:
+    def first_update(self) -> int:
         """The first mark after an update."""
         return next((i for i, point in enumerate(self.points) if point.updates), len(self.points))
 
@@ -186,7 +187,7 @@ def finished(named: Sequence[Path], runs: Path) -> tuple[list[Path], list[Path]]
     return sorted(ended), sorted(begun)
 
 
-def groups(named: Sequence[Path], runs: Path) -> tuple[list[list[Evaluated]], list[Path]]:
+def groups(named: Sequence[Path], runs: Path) -> tuple[list[list[LoadedRun]], list[Path]]:
     """The runs to compare, by task and profile, and the unfinished ones that were passed over.
 
     Args:
@@ -199,13 +200,13 @@ def groups(named: Sequence[Path], runs: Path) -> tuple[list[list[Evaluated]], li
     loaded = [load(folder) for folder in found]
     if named:
         return [loaded], unfinished
-    grouped: dict[tuple[str, str], list[Evaluated]] = {}
+    grouped: dict[tuple[str, str], list[LoadedRun]] = {}
     for run in loaded:
         grouped.setdefault((run.run.task, run.run.profile), []).append(run)
     return list(grouped.values()), unfinished
 
 
-def load(folder: Path) -> Evaluated:
+def load(folder: Path) -> LoadedRun:
     """A finished run.
 
     Raises:
@@ -227,7 +228,7 @@ def load(folder: Path) -> Evaluated:
     correction = task.load(run.task).correction
     judges = judging.instruments(folder) if judging.is_complete(run, folder) else {}
     parts |= _judged_parts(run, folder, parts["reward"], correction) if judges else {}
-    return Evaluated(run, folder, prompts, parts, notes.tolist(), seconds, judges, correction)
+    return LoadedRun(run, folder, prompts, parts, notes.tolist(), seconds, judges, correction)
 
 
 def _judged_parts(run: Run, folder: Path, reward: Floats, correction: Correction) -> dict[str, Floats]:
@@ -241,7 +242,7 @@ def _judged_parts(run: Run, folder: Path, reward: Floats, correction: Correction
             said[name] = np.full(reward.shape, np.nan)
             said[name][at] = table[name]
     if "u" in said:
-        said["corrected_each"] = corrected(reward, said["u"], correction)
+        said["corrected_each"] = corrected_score(reward, said["u"], correction)
     if "second_reader" in said:
         said["agreement"] = 1 - np.abs(reward - said["second_reader"])
     return said
@@ -249,13 +250,13 @@ def _judged_parts(run: Run, folder: Path, reward: Floats, correction: Correction
 
 def identity(run: Run) -> dict[str, Any]:
     """All that must be equal for runs to share a figure, by name; single settings before the digests of many."""
-    settings = content.flat({"profile": record.measured(run.settings["profile"])})
+    settings = content.flatten({"profile": record.result_settings(run.settings["profile"])})
     digests = {f"digest of {name}": value for name, value in run.digests.items() if name != "method"}
     own = {"task": run.task, "profile": run.profile, "budget kind": run.budget_kind, "budget": run.limit}
     return own | run.instruments | settings | digests
 
 
-def check_judges(runs: Sequence[Evaluated]) -> None:
+def check_judges(runs: Sequence[LoadedRun]) -> None:
     """Raises:
     BenchError: two runs were judged by different instruments."""
     judged = [run for run in runs if run.judges]
@@ -267,7 +268,7 @@ def check_judges(runs: Sequence[Evaluated]) -> None:
             )
 
 
-def check_comparable(runs: Sequence[Evaluated]) -> None:
+def check_comparable(runs: Sequence[LoadedRun]) -> None:
     """Raises:
     BenchError: naming the first field in which two runs differ, and both values."""
     first = identity(runs[0].run)
@@ -281,7 +282,7 @@ def check_comparable(runs: Sequence[Evaluated]) -> None:
                 )
 
 
-def compare(runs: Sequence[Evaluated], variants: bool, reference: str | None = None) -> Comparison:
+def compare(runs: Sequence[LoadedRun], variants: bool, reference: str | None = None) -> Comparison:
     """Runs that may share a figure as a comparison.
 
     Args:
@@ -304,8 +305,8 @@ def compare(runs: Sequence[Evaluated], variants: bool, reference: str | None = N
     return Comparison(tuple(shown), chosen, weights, _ablations(entries))
 
 
-def _entries(runs: Sequence[Evaluated]) -> list[Entry]:
-    groups: dict[tuple[str, str], dict[int, Evaluated]] = {}
+def _entries(runs: Sequence[LoadedRun]) -> list[Entry]:
+    groups: dict[tuple[str, str], dict[int, LoadedRun]] = {}
     for run in runs:
         seeds = groups.setdefault((run.run.method, run.run.digests["method"]), {})
         if run.run.seed in seeds:
@@ -342,7 +343,7 @@ def _ablations(entries: Sequence[Entry]) -> dict[Number, tuple[Entry, ...]]:
 
 def setting_of(entry: Entry, name: str) -> Any:
     """The value that an entry has for a number of its method, such as `optimiser.learning_rate`."""
-    return content.flat(entry.runs[0].run.settings["method"])[name]
+    return content.flatten(entry.runs[0].run.settings["method"])[name]
 
 
 def _order(value: Any) -> tuple[bool, float, str]:
@@ -351,7 +352,7 @@ def _order(value: Any) -> tuple[bool, float, str]:
     return (not is_number, float(value) if is_number else 0.0, str(value))
 
 
-def _cost(run: Evaluated, i: int, axis: str, with_pool: bool) -> float:
+def _cost(run: LoadedRun, i: int, axis: str, with_pool: bool) -> float:
     point, seconds = run.run.points[i], run.seconds[i]
     total, pool = {
         "evaluations": (point.collection_evaluations + point.optimisation_evaluations, point.pool_evaluations),

@@ -17,9 +17,9 @@ from gdro_bench.stats import Estimate
 ROUNDING = 1e-9  # a curve that ends at a level reaches it
 
 
-def with_knee(entry: Entry, axis: str, with_pool: bool, reward: Floats) -> tuple[Floats, Floats]:
+def with_pool_point(entry: Entry, axis: str, with_pool: bool, reward: Floats) -> tuple[Floats, Floats]:
     """Costs [M + 1] and rewards [..., M + 1] with the point put in at which a pool was full and nothing learnt yet."""
-    cost, at = entry.cost(axis, with_pool), entry.knee
+    cost, at = entry.cost(axis, with_pool), entry.first_update
     if at == len(cost):
         return cost, reward
     pool = entry.cost(axis, True) - entry.cost(axis, False)
@@ -30,7 +30,7 @@ def with_knee(entry: Entry, axis: str, with_pool: bool, reward: Floats) -> tuple
 def cost_at(entry: Entry, gain: float, axis: str, with_pool: bool, rewards: Floats) -> Floats:
     """The cost at which each of the curves, rewards [R, M], is first so much above where it began: [R], inf where it
     never is."""
-    cost, curves = with_knee(entry, axis, with_pool, rewards)
+    cost, curves = with_pool_point(entry, axis, with_pool, rewards)
     return np.array([stats.crossing(cost, curve - curve[0], gain - ROUNDING) for curve in curves])
 
 

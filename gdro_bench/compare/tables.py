@@ -12,7 +12,7 @@ import pandas as pd
 from gdro_bench import stats
 from gdro_bench.compare import matched
 from gdro_bench.compare.entries import AXES, CORRECTED, Comparison, Entry, parts_of
-from gdro_bench.record import Run
+from gdro_bench.engine.record import Run
 from gdro_bench.stats import Estimate, Weights
 
 PARTS = {  # what no method is trained on: small multiples

@@ -8,25 +8,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from gdro_bench.budget import Spent
-from gdro_bench.parallel import Team
+from gdro_bench.budget import Cost
+from gdro_bench.distributed import ProcessGroup
 from gdro_bench.policy import Policy
 from gdro_bench.pool import Pool
-from gdro_bench.sampling import Sampler
+from gdro_bench.profile import Sampler
 from gdro_bench.score import Scorer
 from gdro_bench.task import Prompt
 
-METHODS = {
-    "gdro": "gdro_bench.methods.gdro:GDRO",
-    "flow-grpo": "gdro_bench.methods.flow_grpo:FlowGRPO",
-    "dance-grpo": "gdro_bench.methods.dance_grpo:DanceGRPO",
-    "dpo": "gdro_bench.methods.dpo:DPO",
-    "rft": "gdro_bench.methods.rft:RFT",
-}
-
 
 @dataclass(frozen=True, slots=True)
-class Workbench:
+class TrainContext:
     """What a method works with. It knows neither the budget nor the marks, the output folder or the judge."""
 
     policy: Policy
@@ -35,7 +27,7 @@ class Workbench:
     sampler: Sampler
     pool: Pool
     seed: int
-    team: Team = field(default_factory=Team)
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
     ahead: int = 0  # batches that may wait for their scores while the next are painted
     max_unscored: float = 1.0  # share of a shard's or an epoch's images
 
@@ -45,18 +37,18 @@ class Step:
     """One unit of work done, a sampled batch or one optimiser update, and what was measured."""
 
     kind: Literal["collect", "optimise"]
-    measured: Mapping[str, float]
+    metrics: Mapping[str, float]
     progress: str
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class CostModel:
     """What a method spends: once on its `pool`; then, over and over, on `collected` images and on `updates` optimiser
     updates, each an `update` whose images go through the model in passes of `batch`."""
 
-    pool: Spent
-    collected: Spent
-    update: Spent
+    pool: Cost
+    collected: Cost
+    update: Cost
     updates: int
     batch: int
 
@@ -65,7 +57,7 @@ class Method(Protocol):
     """How a model is trained. No base class: what two methods share is a function."""
 
     @staticmethod
-    def costs(config: Any, sampler: Sampler) -> Costs:
+    def costs(config: Any, sampler: Sampler) -> CostModel:
         """What it will spend, as far as that can be known before: groups that teach nothing may save some."""
         ...
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from gdro_bench.methods import Costs, Workbench, gdro
+from gdro_bench.methods import CostModel, TrainContext, gdro
 from gdro_bench.methods.offline import PoolConfig
 from gdro_bench.methods.trainer import OptimiserConfig
-from gdro_bench.sampling import Sampler
+from gdro_bench.profile import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,11 @@ class DPO(gdro.GDRO):
 
     config_type = Config  # type: ignore[assignment]
 
-    def __init__(self, config: Config, bench: Workbench) -> None:
+    def __init__(self, config: Config, context: TrainContext) -> None:
         limit = {"k": 2, "tau": 0.0, "gamma": 0.0, "draws": 1, "ties": "joint", "drop_flat": True}
         own = {f.name: getattr(config, f.name) for f in fields(config)}
-        super().__init__(gdro.Config(**own, **limit), bench)  # type: ignore[arg-type]
+        super().__init__(gdro.Config(**own, **limit), context)  # type: ignore[arg-type]
 
     @staticmethod
-    def costs(config: Config, sampler: Sampler) -> Costs:  # type: ignore[override]
+    def costs(config: Config, sampler: Sampler) -> CostModel:  # type: ignore[override]
         return gdro.group_costs(config.pool, config.optimiser, sampler, 2 * config.groups, draws=1)

@@ -28,12 +28,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gdro_bench.budget import GRADIENT_COST, Spent
+from gdro_bench.budget import GRADIENT_COST, Cost
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import Costs, Workbench
+from gdro_bench.methods import CostModel, TrainContext
 from gdro_bench.methods.offline import Drawn, OfflineMethod, PoolConfig, draw_members, draw_t, pool_cost, squared_error
 from gdro_bench.methods.trainer import OptimiserConfig
-from gdro_bench.sampling import ConditionalVelocity, Sampler
+from gdro_bench.profile import Sampler
+from gdro_bench.sampling import ConditionalVelocity
 
 Ties = Literal["joint", "order"]
 
@@ -107,10 +108,10 @@ def top1_mask(r: Tensor) -> Tensor:
 # The method
 
 
-def group_costs(pool: PoolConfig, optimiser: OptimiserConfig, sampler: Sampler, images: int, draws: int) -> Costs:
+def group_costs(pool: PoolConfig, optimiser: OptimiserConfig, sampler: Sampler, images: int, draws: int) -> CostModel:
     """Each image of an update goes through the policy, with its gradient, and through the reference."""
-    update = Spent((GRADIENT_COST + 1) * images * draws, images * draws)
-    return Costs(pool_cost(pool, sampler), Spent(), update, updates=1, batch=optimiser.batch or images)
+    update = Cost((GRADIENT_COST + 1) * images * draws, images * draws)
+    return CostModel(pool_cost(pool, sampler), Cost(), update, updates=1, batch=optimiser.batch or images)
 
 
 class GDRO(OfflineMethod):
@@ -119,18 +120,18 @@ class GDRO(OfflineMethod):
     config_type = Config
     name = "gdro"
 
-    def __init__(self, config: Config, bench: Workbench) -> None:
+    def __init__(self, config: Config, context: TrainContext) -> None:
         if config.k > config.pool.images or config.k < 2:
             raise BenchError(f"k is {config.k}.", f"It must lie between 2 and pool.images ({config.pool.images}).", 2)
-        super().__init__(config.pool, config.optimiser, bench)
+        super().__init__(config.pool, config.optimiser, context)
         self.config = config
 
     @staticmethod
-    def costs(config: Config, sampler: Sampler) -> Costs:
+    def costs(config: Config, sampler: Sampler) -> CostModel:
         return group_costs(config.pool, config.optimiser, sampler, config.groups * config.k, config.draws)
 
     def draw(self, generator: torch.Generator) -> Drawn:
-        pool, c, shape = self.source.groups, self.config, self.bench.policy.latent_shape
+        pool, c, shape = self.source.groups, self.config, self.context.policy.latent_shape
         usable = self.source.usable(c.k, c.drop_flat)
         chosen = usable[torch.randint(len(usable), (c.groups,), generator=generator)]
         members = [draw_members(pool.rewards[g], c.k, c.draw == "spread", generator) for g in chosen]
@@ -145,7 +146,7 @@ class GDRO(OfflineMethod):
 
     def _errors(self, drawn: Drawn) -> tuple[Tensor, Tensor]:
         """Squared errors of policy and reference, each summed over elements and averaged over draws: [G, k]."""
-        policy, device = self.bench.policy, self.trainer.device
+        policy, device = self.context.policy, self.trainer.device
         x0, cond = drawn.x0.flatten(0, 1).to(device), policy.encode(drawn.prompts).repeat_each(self.config.k)
 
         def error(velocity: ConditionalVelocity) -> Tensor:

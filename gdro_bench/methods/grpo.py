@@ -19,14 +19,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gdro_bench import content, parallel, sampling, score
-from gdro_bench.budget import GRADIENT_COST, Spent
+from gdro_bench import content, distributed, sampling, score
+from gdro_bench.budget import GRADIENT_COST, Cost
+from gdro_bench.distributed import gather_scores
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import Costs, Step, Workbench
+from gdro_bench.methods import CostModel, Step, TrainContext
 from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
-from gdro_bench.sampling import Chain, Noising, Sampler
-from gdro_bench.score import Painted, Score
+from gdro_bench.profile import Sampler
+from gdro_bench.sampling import Chain, SdeConfig
+from gdro_bench.score import GeneratedBatch, Score
 
 EPSILON = 1e-4  # keeps the advantage finite where all rewards are equal
 
@@ -37,7 +39,7 @@ class Config:
 
     prompts: int  # an epoch
     k: int  # images a prompt
-    noising: Noising
+    noising: SdeConfig
     window: int  # steps that are stochastic and trained, as in Flow-GRPO-Fast; 0 is all
     window_range: int  # the window lies in the first so many steps
     noisy_last: bool  # whether the last step gets noise as well
@@ -127,36 +129,36 @@ class GRPO:
     config_type = Config
     name = "grpo"
 
-    def __init__(self, config: Config, bench: Workbench) -> None:
-        _check(config, bench)
-        self.config, self.bench = config, bench
-        self.trainer = Trainer(bench.policy, config.optimiser, bench.team)
-        self.schedule = bench.policy.times(config.rollout_steps or bench.sampler.steps, bench.sampler.shift)
+    def __init__(self, config: Config, context: TrainContext) -> None:
+        _check(config, context)
+        self.config, self.context = config, context
+        self.trainer = Trainer(context.policy, config.optimiser, context.processes)
+        self.schedule = context.policy.timesteps(config.rollout_steps or context.sampler.steps, context.sampler.shift)
         self.epoch = 0
         self.rollout: Rollout | None = None
 
     @staticmethod
-    def costs(config: Config, sampler: Sampler) -> Costs:
+    def costs(config: Config, sampler: Sampler) -> CostModel:
         c, images, steps = config, config.prompts * config.k, config.rollout_steps or sampler.steps
         noisy = c.window or (steps if c.noisy_last else steps - 1)
         trained = images * (c.window or max(1, int(noisy * c.timestep_fraction)))
         each = GRADIENT_COST + (1 if c.kl_weight else 0)  # the reference is asked for the KL
         passes = sampler.passes * trained // c.updates_per_epoch
-        collected = Spent(images * steps * sampler.passes, images, images)
-        return Costs(Spent(), collected, Spent(each * passes, passes), c.updates_per_epoch, sampler.batch)
+        collected = Cost(images * steps * sampler.passes, images, images)
+        return CostModel(Cost(), collected, Cost(each * passes, passes), c.updates_per_epoch, sampler.batch)
 
     def step(self) -> Step:
         return self._collect() if self.rollout is None else self._optimise(self.rollout)
 
     def _generator(self, what: str, n: int) -> torch.Generator:
-        return torch.Generator().manual_seed(content.seed(self.name, what, self.bench.seed, n))
+        return torch.Generator().manual_seed(content.seed(self.name, what, self.context.seed, n))
 
     # -- rollouts
 
     @torch.no_grad()
     def _collect(self) -> Step:
-        c, bench, generator = self.config, self.bench, self._generator("rollout", self.epoch)
-        chosen = torch.randperm(len(bench.prompts), generator=generator)[: c.prompts].repeat_interleave(c.k)
+        c, context, generator = self.config, self.context, self._generator("rollout", self.epoch)
+        chosen = torch.randperm(len(context.prompts), generator=generator)[: c.prompts].repeat_interleave(c.k)
         noisy = stochastic_steps(c, len(self.schedule) - 1, generator)
         states, log_p, scores = self._sample(chosen, noisy, generator)
         r = torch.tensor([score.value for score in scores]).view(-1, c.k)
@@ -168,47 +170,47 @@ class GRPO:
         if len(kept) >= c.updates_per_epoch:
             self.rollout = Rollout(*(part[kept] for part in (states, log_p, advantage, chosen, steps)))
         reward = r.nanmean().item()
-        measured = {
+        metrics = {
             "rollout_reward": reward,
             "unscored": float(r.isnan().sum()),
             "flat_groups": float(flat_groups(r).sum()),
             "dropped": float(len(chosen) - len(kept)),
         }
-        return Step("collect", measured, f"epoch {self.epoch}: rollout reward {reward:.3f}")
+        return Step("collect", metrics, f"epoch {self.epoch}: rollout reward {reward:.3f}")
 
     def _sample(
         self, chosen: Tensor, noisy: list[int], generator: torch.Generator
     ) -> tuple[Tensor, Tensor, list[Score]]:
-        """Chains, their log-probabilities and their last states' scores. Each process of a team takes some batches."""
-        bench, prompts = self.bench, [self.bench.prompts[int(p)] for p in chosen]
+        """Chains, their log-probabilities and their last states' scores. Each process takes some batches."""
+        context, prompts = self.context, [self.context.prompts[int(p)] for p in chosen]
         noise = self._first_noise(len(chosen), generator)
         eps = self._step_noise(noise, noisy, generator)
-        batches = bench.team.batches(len(chosen), bench.sampler.batch)
+        batches = context.processes.batches(len(chosen), context.sampler.batch)
         chains: list[Chain] = []
 
-        def painted() -> Iterator[Painted]:
-            for rows in bench.team.own(batches):
+        def painted() -> Iterator[GeneratedBatch]:
+            for rows in context.processes.own(batches):
                 drawn = {step: unit[rows] for step, unit in eps.items()}
-                cond = bench.policy.encode(prompts[rows])
-                velocity = sampling.conditioned(bench.policy, cond, bench.sampler.guidance)
-                chain = sampling.stochastic(velocity, noise[rows], self.schedule, self.config.noising, drawn)
+                cond = context.policy.encode(prompts[rows])
+                velocity = sampling.conditioned(context.policy, cond, context.sampler.guidance)
+                chain = sampling.sde_sample(velocity, noise[rows], self.schedule, self.config.noising, drawn)
                 chains.append(chain)
-                yield bench.policy.decode(chain.states[:, -1]), prompts[rows]
+                yield context.policy.decode(chain.states[:, -1]), prompts[rows]
 
-        scored = score.scored(painted(), bench.scorer, bench.ahead)
-        found = score.of_team(bench.team, scored, len(batches), bench.max_unscored)
-        states = bench.team.tensors([chain.states for chain in chains], len(batches))
-        log_p = bench.team.tensors([chain.log_p for chain in chains], len(batches))
+        scored = score.score_batches(painted(), context.scorer, context.ahead)
+        found = gather_scores(context.processes, scored, len(batches), context.max_unscored)
+        states = context.processes.gather_tensors([chain.states for chain in chains], len(batches))
+        log_p = context.processes.gather_tensors([chain.log_p for chain in chains], len(batches))
         return torch.cat(states), torch.cat(log_p), found
 
     def _first_noise(self, images: int, generator: torch.Generator) -> Tensor:
-        shape, c = self.bench.policy.latent_shape, self.config
+        shape, c = self.context.policy.latent_shape, self.config
         drawn = torch.randn((images // c.k, 1 if c.shared_noise else c.k, *shape), generator=generator)
         return drawn.expand(-1, c.k, *shape).flatten(0, 1).to(self.trainer.device)
 
     def _step_noise(self, noise: Tensor, noisy: list[int], generator: torch.Generator) -> dict[int, Tensor]:
         """Unit noise for all images at each noisy step, drawn batch by batch, whatever the processes."""
-        rows = parallel.batches(len(noise), self.bench.sampler.batch)
+        rows = distributed.batches(len(noise), self.context.sampler.batch)
         drawn = [sampling.step_noise(noise[some].shape, noisy, generator) for some in rows]
         return {step: torch.cat([unit[step] for unit in drawn]) for step in noisy}
 
@@ -220,26 +222,26 @@ class GRPO:
         rows = torch.tensor_split(torch.arange(len(rollout.advantage)), c.updates_per_epoch)[part]
         sums: dict[str, float] = {}
         pairs = [(int(i), j) for j in range(rollout.steps.shape[1]) for i in rows]
-        team = self.bench.team
-        for batch in team.own(team.batches(len(pairs), self.bench.sampler.batch)):
+        processes = self.context.processes
+        for batch in processes.own(processes.batches(len(pairs), self.context.sampler.batch)):
             some = pairs[batch]
             loss, measured = self._loss(rollout, torch.tensor(some))
             self.trainer.backward(loss * len(some) / len(pairs))
             for key, value in measured.items():
                 sums[key] = sums.get(key, 0.0) + value * len(some) / len(pairs)
-        sums = self.bench.team.sums(sums) | {"gradient_norm": self.trainer.update()}
+        sums = self.context.processes.all_reduce_dict(sums) | {"gradient_norm": self.trainer.update()}
         if part + 1 == c.updates_per_epoch:
             self.rollout = None
         return Step("optimise", sums, f"update {self.trainer.updates}: clipped {sums['clipped']:.0%}")
 
     def _loss(self, rollout: Rollout, pairs: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Mean loss of (image, index of trained step) pairs [B, 2]."""
-        c, policy, guidance = self.config, self.bench.policy, self.bench.sampler.guidance
+        c, policy, guidance = self.config, self.context.policy, self.context.sampler.guidance
         images = pairs[:, 0]
         step = rollout.steps[images, pairs[:, 1]]
         device = self.trainer.device
         x, x_next = (rollout.chains[images, s].to(device) for s in (step, step + 1))
-        cond = policy.encode([self.bench.prompts[int(p)] for p in rollout.prompts[images]])
+        cond = policy.encode([self.context.prompts[int(p)] for p in rollout.prompts[images]])
         new = self._transition(sampling.conditioned(policy, cond, guidance), x, step)
         ratio = (new.log_p(x_next) - rollout.log_p[images, step].to(device)).exp()
         advantage = rollout.advantage[images].to(device)
@@ -263,7 +265,7 @@ class GRPO:
     def _kl(self, new: sampling.Transition, x: Tensor, step: Tensor, cond: Cond) -> Tensor:
         """KL to the reference's transition: mean over elements of (mu - mu_ref)^2 / (2 sigma^2), with sigma the rate
         (`rate`, Flow-GRPO's later form) or the step's std (`step`, the exact KL)."""
-        reference = sampling.conditioned(self.bench.policy, cond, self.bench.sampler.guidance, reference=True)
+        reference = sampling.conditioned(self.context.policy, cond, self.context.sampler.guidance, reference=True)
         old = self._transition(reference, x, step)
         sigma = new.std if self.config.kl_form == "step" else new.rate
         return ((new.mean - old.mean).square().flatten(1).mean(1) / (2 * sigma.square())).mean()
@@ -283,12 +285,12 @@ class GRPO:
         self.trainer.load_state_dict(state["trainer"])
 
 
-def _check(config: Config, bench: Workbench) -> None:
-    c, steps = config, config.rollout_steps or bench.sampler.steps
+def _check(config: Config, context: TrainContext) -> None:
+    c, steps = config, config.rollout_steps or context.sampler.steps
     if c.k < 2:
         raise BenchError(f"k is {c.k}.", "A group needs at least 2 images.", 2)
-    if c.prompts > len(bench.prompts):
-        raise BenchError(f"An epoch takes {c.prompts} prompts of {len(bench.prompts)}.", "Lower method.prompts.", 2)
+    if c.prompts > len(context.prompts):
+        raise BenchError(f"An epoch takes {c.prompts} prompts of {len(context.prompts)}.", "Lower method.prompts.", 2)
     if c.window and not c.window <= min(c.window_range, steps):
         raise BenchError(f"A window of {c.window} steps does not fit.", f"Raise method.window_range (to {steps}).", 2)
     if c.noising.level <= 0:

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from gdro_bench import content, sampling, score, task
-from gdro_bench.budget import Spent
+from gdro_bench.budget import Cost
+from gdro_bench.distributed import gather_scores
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import Step, Workbench
+from gdro_bench.methods import Step, TrainContext
 from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
 from gdro_bench.pool import Groups, Sampled
-from gdro_bench.sampling import ConditionalVelocity, Sampler
-from gdro_bench.score import Painted
+from gdro_bench.profile import Sampler
+from gdro_bench.sampling import ConditionalVelocity
+from gdro_bench.score import GeneratedBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,29 +35,29 @@ class PoolConfig:
     shard_prompts: int
 
 
-def pool_cost(config: PoolConfig, sampler: Sampler) -> Spent:
+def pool_cost(config: PoolConfig, sampler: Sampler) -> Cost:
     """Of filling it."""
     images = config.prompts * config.images
-    return Spent(images * sampler.evaluations, images, images)
+    return Cost(images * sampler.evaluations, images, images)
 
 
 class Source:
     """The groups of the first `prompts` training prompts, sampled from the reference model and scored once."""
 
-    def __init__(self, config: PoolConfig, bench: Workbench) -> None:
-        self.config, self.bench = config, bench
-        self.prompts = bench.prompts[: config.prompts]
+    def __init__(self, config: PoolConfig, context: TrainContext) -> None:
+        self.config, self.context = config, context
+        self.prompts = context.prompts[: config.prompts]
         self.shards = math.ceil(len(self.prompts) / config.shard_prompts)
         self.collected = 0
         self._groups: Groups | None = None
         recipe = {
-            "model": bench.policy.name,
-            "reward": bench.scorer.name,
-            "sampler": asdict(bench.sampler),
+            "model": context.policy.name,
+            "reward": context.scorer.name,
+            "sampler": asdict(context.sampler),
             "prompts": task.digest(self.prompts),
             "pool": [len(self.prompts), config.images, config.seed, config.shard_prompts],
         }
-        bench.pool.open(content.digest(recipe), recipe)
+        context.pool.open(content.digest(recipe), recipe)
 
     @property
     def complete(self) -> bool:
@@ -65,30 +67,30 @@ class Source:
         """One more shard, made or found."""
         first = self.collected * self.config.shard_prompts
         prompts = self.prompts[first : first + self.config.shard_prompts]
-        shard = self.bench.pool.shard(self.collected, lambda: self._sample(prompts))
+        shard = self.context.pool.shard(self.collected, lambda: self._sample(prompts))
         self.collected += 1
         values = torch.tensor([score.value for group in shard.scores for score in group])
-        measured = {"pool_reward": values.nanmean().item(), "unscored": float(values.isnan().sum())}
-        return Step("collect", measured, f"pool: {first + len(prompts)} of {len(self.prompts)} prompts")
+        metrics = {"pool_reward": values.nanmean().item(), "unscored": float(values.isnan().sum())}
+        return Step("collect", metrics, f"pool: {first + len(prompts)} of {len(self.prompts)} prompts")
 
     @torch.no_grad()
     def _sample(self, prompts: list[task.Prompt]) -> Sampled:
-        """Groups from the reference model, whatever the adapters are. Each process of a team takes some batches."""
-        n, bench = self.config.images, self.bench
+        """Groups from the reference model, whatever the adapters are. Each process takes some batches."""
+        n, context = self.config.images, self.context
         keys = [("pool", self.config.seed, p.text, i) for p in prompts for i in range(n)]
         each = [p for p in prompts for _ in range(n)]
-        batches = bench.team.batches(len(each), bench.sampler.batch)
+        batches = context.processes.batches(len(each), context.sampler.batch)
         latents: list[Tensor] = []
 
-        def painted() -> Iterator[Painted]:
-            for rows in bench.team.own(batches):
-                noise = sampling.noise_for(keys[rows], bench.policy.latent_shape)
-                latents.append(sampling.sample(bench.policy, noise, each[rows], bench.sampler, reference=True))
-                yield bench.policy.decode(latents[-1]), each[rows]
+        def painted() -> Iterator[GeneratedBatch]:
+            for rows in context.processes.own(batches):
+                noise = sampling.noise_for(keys[rows], context.policy.latent_shape)
+                latents.append(sampling.sample(context.policy, noise, each[rows], context.sampler, reference=True))
+                yield context.policy.decode(latents[-1]), each[rows]
 
-        scored = score.scored(painted(), bench.scorer, bench.ahead)
-        found = score.of_team(bench.team, scored, len(batches), bench.max_unscored)
-        whole = torch.cat(bench.team.tensors(latents, len(batches))).cpu()
+        scored = score.score_batches(painted(), context.scorer, context.ahead)
+        found = gather_scores(context.processes, scored, len(batches), context.max_unscored)
+        whole = torch.cat(context.processes.gather_tensors(latents, len(batches))).cpu()
         scores = iter(found)
         return whole.view(len(prompts), n, *whole.shape[1:]), [[next(scores) for _ in range(n)] for _ in prompts]
 
@@ -96,7 +98,7 @@ class Source:
     def groups(self) -> Groups:
         """The whole pool."""
         if self._groups is None:
-            self._groups = self.bench.pool.groups(self.shards)
+            self._groups = self.context.pool.groups(self.shards)
         return self._groups
 
     def taken(self, groups: Tensor, members: list[Tensor]) -> tuple[Tensor, Tensor, list[task.Prompt]]:
@@ -146,10 +148,10 @@ class OfflineMethod:
 
     name: str
 
-    def __init__(self, pool: PoolConfig, optimiser: OptimiserConfig, bench: Workbench) -> None:
-        self.bench = bench
-        self.source = Source(pool, bench)
-        self.trainer = Trainer(bench.policy, optimiser, bench.team)
+    def __init__(self, pool: PoolConfig, optimiser: OptimiserConfig, context: TrainContext) -> None:
+        self.context = context
+        self.source = Source(pool, context)
+        self.trainer = Trainer(context.policy, optimiser, context.processes)
 
     def draw(self, generator: torch.Generator) -> Drawn:
         """All that one update draws."""
@@ -163,24 +165,24 @@ class OfflineMethod:
         return self._optimise() if self.source.complete else self.source.collect()
 
     def _optimise(self) -> Step:
-        seed = content.seed(self.name, self.bench.seed, self.trainer.updates)
+        seed = content.seed(self.name, self.context.seed, self.trainer.updates)
         drawn = self.draw(torch.Generator().manual_seed(seed))
         sums: dict[str, float] = {}
-        for rows in self.bench.team.own(self._passes(drawn)):
+        for rows in self.context.processes.own(self._passes(drawn)):
             part = drawn[rows]
             loss, measured = self.loss(part)
             weight = len(part) / len(drawn)
             self.trainer.backward(loss * weight)
             for name, value in ({"loss": loss.item()} | measured).items():
                 sums[name] = sums.get(name, 0.0) + value * weight
-        measured = self.bench.team.sums(sums) | {"gradient_norm": self.trainer.update()}
+        measured = self.context.processes.all_reduce_dict(sums) | {"gradient_norm": self.trainer.update()}
         return Step("optimise", measured, f"update {self.trainer.updates}: loss {measured['loss']:.2f}")
 
     def _passes(self, drawn: Drawn) -> list[slice]:
         """Rows of groups that go through the model together."""
         batch = self.trainer.config.batch
         groups = max(1, batch // drawn.r.shape[1]) if batch else len(drawn)
-        return self.bench.team.batches(len(drawn), groups)
+        return self.context.processes.batches(len(drawn), groups)
 
     def evaluated(self) -> AbstractContextManager[None]:
         return self.trainer.evaluated()

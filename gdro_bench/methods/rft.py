@@ -14,12 +14,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gdro_bench.budget import GRADIENT_COST, Spent
+from gdro_bench.budget import GRADIENT_COST, Cost
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import Costs, Workbench
+from gdro_bench.methods import CostModel, TrainContext
 from gdro_bench.methods.offline import Drawn, OfflineMethod, PoolConfig, draw_t, pool_cost, squared_error
 from gdro_bench.methods.trainer import OptimiserConfig
-from gdro_bench.sampling import Sampler
+from gdro_bench.profile import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +46,18 @@ class RFT(OfflineMethod):
     config_type = Config
     name = "rft"
 
-    def __init__(self, config: Config, bench: Workbench) -> None:
+    def __init__(self, config: Config, context: TrainContext) -> None:
         n = config.pool.images
         if not 1 <= config.best <= n:
             raise BenchError(f"best is {config.best}.", f"It must lie between 1 and pool.images ({n}).", 2)
-        super().__init__(config.pool, config.optimiser, bench)
+        super().__init__(config.pool, config.optimiser, context)
         self.config = config
 
     @staticmethod
-    def costs(config: Config, sampler: Sampler) -> Costs:
+    def costs(config: Config, sampler: Sampler) -> CostModel:
         images = config.groups * config.best
-        update, batch = Spent(GRADIENT_COST * images, images), config.optimiser.batch or images
-        return Costs(pool_cost(config.pool, sampler), Spent(), update, updates=1, batch=batch)
+        update, batch = Cost(GRADIENT_COST * images, images), config.optimiser.batch or images
+        return CostModel(pool_cost(config.pool, sampler), Cost(), update, updates=1, batch=batch)
 
     def draw(self, generator: torch.Generator) -> Drawn:
         c, pool = self.config, self.source.groups
@@ -70,6 +70,6 @@ class RFT(OfflineMethod):
         return Drawn(x0, r, prompts, t, eps)
 
     def loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, float]]:
-        cond = self.bench.policy.encode(drawn.prompts).repeat_each(self.config.best)
+        cond = self.context.policy.encode(drawn.prompts).repeat_each(self.config.best)
         x0, t, eps = (part.to(self.trainer.device) for part in (drawn.x0.flatten(0, 1), drawn.t, drawn.eps))
-        return squared_error(self.bench.policy.velocity, x0, t.flatten(), eps.flatten(0, 2), cond).mean(), {}
+        return squared_error(self.context.policy.velocity, x0, t.flatten(), eps.flatten(0, 2), cond).mean(), {}

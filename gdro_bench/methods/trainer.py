@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
 from gdro_bench.methods.ema import Ema
-from gdro_bench.parallel import Team
 from gdro_bench.policy import Policy
 
 
@@ -30,10 +30,10 @@ class OptimiserConfig:
 
 
 class Trainer:
-    """Updates a policy's adapters; `updates` counts how often. Every process of a team makes the same update."""
+    """Updates a policy's adapters; `updates` counts how often. Every process of the process group makes the same update."""
 
-    def __init__(self, policy: Policy, config: OptimiserConfig, team: Team) -> None:
-        self.config, self.team = config, team
+    def __init__(self, policy: Policy, config: OptimiserConfig, processes: ProcessGroup) -> None:
+        self.config, self.processes = config, processes
         self.parameters = list(policy.parameters())
         self.optimiser = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=config.weight_decay)
         self.ema = Ema(self.parameters, config.ema_slope, config.ema_ceiling)
@@ -61,7 +61,7 @@ class Trainer:
         for parameter in self.parameters:
             if parameter.grad is None:  # of a process that had nothing to do
                 parameter.grad = torch.zeros_like(parameter)
-        self.team.sum([p.grad for p in self.parameters if p.grad is not None])
+        self.processes.all_reduce([p.grad for p in self.parameters if p.grad is not None])
         warm = min(1.0, (self.updates + 1) / max(1, self.config.warmup_steps))
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate * warm

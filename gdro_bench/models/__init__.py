@@ -6,26 +6,16 @@ Another package adds its own through the entry-point group `gdro_bench.models`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gdro_bench import registry
 from gdro_bench.errors import BenchError
 from gdro_bench.policy import Policy
-
-if TYPE_CHECKING:
-    from gdro_bench.plan import Profile
-
-MODELS = {
-    "pocket": "gdro_bench.models.pocket.policy:open_pocket",
-    "pocket-weathered": "gdro_bench.models.pocket.policy:open_weathered",
-    "flux": "gdro_bench.models.pretrained:open_flux",
-    "sd3": "gdro_bench.models.pretrained:open_sd3",
-}
+from gdro_bench.profile import Profile
 
 
 def open_policy(profile: Profile, device: str, seed: int) -> Policy:
     """The policy of a profile, with fresh adapters drawn from `seed`."""
-    opened: Policy = registry.lookup("model", profile.model, MODELS)(profile, device, profile.lora, seed)
+    opened: Policy = registry.lookup("model", profile.model)(profile, device, profile.lora, seed)
     return opened
 
 
@@ -35,7 +25,7 @@ def open_model(profile: Profile, weights: Path | None, lora: Path | None, device
     Raises:
         BenchError: an unknown model, or weights or adapters that cannot be loaded.
     """
-    opened: Policy = registry.lookup("model", profile.model, MODELS)(profile, device, None, 0, weights)
+    opened: Policy = registry.lookup("model", profile.model)(profile, device, None, 0, weights)
     if lora is not None:
         opened.load(lora)
     return opened

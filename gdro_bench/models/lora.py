@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +12,24 @@ from safetensors.torch import load_file
 from torch.nn import Parameter
 
 from gdro_bench.errors import BenchError
+from gdro_bench.profile import LoraConfig
 
 ADAPTER = "policy"
 FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 
 
-@dataclass(frozen=True, slots=True)
-class Lora:
-    """Adapter numbers; `targets` are the ends of module names. Updates are scaled by alpha / rank."""
-
-    rank: int
-    alpha: float
-    targets: tuple[str, ...]
-
-
-def add_lora(transformer: Any, lora: Lora, seed: int) -> None:
+def add_lora(transformer: Any, lora: LoraConfig, seed: int) -> None:
     """Freezes the transformer and adds adapters that start as the identity, their A drawn from `seed`.
 
     They are float32 whatever the transformer is: an update of 3e-4 is lost in bfloat16.
     """
+    import peft
     from diffusers.training_utils import cast_training_params
-    from peft import LoraConfig
 
     transformer.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = LoraConfig(
+        config = peft.LoraConfig(
             r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), init_lora_weights="gaussian"
         )
         transformer.add_adapter(config, adapter_name=ADAPTER)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,44 +23,21 @@ from torch.nn import Parameter
 from gdro_bench import content, sampling
 from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
-from gdro_bench.models.lora import ADAPTER, Lora, adapters_off, add_lora, load_lora, lora_parameters
+from gdro_bench.models.lora import ADAPTER, adapters_off, add_lora, load_lora, lora_parameters
 from gdro_bench.models.pixels import to_images
 from gdro_bench.policy import Cond
+from gdro_bench.profile import LoraConfig, PretrainedConfig, Profile
 from gdro_bench.score import Images
 from gdro_bench.task import Prompt
-
-if TYPE_CHECKING:
-    from gdro_bench.plan import Profile
 
 TEXT_BATCH = 16  # texts encoded at a time
 PREFIX = "transformer"  # of adapters' names, as diffusers' pipelines have them
 
 
-@dataclass(frozen=True, slots=True)
-class Pretrained:
-    """`[pretrained]` of a profile."""
-
-    source: str  # hub id or folder of a whole pipeline
-    side: int  # px of a picture
-    dtype: Literal["float32", "bfloat16", "float16"]
-    distilled_guidance: float  # what FLUX.1-dev is told; SD3.5 has none
-    text_tokens: int  # of T5, at most
-    gradient_checkpointing: bool
-    compiled: bool  # torch.compile of the transformer's blocks
-    float8: bool  # the blocks' frozen matrices held in half the memory of bfloat16 (torchao)
-    sharded: bool  # where several processes run: its frozen weights are spread over them, not copied to each
-    text_cache: str  # folder of encoded texts
-
-    @property
-    def latent_elements(self) -> int:
-        """Of a picture: both families have 16 channels at an eighth of its side."""
-        return 16 * (self.side // 8) ** 2
-
-
 class PretrainedPolicy:
     """See `gdro_bench.policy.Policy`. A family adds how its transformer is called and how its latents lie."""
 
-    def __init__(self, pipeline: Any, config: Pretrained, device: str) -> None:
+    def __init__(self, pipeline: Any, config: PretrainedConfig, device: str) -> None:
         self.pipeline, self.config, self.device = pipeline, config, device
         numbers = (config.dtype, config.distilled_guidance, config.text_tokens, config.float8)
         self.name = f"{Path(config.source).name} {config.side} px {content.digest(*numbers)[:8]}"  # its pools', too
@@ -139,11 +115,11 @@ class PretrainedPolicy:
         with adapters_off(self.transformer):
             return self.velocity(x, t, cond)
 
-    def times(self, steps: int, shift: float) -> Tensor:
+    def timesteps(self, steps: int, shift: float) -> Tensor:
         """The model's own schedule if shift is 0."""
-        return sampling.times(steps, shift) if shift else self._own_times(steps)
+        return sampling.timesteps(steps, shift) if shift else self._own_timesteps(steps)
 
-    def _own_times(self, steps: int) -> Tensor:
+    def _own_timesteps(self, steps: int) -> Tensor:
         raise NotImplementedError
 
     # -- pictures and adapters
@@ -179,7 +155,7 @@ def blocks(transformer: Any) -> list[Any]:
 
 def shard(transformer: Any, device: str) -> None:
     """Spreads the frozen weights of the blocks over all processes (FSDP2); a block is gathered where it is called, so
-    all processes must call it equally often. Adapters stay whole everywhere: a team adds up their gradients."""
+    all processes must call it equally often. Adapters stay whole everywhere: the process group adds up their gradients."""
     mesh = init_device_mesh(torch.device(device).type, (distributed.get_world_size(),))
     for block in blocks(transformer):
         fully_shard(block, mesh=mesh, ignored_params=set(lora_parameters(block)))
@@ -233,7 +209,7 @@ class FluxPolicy(PretrainedPolicy):
         )[0]
         return v
 
-    def _own_times(self, steps: int) -> Tensor:
+    def _own_timesteps(self, steps: int) -> Tensor:
         from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
         scheduler = self.pipeline.scheduler
@@ -274,25 +250,31 @@ class SD3Policy(PretrainedPolicy):
         )[0]
         return v
 
-    def _own_times(self, steps: int) -> Tensor:
+    def _own_timesteps(self, steps: int) -> Tensor:
         self.pipeline.scheduler.set_timesteps(steps)
         times: Tensor = self.pipeline.scheduler.sigmas.float().cpu()
         return times
 
 
-def open_flux(profile: Profile, device: str, lora: Lora | None, seed: int, weights: Path | None = None) -> FluxPolicy:
+def open_flux(
+    profile: Profile, device: str, lora: LoraConfig | None, seed: int, weights: Path | None = None
+) -> FluxPolicy:
     from diffusers import FluxPipeline
 
     return FluxPolicy(*_opened(FluxPipeline, profile, lora, seed, weights), device)
 
 
-def open_sd3(profile: Profile, device: str, lora: Lora | None, seed: int, weights: Path | None = None) -> SD3Policy:
+def open_sd3(
+    profile: Profile, device: str, lora: LoraConfig | None, seed: int, weights: Path | None = None
+) -> SD3Policy:
     from diffusers import StableDiffusion3Pipeline
 
     return SD3Policy(*_opened(StableDiffusion3Pipeline, profile, lora, seed, weights), device)
 
 
-def _opened(cls: Any, profile: Profile, lora: Lora | None, seed: int, weights: Path | None) -> tuple[Any, Pretrained]:
+def _opened(
+    cls: Any, profile: Profile, lora: LoraConfig | None, seed: int, weights: Path | None
+) -> tuple[Any, PretrainedConfig]:
     """The pipeline, with fresh adapters if `lora` is given.
 
     Raises:

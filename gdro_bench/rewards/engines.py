@@ -8,6 +8,7 @@ models for English are named here. Line 3 changes its defaults from version to v
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,17 @@ from gdro_bench.errors import BenchError
 
 Box = tuple[tuple[float, float], ...]  # corners in px
 Engine = Callable[[NDArray[np.uint8]], list[tuple[str, Box]]]  # BGR [H, W, 3] -> lines with their boxes
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """An engine, by two functions of `ReaderConfig.limit_side` and `ReaderConfig.models`: `name`, with its version, as
+    records carry it, and `start`, which loads it. Both may raise `BenchError`. In the registry as a `reader`."""
+
+    name: Callable[[int, str | None], str]
+    start: Callable[[int, str | None], Engine]
+
+
 PADDLE_DEFAULTS = {2: ("en_PP-OCRv3_det", "en_PP-OCRv4_rec"), 3: ("PP-OCRv5_server_det", "en_PP-OCRv5_mobile_rec")}
 
 
@@ -150,5 +162,5 @@ def lines_of_3(result: Any) -> list[tuple[str, Box]]:
     return [(text, _box(box)) for text, score, box in read if score > 0]
 
 
-START: dict[str, Callable[[int, str | None], Engine]] = {"rapidocr": start_rapid, "paddleocr": start_paddle}
-NAME: dict[str, Callable[[int, str | None], str]] = {"rapidocr": rapid_name, "paddleocr": paddle_name}
+RAPIDOCR = EngineKind(rapid_name, start_rapid)
+PADDLEOCR = EngineKind(paddle_name, start_paddle)

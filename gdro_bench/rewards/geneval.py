@@ -12,25 +12,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Protocol
 
 from gdro_bench.errors import BenchError, unknown
 from gdro_bench.rewards import geneval_rules as rules
 from gdro_bench.rewards.geneval_prompts import TAGS, Scene, parse
-from gdro_bench.rewards.geneval_rules import Colours, Objects, Seen
+from gdro_bench.rewards.geneval_rules import Colours, Detections, Detector, Objects
 from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
-
-
-class Detector(Protocol):
-    """Pictures -> what is seen on each. `name` names the instrument; records carry it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def classes(self) -> Sequence[str]: ...
-    def __call__(self, images: Images) -> Sequence[Seen]: ...
 
 
 class GenEvalReward:
@@ -49,8 +38,8 @@ class GenEvalReward:
                 raise unknown(f"class of the {self.detector.name} called", clause.name, self.detector.classes)
         return [self._judge(scene, seen) for scene, seen in zip(scenes, self.detector(images), strict=True)]
 
-    def _judge(self, scene: Scene, seen: Seen) -> Score:
-        objects, colours = rules.kept(seen.objects, scene.tag), rules.remembered(seen.colours)
+    def _judge(self, scene: Scene, seen: Detections) -> Score:
+        objects, colours = rules.kept(seen.objects, scene.tag), rules.cached_colours(seen.colours)
         correct = float(rules.verdict(scene, objects, colours))
         parts = {"correct": correct, "strict": float(rules.strict(scene, objects, colours))}
         parts |= {f"correct {tag}": correct if tag == scene.tag else math.nan for tag in TAGS}
@@ -68,7 +57,7 @@ def _said(objects: Objects) -> str:
     return ", ".join(f"{count} {what}" for what, count in seen.items()) or "nothing seen"
 
 
-def described(text: str, metadata: str, where: str) -> Prompt:
+def metadata_prompt(text: str, metadata: str, where: str) -> Prompt:
     """A prompt whose target is its line of GenEval's metadata; in a prompt file that line is all there is.
 
     Raises:

@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gdro_bench.rewards.geneval_prompts import Clause, Scene
+from gdro_bench.score import Images
+
+
+class Detector(Protocol):
+    """Pictures -> what is seen on each. `name` names the instrument; records carry it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> Sequence[str]: ...
+    def __call__(self, images: Images) -> Sequence[Detections]: ...
+
 
 THRESHOLD = 0.3  # a detection counts above this score
 COUNTING_THRESHOLD = 0.9  # in scenes tagged `counting`
@@ -39,19 +52,19 @@ Colours = Callable[[str, Sequence[Detection]], list[str]]  # (class, objects) ->
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Detections:
     """What a detector sees on one picture: objects by class, and who tells their colours."""
 
     objects: Objects
     colours: Colours
 
 
-def told(name: str, found: Sequence[Detection]) -> list[str]:
+def detected_colours(name: str, found: Sequence[Detection]) -> list[str]:
     """The colours that the detector told itself; an untold one is no colour."""
     return [detection.colour or "" for detection in found]
 
 
-def remembered(colours: Colours) -> Colours:
+def cached_colours(colours: Colours) -> Colours:
     """The same, asking about each object once only: telling colours is dear."""
     known: dict[tuple[str, Detection], str] = {}
 

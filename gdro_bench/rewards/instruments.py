@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
-from gdro_bench.rewards.readers import EngineReader, ReaderConfig
-
-if TYPE_CHECKING:
-    from gdro_bench.rewards.geneval import Detector
-
-
-@dataclass(frozen=True, slots=True)
-class DetectorConfig:
-    """`[detector]` of a profile; without it, the pocket detector.
-
-    `source` is mmdet's checkpoint file, or for `mask2former` also a folder or hub id for transformers; `clip`, which
-    tells colours to both, such a folder or hub id, or open_clip's file of weights; `config` the configuration file that
-    `mmdet` builds the checkpoint's network from.
-    """
-
-    name: Literal["mask2former", "mmdet"]
-    source: str
-    clip: str
-    config: str | None = None
+from gdro_bench import registry
+from gdro_bench.profile import DetectorConfig, Profile, ReaderConfig
+from gdro_bench.rewards.geneval_rules import Detector
+from gdro_bench.rewards.readers import EngineReader
+from gdro_bench.score import Scorer
+from gdro_bench.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +21,23 @@ class Instruments:
     device: str
 
     def reader(self) -> EngineReader:
+        """Raises:
+        BenchError: it cannot be had."""
         return EngineReader(self.reader_config)
 
     def detector(self) -> Detector:
         """Raises:
         BenchError: it cannot be had."""
-        chosen = self.detector_config
-        if chosen is None:
-            from gdro_bench.models.pocket.detector import PocketDetector
+        name = self.detector_config.name if self.detector_config else "pocket"
+        detector: Detector = registry.lookup("detector", name)(self.detector_config, self.device)
+        return detector
 
-            return PocketDetector.open()
-        if chosen.name == "mask2former":
-            from gdro_bench.rewards.mask2former import Mask2FormerDetector
 
-            return Mask2FormerDetector(chosen.source, chosen.clip, self.device)
-        from gdro_bench.rewards.mmdet import MMDetDetector
+def open_reward(task: Task, profile: Profile, device: str) -> Scorer:
+    """The task's reward with the profile's instruments.
 
-        return MMDetDetector(chosen.source, chosen.config or "", chosen.clip, self.device)
+    Raises:
+        BenchError: an unknown reward, or an instrument that cannot be had.
+    """
+    scorer: Scorer = registry.lookup("reward", task.reward)(Instruments(profile.reader, profile.detector, device))
+    return scorer

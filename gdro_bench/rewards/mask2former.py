@@ -21,9 +21,10 @@ from torch.nn.functional import interpolate, pad
 
 from gdro_bench import content
 from gdro_bench.errors import BenchError
+from gdro_bench.profile import DetectorConfig
 from gdro_bench.rewards import hub, mmdet_weights
 from gdro_bench.rewards.clip import ClipColours, open_clip_or_transformers
-from gdro_bench.rewards.geneval_rules import Detection, Seen
+from gdro_bench.rewards.geneval_rules import Detection, Detections
 from gdro_bench.score import Images
 
 SHORT_SIDE, LONG_SIDE, DIVISOR = 800, 1333, 32  # px, as mmdet tests
@@ -34,6 +35,10 @@ BEST = 100  # detections a picture
 def coco_names() -> list[str]:
     """COCO's 80 classes in index order, as GenEval calls them."""
     return (content.root() / "tasks" / "geneval" / "classes.txt").read_text(encoding="utf-8").splitlines()
+
+
+def open_detector(config: DetectorConfig, device: str) -> Mask2FormerDetector:
+    return Mask2FormerDetector(config.source, config.clip, device)
 
 
 class Mask2FormerDetector:
@@ -52,11 +57,11 @@ class Mask2FormerDetector:
         self.device = device
         self.name = f"Mask2Former {Path(source).name}, {chosen.name} (transformers {version('transformers')})"
 
-    def __call__(self, images: Images) -> list[Seen]:
+    def __call__(self, images: Images) -> list[Detections]:
         return [self._see(image) for image in images]
 
     @torch.no_grad()
-    def _see(self, image: NDArray[np.uint8]) -> Seen:
+    def _see(self, image: NDArray[np.uint8]) -> Detections:
         pixels, size = prepare(image)
         output = self.model(pixel_values=pixels.to(self.device))
         found = detections(
@@ -69,7 +74,7 @@ class Mask2FormerDetector:
         objects: dict[str, list[Detection]] = {}
         for label, detection in found:
             objects.setdefault(self.classes[label], []).append(detection)
-        return Seen(objects, lambda name, chosen: self.colours(image, name, chosen))
+        return Detections(objects, lambda name, chosen: self.colours(image, name, chosen))
 
 
 def _load(source: str) -> Any:

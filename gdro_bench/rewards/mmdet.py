@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdro_bench.errors import BenchError
+from gdro_bench.profile import DetectorConfig
 from gdro_bench.rewards import mmdet_weights
 from gdro_bench.rewards.clip import ClipColours, open_clip_or_transformers
-from gdro_bench.rewards.geneval_rules import Detection, Seen
+from gdro_bench.rewards.geneval_rules import Detection, Detections
 from gdro_bench.rewards.mask2former import coco_names
 from gdro_bench.score import Images
 
@@ -58,13 +59,17 @@ class MMDetDetector:
         self.colours = ClipColours(chosen)
         self.name = f"mmdet {number} {Path(checkpoint).stem}, {chosen.name}"
 
-    def __call__(self, images: Images) -> list[Seen]:
+    def __call__(self, images: Images) -> list[Detections]:
         return [self._see(image) for image in images]
 
-    def _see(self, image: NDArray[np.uint8]) -> Seen:
+    def _see(self, image: NDArray[np.uint8]) -> Detections:
         found = self._infer(self.model, np.ascontiguousarray(image[:, :, ::-1])).pred_instances.cpu().numpy()
         objects = objects_of(found.labels, found.scores, found.bboxes, found.masks, self.classes)
-        return Seen(objects, lambda name, chosen: self.colours(image, name, chosen))
+        return Detections(objects, lambda name, chosen: self.colours(image, name, chosen))
+
+
+def open_detector(config: DetectorConfig, device: str) -> MMDetDetector:
+    return MMDetDetector(config.source, config.config or "", config.clip, device)
 
 
 def objects_of(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from rapidfuzz.distance import Levenshtein
 
-from gdro_bench.judging import JudgeConfig
+from gdro_bench.profile import JudgeConfig
 from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.rewards.readers import Reader, Reading, TesseractReader, area
 from gdro_bench.score import Images, Score
@@ -88,7 +88,7 @@ def open_text_size(instruments: Instruments) -> TextSize:
     return TextSize(open_reward(instruments))
 
 
-def open_second(config: JudgeConfig) -> OcrReward:
+def open_second_reader(config: JudgeConfig) -> OcrReward:
     """The same reward by another reader, for judging: has a method learnt to write, or to please one engine?"""
     return OcrReward(TesseractReader())
 

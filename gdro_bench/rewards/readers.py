@@ -16,15 +16,16 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from gdro_bench import registry
 from gdro_bench.errors import BenchError
-from gdro_bench.rewards import engines
-from gdro_bench.rewards.engines import Box, Engine
+from gdro_bench.profile import ReaderConfig
+from gdro_bench.rewards.engines import Box, Engine, EngineKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +45,11 @@ class Reader(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ReaderConfig:
-    """`[reader]` of a profile: `limit_side` px for detection, `workers` processes (0 reads in this process), the
-    `engine` (rapidocr if none is named) and, for paddleocr, the folder of its `models`."""
-
-    limit_side: int
-    workers: int
-    engine: Literal["rapidocr", "paddleocr"] | None = None
-    models: str | None = None
+def _engine_kind(config: ReaderConfig) -> EngineKind:
+    """Raises:
+    BenchError: no reader has that name."""
+    kind: EngineKind = registry.lookup("reader", config.engine or "rapidocr")
+    return kind
 
 
 _engine: tuple[ReaderConfig, Engine] | None = None  # of this process
@@ -62,7 +59,7 @@ def _read_here(config: ReaderConfig, images: NDArray[np.uint8]) -> list[Reading]
     """Loads the engine at the first call of a process."""
     global _engine
     if _engine is None or _engine[0] != config:
-        _engine = (config, engines.START[config.engine or "rapidocr"](config.limit_side, config.models))
+        _engine = (config, _engine_kind(config).start(config.limit_side, config.models))
     return [_read_one(_engine[1], image) for image in images]
 
 
@@ -81,7 +78,7 @@ class EngineReader:
         """Raises:
         BenchError: the engine or its models are not there."""
         self.config = config
-        self.name = engines.NAME[config.engine or "rapidocr"](config.limit_side, config.models)
+        self.name = _engine_kind(config).name(config.limit_side, config.models)
         self._workers: ProcessPoolExecutor | None = None
 
     def __call__(self, images: NDArray[np.uint8]) -> list[Reading]:

@@ -27,8 +27,8 @@ from PIL import Image
 from urllib3.exceptions import MaxRetryError
 
 from gdro_bench.errors import BenchError
-from gdro_bench.judging import JudgeConfig
 from gdro_bench.models import pick_device
+from gdro_bench.profile import JudgeConfig
 from gdro_bench.rewards import hub
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
@@ -179,7 +179,7 @@ class Served:
             raise _Failed(f"the judge's answer is no chat completion: {error}") from error
 
 
-def open_served(config: JudgeConfig) -> UnifiedReward:
+def open_server(config: JudgeConfig) -> UnifiedReward:
     """The judge of a profile, behind a server.
 
     Raises:

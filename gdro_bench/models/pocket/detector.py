@@ -19,7 +19,8 @@ from gdro_bench.errors import BenchError
 from gdro_bench.models.pixels import to_tensor
 from gdro_bench.models.pocket import world
 from gdro_bench.models.pocket.network import Residual
-from gdro_bench.rewards.geneval_rules import Detection, Seen, told
+from gdro_bench.profile import DetectorConfig
+from gdro_bench.rewards.geneval_rules import Detection, Detections, detected_colours
 from gdro_bench.score import Images
 
 STRIDE = 4  # px of a cell
@@ -116,8 +117,12 @@ class PocketDetector:
         return cls(network)
 
     @torch.no_grad()
-    def __call__(self, images: Images) -> list[Seen]:
-        return [Seen(objects, told) for objects in decode(self.network(to_tensor(images)))]
+    def __call__(self, images: Images) -> list[Detections]:
+        return [Detections(objects, detected_colours) for objects in decode(self.network(to_tensor(images)))]
+
+
+def open_detector(config: DetectorConfig | None, device: str) -> PocketDetector:
+    return PocketDetector.open()
 
 
 def save(network: Detector, width: int, folder: Path) -> None:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from gdro_bench.judging import JudgeConfig
 from gdro_bench.models.pocket import parse, world
 from gdro_bench.models.pocket.world import COLOURS, SIZE, THING_SIDE, THINGS, Facts, ThingFacts
+from gdro_bench.profile import JudgeConfig
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 

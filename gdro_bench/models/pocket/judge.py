@@ -20,11 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gdro_bench.errors import BenchError
-from gdro_bench.judging import JudgeConfig
 from gdro_bench.models.pixels import to_tensor
 from gdro_bench.models.pocket import parse
 from gdro_bench.models.pocket.network import Residual
 from gdro_bench.models.pocket.world import COLOURS, PLACES, TEXTURES, THINGS, Facts, ThingFacts
+from gdro_bench.profile import JudgeConfig
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 

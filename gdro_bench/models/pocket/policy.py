@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -15,15 +15,13 @@ from torch.nn import Parameter
 
 from gdro_bench import sampling
 from gdro_bench.errors import BenchError
-from gdro_bench.models.lora import Lora, adapters_off, add_lora, load_lora, lora_parameters, save_lora
+from gdro_bench.models.lora import adapters_off, add_lora, load_lora, lora_parameters, save_lora
 from gdro_bench.models.pixels import to_images
 from gdro_bench.models.pocket import network, text
 from gdro_bench.policy import Cond
+from gdro_bench.profile import LoraConfig, Profile
 from gdro_bench.score import Images
 from gdro_bench.task import Prompt
-
-if TYPE_CHECKING:
-    from gdro_bench.plan import Profile
 
 WEIGHTS = Path(__file__).parent / "weights"
 WEATHERED = Path(__file__).parent / "weathered_weights"  # GenEval's base: every second object has faded
@@ -45,7 +43,7 @@ class PocketPolicy:
         self._encoded: dict[str, tuple[Tensor, Tensor]] = {}
 
     @classmethod
-    def open(cls, device: str, lora: Lora | None, seed: int, folder: Path = WEIGHTS) -> PocketPolicy:
+    def open(cls, device: str, lora: LoraConfig | None, seed: int, folder: Path = WEIGHTS) -> PocketPolicy:
         """Loads the model of `folder`, with fresh adapters if `lora` is given.
 
         Raises:
@@ -86,8 +84,8 @@ class PocketPolicy:
         with adapters_off(self.transformer):
             return self.velocity(x, t, cond)
 
-    def times(self, steps: int, shift: float) -> Tensor:
-        return sampling.times(steps, shift)
+    def timesteps(self, steps: int, shift: float) -> Tensor:
+        return sampling.timesteps(steps, shift)
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Images:
@@ -104,13 +102,13 @@ class PocketPolicy:
 
 
 def open_pocket(
-    profile: Profile, device: str, lora: Lora | None, seed: int, weights: Path | None = None
+    profile: Profile, device: str, lora: LoraConfig | None, seed: int, weights: Path | None = None
 ) -> PocketPolicy:
     return PocketPolicy.open(device, lora, seed, weights or WEIGHTS)
 
 
 def open_weathered(
-    profile: Profile, device: str, lora: Lora | None, seed: int, weights: Path | None = None
+    profile: Profile, device: str, lora: LoraConfig | None, seed: int, weights: Path | None = None
 ) -> PocketPolicy:
     return PocketPolicy.open(device, lora, seed, weights or WEATHERED)
 

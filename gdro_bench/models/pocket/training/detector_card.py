@@ -10,12 +10,13 @@ from numpy.random import Generator
 from rich.console import Console
 
 from gdro_bench import content, progress, stats
-from gdro_bench.models.pocket import detector_training, making, world
+from gdro_bench.models.pocket import world
 from gdro_bench.models.pocket.detector import CLASSES, PocketDetector, save
-from gdro_bench.models.pocket.detector_training import DetectorTraining
-from gdro_bench.models.pocket.fitting import through
 from gdro_bench.models.pocket.network import Autoencoder
 from gdro_bench.models.pocket.policy import PocketPolicy
+from gdro_bench.models.pocket.training import base_card, train_detector
+from gdro_bench.models.pocket.training.fit import through
+from gdro_bench.models.pocket.training.train_detector import DetectorTraining
 from gdro_bench.rewards import geneval_prompts, geneval_rules
 from gdro_bench.rewards.geneval_prompts import Scene
 from gdro_bench.stats import Estimate
@@ -27,7 +28,7 @@ def pretrain(out: Path, seed: int, console: Console) -> None:
     """Trains the detector and writes weights and card to `out/weights`."""
     config = content.load(content.find("profile", "pocket") / "detector.toml", DetectorTraining)
     autoencoder = PocketPolicy.open("cpu", None, 0).autoencoder
-    train, words = detector_training.train, making.words("train")
+    train, words = train_detector.train, base_card.words("train")
     network = progress.fitted(
         console, "detector", config.images, lambda report: train(config, words, autoencoder, seed, report)
     )

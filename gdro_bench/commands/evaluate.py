@@ -14,16 +14,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from rich.console import Console
 
-from gdro_bench import sampling, stats
+from gdro_bench import progress, sampling, stats
+from gdro_bench.commands import summary
+from gdro_bench.engine import judging
+from gdro_bench.engine.plan import evaluation_inputs, prompt_reader
 from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
 from gdro_bench.models import open_model, pick_device
-from gdro_bench.plan import Profile
-from gdro_bench.rewards.instruments import DetectorConfig
-from gdro_bench.rewards.unified_reward import Served, Server, UnifiedReward
-from gdro_bench.runner import open_reward
-from gdro_bench.score import Images, Score, Scorer, check, corrected, judged
+from gdro_bench.profile import DetectorConfig, JudgeConfig, Profile
+from gdro_bench.rewards.instruments import open_reward
+from gdro_bench.score import Images, Score, Scorer, check, corrected_score, judge_mean
 from gdro_bench.stats import Estimate
 from gdro_bench.task import Correction, Prompt, PromptOf, Task
 
@@ -57,33 +59,73 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What to paint with and judge by, where it is not the profile's.
+class EvalRequest:
+    """What to score and to judge by, where it is not the profile's.
 
-    `model` is a folder of weights, `lora` one of adapters; `mask2former` and `clip` are folders, hub ids or files;
-    `judge` is a server's address.
+    `images` are pictures on disk; without them pictures are generated. `weights` is a folder of a model, `lora` one of
+    adapters; `mask2former` and `clip` are folders, hub ids or files; `judge` is a name, `none` for none.
     """
 
-    model: Path | None
+    images: Path | None
+    weights: Path | None
     lora: Path | None
     mask2former: str | None
     clip: str | None
-    judge: str | None
+    judge: str
+    judge_url: str
     judge_model: str
     device: str
 
-    def refuse_painting(self, prompts: Path | None) -> None:
-        if self.model or self.lora or prompts:
-            raise BenchError("With --images nothing is painted.", "Leave out --model, --lora and --prompts.", 2)
+    def check(self, prompts: Path | None) -> None:
+        """Raises:
+        BenchError: options that exclude each other."""
+        if self.images and (self.weights or self.lora or prompts):
+            raise BenchError(
+                "With --images nothing is generated.", "Leave out --weights, --lora and --prompts, or --images.", 2
+            )
 
 
-def instruments(measured: Task, profile: Profile, asked: Asked) -> tuple[Scorer, Scorer | None]:
+def execute(
+    console: Console,
+    request: EvalRequest,
+    task_name: str,
+    profile_name: str,
+    settings: Sequence[str],
+    prompts: Path | None,
+    out: Path | None,
+) -> None:
+    """Scores, prints, and writes what came out under `out`.
+
+    Raises:
+        BenchError: bad input, an instrument that cannot be had, too many pictures without a score.
+    """
+    request.check(prompts)
+    task, profile, held_out = evaluation_inputs(task_name, profile_name, settings, prompts)
+    pictures = (
+        read(request.images, prompt_reader(task)) if request.images else paint(profile, held_out, task_name, request)
+    )
+    scorer, judge = instruments(task, profile, request)
+    with progress.EvaluationBar(console) as bar:
+        scores = score(pictures, scorer, bar.evaluating)
+        judgements = None if judge is None else score(pictures, judge, bar.evaluating)
+    found = result(scorer, pictures.prompts, scores, profile.max_unscored)
+    if judge is not None and judgements is not None:
+        found = with_judge(found, pictures.prompts, scores, judge, judgements, task.correction)
+    summary.print_evaluation(console, found)
+    if out is not None:
+        write(out, pictures, scores, judgements, found)
+        written = f"Written: {out / 'eval.json'}, {out / 'scores.csv'}"
+        console.print(written, soft_wrap=True, markup=False)
+
+
+def instruments(measured: Task, profile: Profile, asked: EvalRequest) -> tuple[Scorer, Scorer | None]:
     """The reward, and the judge if one is asked.
 
     Raises:
         BenchError: an instrument cannot be had.
     """
-    judge = UnifiedReward(Served(Server(asked.judge, asked.judge_model))) if asked.judge else None
+    config = JudgeConfig(asked.judge, "none", "none", asked.judge_url, asked.judge_model)
+    judge = judging.open_judges(config).get("judge")
     if asked.mask2former or asked.clip:
         if not (asked.mask2former and asked.clip) or "geneval" not in measured.reward:
             raise BenchError("--mask2former and --clip go together, for GenEval.", "Give both, or neither.", 2)
@@ -91,9 +133,9 @@ def instruments(measured: Task, profile: Profile, asked: Asked) -> tuple[Scorer,
     return open_reward(measured, profile, pick_device(asked.device)), judge
 
 
-def paint(profile: Profile, prompts: list[Prompt], task_name: str, asked: Asked) -> Pictures:
+def paint(profile: Profile, prompts: list[Prompt], task_name: str, asked: EvalRequest) -> Pictures:
     """The prompts' pictures, from the noise that a run's marks are evaluated with."""
-    policy = open_model(profile, asked.model, asked.lora, pick_device(asked.device))
+    policy = open_model(profile, asked.weights, asked.lora, pick_device(asked.device))
     images = sampling.held_out_images(policy, prompts, task_name, profile.sampler)
     return Pictures([policy.name] * len(prompts), list(images), prompts)
 
@@ -186,15 +228,18 @@ def with_judge(
     """The result with a judge's axes and the corrected score, both its orders of averaging, with 95 % intervals."""
     texts = [prompt.text for prompt in prompts]
     parts = {name: np.array([score.parts[name] for score in said]) for name in said[0].parts}
-    reward, u = np.array([score.value for score in scores]), judged(parts, by)
+    reward, u = np.array([score.value for score in scores]), judge_mean(parts, by)
     both = ~np.isnan(reward) & ~np.isnan(u)
-    estimates = {"of the means": _nothing(), "mean": stats.bootstrap_mean(corrected(reward, u, by), prompts=texts)}
+    estimates = {
+        "of the means": _nothing(),
+        "mean": stats.bootstrap_mean(corrected_score(reward, u, by), prompts=texts),
+    }
     if both.any():
         r, v = reward[both], u[both]
         weights = stats.draws_of([text for text, there in zip(texts, both, strict=True) if there], seed=0)
         weights /= weights.sum(axis=1, keepdims=True)
-        whole = corrected(np.array([r.mean()]), np.array([v.mean()]), by)[0]
-        estimates["of the means"] = stats.estimate(float(whole), corrected(weights @ r, weights @ v, by))
+        whole = corrected_score(np.array([r.mean()]), np.array([v.mean()]), by)[0]
+        estimates["of the means"] = stats.estimate(float(whole), corrected_score(weights @ r, weights @ v, by))
     axes = {name: stats.bootstrap_mean(values, prompts=texts) for name, values in parts.items()}
     unjudged = sum(not score.scored for score in said)
     return replace(found, judge=judge.name, unjudged=unjudged, axes=axes, corrected=estimates)

@@ -14,12 +14,14 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from gdro_bench import content, figures, plan, progress, sampling, stats, task
+from gdro_bench import content, figures, progress, sampling, stats, task
+from gdro_bench.engine import plan
 from gdro_bench.models import pick_device
 from gdro_bench.models.pocket import world
 from gdro_bench.models.pocket.policy import PocketPolicy
-from gdro_bench.models.pocket.pretrain import Pretrainer, Pretraining, Progress
-from gdro_bench.runner import open_reward
+from gdro_bench.models.pocket.training.train_base import Pretrainer, Pretraining, Progress
+from gdro_bench.profile import Sampler
+from gdro_bench.rewards.instruments import open_reward
 from gdro_bench.score import Score
 
 matplotlib.use("Agg")
@@ -105,7 +107,7 @@ def _forget_where_it_began(path: Path) -> None:
 def write_card(model: str, out: Path, seed: int, config: Pretraining, console: Console) -> None:
     """MODEL_CARD.md, loss curve and sample sheet beside the weights, every number from this very training."""
     weights, measured = out / "weights", MEASURED[model]
-    chosen, profile, held_out = plan.to_evaluate(measured.task, "pocket", (), None)
+    chosen, profile, held_out = plan.evaluation_inputs(measured.task, "pocket", (), None)
     policy = PocketPolicy.open("cpu", None, 0, weights)
     console.print(f"Scoring {len(held_out)} held-out images for the card")
     images = sampling.held_out_images(policy, held_out, chosen.name, profile.sampler)
@@ -127,7 +129,7 @@ def things_prompts(count: int) -> list[task.Prompt]:
     return [task.Prompt(world.phrase(world.thing_facts(rng), rng), "") for _ in range(count)]
 
 
-def _held_out(prompts: list[task.Prompt], scores: list[Score], measured: Measured, sampler: sampling.Sampler) -> str:
+def _held_out(prompts: list[task.Prompt], scores: list[Score], measured: Measured, sampler: Sampler) -> str:
     texts = [prompt.text for prompt in prompts]
     values, strict = (
         stats.bootstrap_mean(np.array(each), prompts=texts)

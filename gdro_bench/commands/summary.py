@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from gdro_bench.record import Run
+from gdro_bench.engine.record import Run
 
 if TYPE_CHECKING:
+    from gdro_bench.commands.dry_run import Forecast
+    from gdro_bench.commands.evaluate import Result
+    from gdro_bench.commands.sweep import Outcome
     from gdro_bench.compare.tables import Table as Written
-    from gdro_bench.evaluation import Result
-    from gdro_bench.forecast import Forecast
-    from gdro_bench.plan import Plan
-    from gdro_bench.sweep import Outcome
+    from gdro_bench.engine.plan import Plan
 
 
-def print_run(console: Console, run: Run, folder: Path) -> None:
+def print_run(console: Console, run: Run, plan: Plan) -> None:
     """Base, marks, gain with interval, what it cost, where it is and what to type next."""
+    folder = plan.folder
     table = Table(title=f"{run.method} on {run.task}, {run.profile}, seed {run.seed}", title_justify="left")
     for heading in ("budget", "updates", "velocity evaluations", "reward [95 %]", "gain over base [95 %]", "unscored"):
         table.add_column(heading, justify="right")

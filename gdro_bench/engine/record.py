@@ -71,7 +71,7 @@ class Run:
     points: tuple[Point, ...]
 
 
-def measured(profile: dict[str, Any]) -> dict[str, Any]:
+def result_settings(profile: dict[str, Any]) -> dict[str, Any]:
     """A profile's settings as far as they can move a number."""
     return content.without(profile, EXECUTION)
 

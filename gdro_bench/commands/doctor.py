@@ -20,9 +20,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from gdro_bench import content
+from gdro_bench.engine.plan import read_profile
 from gdro_bench.errors import BenchError
-from gdro_bench.models.pretrained import Pretrained
-from gdro_bench.plan import Profile, read_profile
+from gdro_bench.profile import PretrainedConfig, Profile
 from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.task import Prompt
 
@@ -58,7 +58,7 @@ def _weights(name: str, profile: Profile) -> str:
     return f"{profile.pretrained.source}, {sum(sizes.values()) / 1e9:.1f} GB"
 
 
-def _folder(config: Pretrained) -> Path:
+def _folder(config: PretrainedConfig) -> Path:
     """Where the pipeline lies, as a folder or in the hub's cache.
 
     Raises:
@@ -210,7 +210,7 @@ def _detector(name: str, profile: Profile) -> str:
 
 def _judge(name: str, profile: Profile) -> str:
     """Asks for one opinion."""
-    from gdro_bench import judging
+    from gdro_bench.engine import judging
 
     judges = judging.open_judges(profile.judge)
     if not judges:

@@ -20,6 +20,22 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gdro_bench.errors import BenchError
+from gdro_bench.score import Score, check
+
+
+def gather_scores(
+    processes: ProcessGroup, own: Sequence[Sequence[Score]], count: int, max_unscored: float
+) -> list[Score]:
+    """The scores of all images, in order, from those that each process made of its batches, `count` in all.
+
+    Raises:
+        BenchError: as `check`.
+    """
+    plain = processes.gather_objects([[score.plain() for score in batch] for batch in own], count)
+    scores = [Score(*one) for batch in plain for one in batch]
+    check(scores, max_unscored)
+    return scores
+
 
 T = TypeVar("T")
 DTYPES = (torch.float32, torch.float64, torch.int64, torch.uint8)  # of what processes tell each other
@@ -36,15 +52,15 @@ def batches(count: int, most: int, processes: int = 1) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(starts) if end > start]
 
 
-class Team:
+class ProcessGroup:
     """The processes of a run; this one is number `rank` of `size`. `in_step` where the model is spread over them, so
     that all must call it equally often."""
 
     def __init__(self, rank: int = 0, size: int = 1, device: str = "cpu", in_step: bool = False) -> None:
-        self.rank, self.size, self.device, self.in_step = rank, size, device, in_step
+        self.rank, self.size, self.device, self.lockstep = rank, size, device, in_step
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     def batches(self, count: int, most: int) -> list[slice]:
@@ -53,7 +69,7 @@ class Team:
         Raises:
             BenchError: fewer items than processes that must keep in step.
         """
-        if self.in_step and count < self.size:
+        if self.lockstep and count < self.size:
             raise BenchError(
                 f"{count} images cannot be dealt out to {self.size} processes that share a model's weights.",
                 "Start fewer processes, or set profile.pretrained.sharded=false; the run goes on from its checkpoint.",
@@ -64,7 +80,7 @@ class Team:
         """Those of the items that are this process's work."""
         return list(items[self.rank :: self.size])
 
-    def tensors(self, own: Sequence[Tensor], count: int) -> list[Tensor]:
+    def gather_tensors(self, own: Sequence[Tensor], count: int) -> list[Tensor]:
         """What all processes made of `count` items, in order; `own` is what this one made of its own."""
         if self.size == 1:
             return list(own)
@@ -72,18 +88,18 @@ class Team:
         owners = [i % self.size for i in range(count)]
         return [self._broadcast(next(made) if owner == self.rank else None, owner) for owner in owners]
 
-    def objects(self, own: Sequence[Any], count: int) -> list[Any]:
+    def gather_objects(self, own: Sequence[Any], count: int) -> list[Any]:
         """As `tensors`, for what JSON can say."""
         if self.size == 1:
             return list(own)
         written = [torch.frombuffer(bytearray(json.dumps(item).encode()), dtype=torch.uint8) for item in own]
-        return [json.loads(bytes(item.tolist())) for item in self.tensors(written, count)]
+        return [json.loads(bytes(item.tolist())) for item in self.gather_tensors(written, count)]
 
-    def agreed(self, value: bool) -> bool:
+    def broadcast_flag(self, value: bool) -> bool:
         """What the first process says."""
-        return bool(self.tensors([torch.tensor(float(value))] if self.first else [], 1)[0])
+        return bool(self.gather_tensors([torch.tensor(float(value))] if self.is_main else [], 1)[0])
 
-    def sum(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Adds up each tensor over the processes, in place; all of one dtype, they travel together."""
         if self.size == 1:
             return
@@ -92,17 +108,17 @@ class Team:
         for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def sums(self, values: dict[str, float]) -> dict[str, float]:
+    def all_reduce_dict(self, values: dict[str, float]) -> dict[str, float]:
         """Each value added up; processes may know different names."""
         if self.size == 1:
             return values
         total: dict[str, float] = {}
-        for one in self.objects([values], self.size):
+        for one in self.gather_objects([values], self.size):
             for name, value in one.items():
                 total[name] = total.get(name, 0.0) + value
         return total
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all are here."""
         if self.size > 1:
             self._told(dist.barrier)
@@ -132,18 +148,18 @@ class Team:
 
 
 @contextmanager
-def team(device: str) -> Iterator[Team]:
-    """The team that this process was launched into, or one of its own; `device` is `cpu` or `cuda`.
+def process_group(device: str) -> Iterator[ProcessGroup]:
+    """The processes that this process was launched into, or one of its own; `device` is `cpu` or `cuda`.
 
     Leaves the others in peace at the end.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Team(device=device)
+        yield ProcessGroup(device=device)
         return
     from accelerate import PartialState
 
     state = PartialState(cpu=device == "cpu")
     try:
-        yield Team(state.process_index, state.num_processes, str(state.device))
+        yield ProcessGroup(state.process_index, state.num_processes, str(state.device))
     finally:
         state.destroy_process_group()

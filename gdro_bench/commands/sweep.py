@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gdro_bench import plan, runner
+from gdro_bench.distributed import ProcessGroup
+from gdro_bench.engine import plan, runner
+from gdro_bench.engine.plan import Plan
+from gdro_bench.engine.record import Run
 from gdro_bench.errors import BenchError
-from gdro_bench.parallel import Team
-from gdro_bench.plan import Plan
-from gdro_bench.record import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +23,13 @@ class Outcome:
     failure: str = ""
 
 
-class Watcher(runner.Watcher, Protocol):
+class Watcher(runner.ProgressListener, Protocol):
     """Also sees which run of how many is under way."""
 
     def next_run(self, name: str, done: int, total: int) -> None: ...
 
 
-def numbers(written: str) -> list[int]:
+def parse_seeds(written: str) -> list[int]:
     """Seeds from `0,1,2`.
 
     Raises:
@@ -66,7 +66,7 @@ def plans(
 ) -> list[Plan]:
     """Every run of the sweep, checked before the first begins; those that come out the same are made once."""
     made = [
-        plan.make(task, method, seed=seed, settings=(*settings, *varied), **chosen)
+        plan.make_plan(task, method, seed=seed, settings=(*settings, *varied), **chosen)
         for method in methods
         for varied in combinations(over)
         for seed in seeds
@@ -74,13 +74,13 @@ def plans(
     return list({made.folder: made for made in made}.values())
 
 
-def execute(chosen: Sequence[Plan], watcher: Watcher, team: Team) -> list[Outcome]:
+def execute(chosen: Sequence[Plan], watcher: Watcher, processes: ProcessGroup) -> list[Outcome]:
     """Runs them all; one that fails does not keep the others from their turn."""
     outcomes = []
     for done, one in enumerate(chosen):
         watcher.next_run(one.folder.name, done, len(chosen))
         try:
-            outcomes.append(Outcome(one, runner.execute(one, watcher, team)))
+            outcomes.append(Outcome(one, runner.execute(one, watcher, processes)))
         except BenchError as error:
             outcomes.append(Outcome(one, None, str(error)))
     return outcomes

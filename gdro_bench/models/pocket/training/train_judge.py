@@ -20,9 +20,10 @@ from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
 from gdro_bench.models.pixels import to_images, to_tensor
-from gdro_bench.models.pocket import fitting, world
+from gdro_bench.models.pocket import world
 from gdro_bench.models.pocket.judge import DAMAGES, KINDS, NOTHING, Network, Verdict, fields
 from gdro_bench.models.pocket.network import Autoencoder
+from gdro_bench.models.pocket.training import fit
 from gdro_bench.models.pocket.world import COLOURS, PLACES, SIDES, TEXTURES, THINGS, Facts, T, choose
 from gdro_bench.rewards.geneval_prompts import RELATIONS
 
@@ -182,7 +183,7 @@ def draw(config: JudgeTraining, words: list[str], autoencoder: Autoencoder, rng:
     """A batch: through the autoencoder first, then damaged."""
     scenes = [_scene(config, words, rng) for _ in range(config.batch)]
     pixels = to_tensor(np.stack([world.render(shown, rng).pixels for shown in scenes]))
-    seen = to_images(fitting.some_through(autoencoder, pixels, config.reconstructed_share, rng))
+    seen = to_images(fit.some_through(autoencoder, pixels, config.reconstructed_share, rng))
     examples = []
     for image, shown in zip(seen, scenes, strict=True):
         severities: dict[str, float] = {}
@@ -236,5 +237,5 @@ def train(
         batch = draw(config, words, autoencoder, rng)
         return loss(network(to_tensor(np.stack([one.pixels for one in batch]))), batch)
 
-    fitting.fit(network, config, seed, loss_of, report)
+    fit.fit(network, config, seed, loss_of, report)
     return network

@@ -12,9 +12,10 @@ from numpy.random import Generator
 from torch import Tensor, nn
 
 from gdro_bench.models.pixels import to_tensor
-from gdro_bench.models.pocket import fitting, world
+from gdro_bench.models.pocket import world
 from gdro_bench.models.pocket.detector import CLASSES, COLOURS, GRID, STRIDE, Detector, Heads, centres
 from gdro_bench.models.pocket.network import Autoencoder
+from gdro_bench.models.pocket.training import fit
 from gdro_bench.rewards.geneval_rules import Box
 
 SHIFT = 6  # px a picture may be moved
@@ -110,7 +111,7 @@ def loss(heads: Heads, wanted: Targets) -> Tensor:
 def as_seen(batch: list[Labelled], autoencoder: Autoencoder, config: DetectorTraining, rng: Generator) -> Tensor:
     """Pixels [B, 3, 64, 64] in -1..1: some as drawn, some as the autoencoder gives them back, some blurred or noisy."""
     pixels = to_tensor(np.stack([one.pixels for one in batch]))
-    pixels = fitting.some_through(autoencoder, pixels, config.reconstructed_share, rng)
+    pixels = fit.some_through(autoencoder, pixels, config.reconstructed_share, rng)
     blurred = torch.from_numpy(rng.random(len(batch)) < config.damaged_share)
     if blurred.any():
         pixels[blurred] = nn.functional.avg_pool2d(pixels[blurred], 3, stride=1, padding=1, count_include_pad=False)
@@ -136,5 +137,5 @@ def train(
         batch = [labelled(draw_scene(rng, words, config.things_share), rng) for _ in range(config.batch)]
         return loss(network(as_seen(batch, autoencoder, config, rng)), targets(batch))
 
-    fitting.fit(network, config, seed, loss_of, report)
+    fit.fit(network, config, seed, loss_of, report)
     return network

@@ -34,13 +34,13 @@ def lines(task: str, split: Split | None, seed: int | None, count: int | None, w
 
 
 def _ocr(split: Split | None, seed: int | None, count: int | None, world: World | None) -> list[str]:
-    from gdro_bench.models.pocket import making
+    from gdro_bench.models.pocket.training import base_card
 
     chosen: Split = split or "train"
     if world == "photo":
         rng, usual = default_rng([seed or 0, list(OCR_PHOTO_LINES).index(chosen)]), OCR_PHOTO_LINES[chosen]
-        return ocr_prompts.draw(rng, [word.lower() for word in making.words(chosen)], count or usual)
-    return making.ocr_prompts(chosen, seed or 0, count or (2000 if chosen == "train" else 200))
+        return ocr_prompts.draw(rng, [word.lower() for word in base_card.words(chosen)], count or usual)
+    return base_card.ocr_prompts(chosen, seed or 0, count or (2000 if chosen == "train" else 200))
 
 
 def _geneval(split: Split | None, seed: int | None, count: int | None, world: World | None) -> list[str]:

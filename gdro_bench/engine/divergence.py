@@ -15,21 +15,12 @@ from torch import Tensor
 
 from gdro_bench import content, sampling
 from gdro_bench.policy import Policy
+from gdro_bench.profile import DivergenceConfig, Sampler
 from gdro_bench.rewards import panel
-from gdro_bench.sampling import Noising, Sampler
+from gdro_bench.sampling import SdeConfig
 from gdro_bench.task import Prompt
 
 NAMES = ("velocity_ratio", "path_kl", "vendi")
-
-
-@dataclass(frozen=True, slots=True)
-class DriftConfig:
-    """`[drift]` of a profile: the first `prompts` held-out prompts are looked at, with `images` pictures each for
-    their diversity; `noise_level` is that of Flow-GRPO's SDE, along which the KL is taken."""
-
-    prompts: int
-    images: int
-    noise_level: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +32,7 @@ class Paths:
 
 
 def measure(
-    policy: Policy, prompts: Sequence[Prompt], task_name: str, sampler: Sampler, config: DriftConfig
+    policy: Policy, prompts: Sequence[Prompt], task_name: str, sampler: Sampler, config: DivergenceConfig
 ) -> list[dict[str, float]]:
     """For each prompt its values by `NAMES`: NaN for those beyond the first `config.prompts`; none at all if that is
     0."""
@@ -62,12 +53,12 @@ def paths(policy: Policy, prompts: Sequence[Prompt], task_name: str, sampler: Sa
     latent's elements: exact for this path, and its mean over paths is the KL of the sampled process. The last step
     injects no noise and is left out.
     """
-    schedule = policy.times(sampler.steps, sampler.shift)
+    schedule = policy.timesteps(sampler.steps, sampler.shift)
     cond = policy.encode(prompts)
     device = cond.tensors[0].device
     x = sampling.noise_for([(task_name, "drift", p.text) for p in prompts], policy.latent_shape).to(device)
     new, old = (sampling.conditioned(policy, cond, sampler.guidance, reference) for reference in (False, True))
-    noising, generator = Noising("flow", noise_level), torch.Generator().manual_seed(content.seed(task_name, "drift"))
+    noising, generator = SdeConfig("flow", noise_level), torch.Generator().manual_seed(content.seed(task_name, "drift"))
     ratio, kl = torch.zeros(len(x), device=device), torch.zeros(len(x), device=device)
     for step in range(sampler.steps):
         t, t_next = (torch.full((len(x),), float(schedule[step + i]), device=device) for i in (0, 1))
@@ -82,7 +73,7 @@ def paths(policy: Policy, prompts: Sequence[Prompt], task_name: str, sampler: Sa
 
 
 def _vendi(
-    policy: Policy, prompts: Sequence[Prompt], task_name: str, sampler: Sampler, config: DriftConfig
+    policy: Policy, prompts: Sequence[Prompt], task_name: str, sampler: Sampler, config: DivergenceConfig
 ) -> list[float]:
     """How many different pictures a prompt has, of `config.images`."""
     keys = [(task_name, "diversity", p.text, i) for p in prompts for i in range(config.images)]

@@ -10,12 +10,13 @@ from numpy.random import Generator
 from rich.console import Console
 
 from gdro_bench import content, progress, stats
-from gdro_bench.models.pocket import judge_training, making, world
-from gdro_bench.models.pocket.fitting import through
+from gdro_bench.models.pocket import world
 from gdro_bench.models.pocket.judge import AXES, PocketJudge, save
-from gdro_bench.models.pocket.judge_training import COHERENCE, STYLE, JudgeTraining
 from gdro_bench.models.pocket.network import Autoencoder
 from gdro_bench.models.pocket.policy import PocketPolicy
+from gdro_bench.models.pocket.training import base_card, train_judge
+from gdro_bench.models.pocket.training.fit import through
+from gdro_bench.models.pocket.training.train_judge import COHERENCE, STYLE, JudgeTraining
 from gdro_bench.score import Images
 from gdro_bench.task import Prompt
 
@@ -28,7 +29,7 @@ def pretrain(out: Path, seed: int, console: Console) -> None:
     """Trains the judge and writes weights and card to `out/weights`."""
     config = content.load(content.find("profile", "pocket") / "judge.toml", JudgeTraining)
     autoencoder = PocketPolicy.open("cpu", None, 0).autoencoder
-    train, words = judge_training.train, making.words("train")
+    train, words = train_judge.train, base_card.words("train")
     network = progress.fitted(
         console, "judge", config.images, lambda report: train(config, words, autoencoder, seed, report)
     )
@@ -40,7 +41,7 @@ def pretrain(out: Path, seed: int, console: Console) -> None:
 
 def scenes(rng: Generator, count: int = SCENES) -> list[world.Facts]:
     """Half signs with held-out words, half objects."""
-    held_out = making.words("held-out")
+    held_out = base_card.words("held-out")
     return [
         world.sign_facts(rng, world.choose(rng, held_out)) if i % 2 else world.thing_facts(rng) for i in range(count)
     ]
@@ -76,8 +77,8 @@ def by_wrong_facts(judge: PocketJudge, autoencoder: Autoencoder, seed: int) -> l
         asked = scenes(rng)
         shown = []
         for one in asked:
-            names = [str(name) for name in rng.permutation(judge_training.said(one))]
-            shown.append(judge_training.with_wrong(one, names[: round(s * len(names))], rng))
+            names = [str(name) for name in rng.permutation(train_judge.said(one))]
+            shown.append(train_judge.with_wrong(one, names[: round(s * len(names))], rng))
         found.append(answers(judge, asked, painted(autoencoder, shown, rng), rng))
     return found
 

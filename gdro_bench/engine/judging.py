@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +17,18 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from gdro_bench import record, registry, task
+from gdro_bench import registry, task
+from gdro_bench.engine import record
+from gdro_bench.engine.record import Run
 from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
-from gdro_bench.record import Run
-from gdro_bench.rewards import JUDGES
-from gdro_bench.score import Images, Score, Scorer, judged
+from gdro_bench.profile import JudgeConfig
+from gdro_bench.score import Images, Score, Scorer, judge_mean
 from gdro_bench.task import Correction, Prompt
 
 BATCH = 64
 TABLE, INSTRUMENTS = "judged.parquet", "judged.json"
 Done = Callable[[int, int], None]  # how many pictures of how many
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeConfig:
-    """`[judge]` of a profile: names of a judge, a gold score and a second reader, `none` for none; for a judge behind a
-    server its address and what the server calls it."""
-
-    name: str
-    gold: str
-    second_reader: str
-    url: str
-    model: str
 
 
 def open_judges(config: JudgeConfig) -> dict[str, Scorer]:
@@ -49,7 +37,7 @@ def open_judges(config: JudgeConfig) -> dict[str, Scorer]:
     Raises:
         BenchError: an unknown name, or an instrument that cannot be had.
     """
-    return {what: registry.lookup("judge", name, JUDGES)(config) for what, name in _asked(config).items()}
+    return {what: registry.lookup("judge", name)(config) for what, name in _asked(config).items()}
 
 
 def _asked(config: JudgeConfig) -> dict[str, str]:
@@ -116,7 +104,7 @@ def is_complete(run: Run, folder: Path) -> bool:
 def _prompts(folder: Path) -> list[Prompt]:
     scores = record.read_scores(folder)
     texts = scores[scores["mark"] == 0.0].sort_values("prompt")["text"]
-    return [Prompt(text, task.quoted(text) or "") for text in texts]
+    return [Prompt(text, task.first_quoted(text) or "") for text in texts]
 
 
 def _rows(
@@ -148,7 +136,7 @@ def _columns(said: Mapping[str, Score], by: Correction) -> dict[str, Any]:
     columns: dict[str, Any] = {f"{what.replace(' ', '_')}_note": score.note for what, score in said.items()}
     if "judge" in said:
         axes = {name: np.array([value]) for name, value in said["judge"].parts.items()}
-        columns |= {"u": float(judged(axes, by)[0]), **said["judge"].parts}
+        columns |= {"u": float(judge_mean(axes, by)[0]), **said["judge"].parts}
     if "gold" in said:
         columns["gold"] = said["gold"].value
     if "second reader" in said:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,78 +15,46 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from gdro_bench import __version__, drift, figures, judging, record, registry, sampling, score, stats
-from gdro_bench.budget import ACCOUNTS, Ledger, MeteredPolicy, MeteredScorer, Spent
+from gdro_bench import __version__, figures, registry, sampling, score, stats
+from gdro_bench.budget import ACCOUNTS, Ledger, MeteredPolicy, MeteredScorer
+from gdro_bench.distributed import ProcessGroup, gather_scores
+from gdro_bench.engine import divergence, judging, record
+from gdro_bench.engine.plan import Plan
+from gdro_bench.engine.record import Point, Run
+from gdro_bench.engine.run_state import RunState
 from gdro_bench.errors import BenchError
 from gdro_bench.files import no_room, write_atomically
-from gdro_bench.methods import METHODS, Method, Step, Workbench
+from gdro_bench.methods import Method, TrainContext
 from gdro_bench.models import open_policy
-from gdro_bench.parallel import Team
-from gdro_bench.plan import Plan, Profile
 from gdro_bench.policy import Policy
 from gdro_bench.pool import Pool
-from gdro_bench.record import Point, Run
-from gdro_bench.rewards import REWARDS, panel
-from gdro_bench.rewards.instruments import Instruments
-from gdro_bench.sampling import Sampler
+from gdro_bench.profile import Sampler
+from gdro_bench.rewards import panel
+from gdro_bench.rewards.instruments import open_reward
 from gdro_bench.score import Images, Score, Scorer
-from gdro_bench.task import Prompt, Task
+from gdro_bench.task import Prompt
 
 CHECKPOINT_UPDATES = 20
 SHEET_PROMPTS = 16
 
 
-class Watcher(Protocol):
+class ProgressListener(Protocol):
     """Sees a run's progress; the command line draws bars."""
 
     def spent(self, spent: float, limit: int, doing: str) -> None: ...
     def evaluating(self, done: int, total: int) -> None: ...
 
 
-@dataclass(slots=True)
-class Book:
-    """What a run has to show so far: goes into checkpoints, and at the end into the record."""
-
-    ledger: Ledger
-    points: list[Point] = field(default_factory=list)
-    scores: list[dict[str, Any]] = field(default_factory=list)
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    seconds: list[dict[str, float]] = field(default_factory=list)  # spent when each point was made
-    updates: int = 0
-
-    def log(self, step: Step) -> None:
-        self.updates += step.kind == "optimise"
-        total = self.ledger.total.evaluations
-        self.steps.append({"kind": step.kind, "update": self.updates, "evaluations": total, **step.measured})
-
-    def state(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def restore(cls, state: str) -> Book:
-        table = json.loads(state)
-        spent: dict[str, Any] = {name: Spent(**table["ledger"].pop(name)) for name in ACCOUNTS}
-        ledger = Ledger(**table.pop("ledger"), **spent)
-        points = [record.point_from(point) for point in table.pop("points")]
-        return cls(ledger, points, **table)
-
-
-def open_reward(measured: Task, profile: Profile, device: str) -> Scorer:
-    reward = registry.lookup("reward", measured.reward, REWARDS)
-    opened: Scorer = reward(Instruments(profile.reader, profile.detector, device))
-    return opened
-
-
 class Execution:
-    """One plan being run, by all processes of a team alike; the first of them alone writes."""
+    """One plan being run, by of the process group alike; the first of them alone writes."""
 
-    def __init__(self, chosen: Plan, scorer: Scorer, watcher: Watcher, team: Team) -> None:
-        self.plan, self.scorer, self.watcher, self.team = chosen, scorer, watcher, team
+    def __init__(self, chosen: Plan, scorer: Scorer, watcher: ProgressListener, processes: ProcessGroup) -> None:
+        self.plan, self.scorer, self.watcher, self.processes = chosen, scorer, watcher, processes
         self.ahead = chosen.profile.score_ahead or 0
         budget = chosen.profile.budget
-        self.book = Book(Ledger(budget.limit, budget.kind))
-        self.policy: Policy = open_policy(chosen.profile, team.device, chosen.seed)
-        team.in_step = chosen.profile.pretrained is not None and chosen.profile.pretrained.sharded
+        self.state = RunState(Ledger(budget.limit, budget.kind))
+        self.policy: Policy = open_policy(chosen.profile, processes.device, chosen.seed)
+        processes.lockstep = chosen.profile.pretrained is not None and chosen.profile.pretrained.sharded
         self.checkpoint = chosen.folder / "checkpoint.pt"
         self._claim_folder()
         self.method = self._start()
@@ -105,27 +71,27 @@ class Execution:
                         f"{self.plan.folder} holds a run with another {key} ({found.get(key)}, now {value}).",
                         "Give another --out, or delete that folder.",
                     )
-        if self.team.first:
+        if self.processes.is_main:
             write_atomically(path, json.dumps(digests, indent=1).encode())
 
     def _start(self) -> Method:
         state: dict[str, Any] | None = None
         if self.checkpoint.exists():
             state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-            self.book = Book.restore(state["book"])
-        ledger = self.book.ledger
-        bench = Workbench(
+            self.state = RunState.from_json(state["state"])
+        ledger = self.state.ledger
+        context = TrainContext(
             MeteredPolicy(self.policy, ledger),
             MeteredScorer(self.scorer, ledger),
             self.plan.train,
             self.plan.profile.sampler,
-            Pool(self.plan.folder.parents[2] / "pools", ledger, self.team),
+            Pool(self.plan.folder.parents[2] / "pools", ledger, self.processes),
             self.plan.seed,
-            self.team,
+            self.processes,
             self.ahead,
             self.plan.profile.max_unscored,
         )
-        method: Method = registry.lookup("method", self.plan.method, METHODS)(self.plan.config, bench)
+        method: Method = registry.lookup("method", self.plan.method)(self.plan.config, context)
         if state is not None:
             method.load_state_dict(state["method"])
         return method
@@ -133,36 +99,36 @@ class Execution:
     def run(self) -> Run:
         """To the end of the budget; killed at any moment, it goes on to the same numbers."""
         marks = self.plan.profile.budget.marks
-        if not self.book.points:
+        if not self.state.points:
             self._evaluate(0.0)
             self._save()
-        while len(self.book.points) <= len(marks):
-            mark = marks[len(self.book.points) - 1]
-            while self.book.ledger.spent < mark * self.book.ledger.limit:
+        while len(self.state.points) <= len(marks):
+            mark = marks[len(self.state.points) - 1]
+            while self.state.ledger.spent < mark * self.state.ledger.limit:
                 self._step()
             self._evaluate(mark)
             self._save()
         return self._finish()
 
     def _step(self) -> None:
-        start, ledger = time.perf_counter(), self.book.ledger
+        start, ledger = time.perf_counter(), self.state.ledger
         before = ledger.accounts()
         step = self.method.step()
         spent = ledger.optimisation if step.kind == "optimise" else ledger.collection
-        spent.seconds += time.perf_counter() - start if self.team.first else 0.0
-        ledger.share(before, self.team)
-        self.book.log(step)
+        spent.seconds += time.perf_counter() - start if self.processes.is_main else 0.0
+        ledger.share(before, self.processes)
+        self.state.log(step)
         self.watcher.spent(ledger.spent, ledger.limit, step.progress)
-        if step.kind == "optimise" and self.book.updates % CHECKPOINT_UPDATES == 0:
+        if step.kind == "optimise" and self.state.updates % CHECKPOINT_UPDATES == 0:
             self._save()
 
     def _save(self) -> None:
-        if not self.team.first:
+        if not self.processes.is_main:
             return
         self.plan.folder.mkdir(parents=True, exist_ok=True)
         partial = self.checkpoint.with_suffix(".partial")
         try:
-            torch.save({"method": self.method.state_dict(), "book": self.book.state()}, partial)
+            torch.save({"method": self.method.state_dict(), "state": self.state.to_json()}, partial)
             os.replace(partial, self.checkpoint)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise no_room(self.checkpoint, error) from error
@@ -171,14 +137,14 @@ class Execution:
 
     def _evaluate(self, mark: float) -> None:
         """Scores the held-out prompts, one image each, from noise that is a function of task and prompt alone."""
-        if self.book.points and self.book.points[-1].updates == self.book.updates:
+        if self.state.points and self.state.points[-1].updates == self.state.updates:
             self._evaluate_again(mark)
             return
         prompts, sampler = self.plan.held_out, self.plan.profile.sampler
         with self.method.evaluated():
             pictures, scores = self._painted(prompts, sampler)
-            drifted = drift.measure(self.policy, prompts, self.plan.task.name, sampler, self.plan.profile.drift)
-        if self.team.first:
+            drifted = divergence.measure(self.policy, prompts, self.plan.task.name, sampler, self.plan.profile.drift)
+        if self.processes.is_main:
             self._keep_samples(mark, pictures[: self.plan.profile.kept_images])
         statistics = [seen | moved for seen, moved in zip(panel.statistics(pictures), drifted, strict=True)]
         rows = [
@@ -188,43 +154,43 @@ class Execution:
         self._enter(mark, [row | more for row, more in zip(rows, statistics, strict=True)])
 
     def _painted(self, prompts: list[Prompt], sampler: Sampler) -> tuple[Images, list[Score]]:
-        """A picture a prompt, and its score; each process of the team takes some batches."""
-        team, batches = self.team, self.team.batches(len(prompts), sampler.batch)
+        """A picture a prompt, and its score; each process takes some batches."""
+        processes, batches = self.processes, self.processes.batches(len(prompts), sampler.batch)
         images: list[torch.Tensor] = []
 
-        def painted() -> Iterator[score.Painted]:
-            for rows in team.own(batches):
+        def painted() -> Iterator[score.GeneratedBatch]:
+            for rows in processes.own(batches):
                 pictures = sampling.held_out_images(self.policy, prompts[rows], self.plan.task.name, sampler)
                 images.append(torch.from_numpy(pictures))
                 yield pictures, prompts[rows]
                 self.watcher.evaluating(min(len(prompts), rows.stop), len(prompts))  # all are about as far
 
-        scored = score.scored(painted(), self.scorer, self.ahead)
-        scores = score.of_team(team, scored, len(batches), self.plan.profile.max_unscored)
-        return torch.cat(team.tensors(images, len(batches))).cpu().numpy(), scores
+        scored = score.score_batches(painted(), self.scorer, self.ahead)
+        scores = gather_scores(processes, scored, len(batches), self.plan.profile.max_unscored)
+        return torch.cat(processes.gather_tensors(images, len(batches))).cpu().numpy(), scores
 
     def _evaluate_again(self, mark: float) -> None:
         """Nothing was learnt since the last mark (the pool was filled, say): what it painted then, it paints now."""
-        last, samples = self.book.points[-1].mark, self.plan.folder / "samples"
-        if self.team.first:
+        last, samples = self.state.points[-1].mark, self.plan.folder / "samples"
+        if self.processes.is_main:
             shutil.copytree(samples / f"{last:.2f}", samples / f"{mark:.2f}", dirs_exist_ok=True)
-        self._enter(mark, [row | {"mark": mark} for row in self.book.scores if row["mark"] == last])
+        self._enter(mark, [row | {"mark": mark} for row in self.state.scores if row["mark"] == last])
 
     def _enter(self, mark: float, rows: list[dict[str, Any]]) -> None:
-        self.book.scores += rows
-        self.book.points.append(self._point(mark, rows))
-        ledger = self.book.ledger
+        self.state.scores += rows
+        self.state.points.append(self._point(mark, rows))
+        ledger = self.state.ledger
         spent = {name: getattr(ledger, name).seconds for name in ACCOUNTS}
-        self.book.seconds.append({"mark": mark} | spent)
+        self.state.seconds.append({"mark": mark} | spent)
 
     def _point(self, mark: float, rows: list[dict[str, Any]]) -> Point:
         values, prompts = np.array([row["value"] for row in rows]), [row["text"] for row in rows]
-        base = np.array([row["value"] for row in self.book.scores if row["mark"] == 0.0])
+        base = np.array([row["value"] for row in self.state.scores if row["mark"] == 0.0])
         scored = [row for row in rows if not math.isnan(row["value"])]
-        ledger = self.book.ledger
+        ledger = self.state.ledger
         return Point(
             mark=mark,
-            updates=self.book.updates,
+            updates=self.state.updates,
             pool_evaluations=ledger.pool.evaluations,
             collection_evaluations=ledger.collection.evaluations,
             optimisation_evaluations=ledger.optimisation.evaluations,
@@ -258,23 +224,23 @@ class Execution:
             changed=self.plan.changed,
             digests=self.plan.digests | {"model": self.policy.name},
             instruments={"reward": self.scorer.name},
-            budget_kind=self.book.ledger.kind,
-            limit=self.book.ledger.limit,
-            points=tuple(self.book.points),
+            budget_kind=self.state.ledger.kind,
+            limit=self.state.ledger.limit,
+            points=tuple(self.state.points),
         )
-        if self.team.first:
+        if self.processes.is_main:
             self._write(run)
         return run
 
     def _write(self, run: Run) -> None:
         """All that a finished run leaves; the record last, because it says that the run is finished."""
-        folder, book = self.plan.folder, self.book
-        pd.DataFrame(book.scores).to_parquet(folder / "scores.parquet")
-        pd.DataFrame(book.steps).to_parquet(folder / "steps.parquet")
+        folder, state = self.plan.folder, self.state
+        pd.DataFrame(state.scores).to_parquet(folder / "scores.parquet")
+        pd.DataFrame(state.steps).to_parquet(folder / "steps.parquet")
         with self.method.evaluated():
             self.policy.save(folder / "lora")
         self._sheet()
-        write_atomically(folder / "timing.json", json.dumps(book.seconds, indent=1).encode())
+        write_atomically(folder / "timing.json", json.dumps(state.seconds, indent=1).encode())
         record.write(run, folder)
         self.checkpoint.unlink()
 
@@ -285,7 +251,7 @@ class Execution:
         for title, mark in (("before", 0.0), ("after", final)):
             paths = sorted((self.plan.folder / "samples" / f"{mark:.2f}").glob("*.png"))
             columns[title] = np.stack([np.asarray(Image.open(path)) for path in paths[:SHEET_PROMPTS]])
-            captions[title] = [r["note"] for r in self.book.scores if r["mark"] == mark][: len(columns[title])]
+            captions[title] = [r["note"] for r in self.state.scores if r["mark"] == mark][: len(columns[title])]
         prompts = [p.text for p in self.plan.held_out[: len(columns["before"])]]
         figures.sample_sheet(self.plan.folder / "sheet", columns, captions, prompts)
 
@@ -296,12 +262,12 @@ def _mean(values: list[float]) -> float:
     return float(np.mean(there)) if there else math.nan
 
 
-def execute(chosen: Plan, watcher: Watcher, team: Team) -> Run:
+def execute(chosen: Plan, watcher: ProgressListener, processes: ProcessGroup) -> Run:
     """Runs the plan, or goes on with it, or returns its record if it is finished; then has its pictures judged."""
-    if team.agreed((chosen.folder / "run.json").exists()):
+    if processes.broadcast_flag((chosen.folder / "run.json").exists()):
         run = record.read(chosen.folder)
     else:
-        run = Execution(chosen, open_reward(chosen.task, chosen.profile, team.device), watcher, team).run()
-    if team.first:
+        run = Execution(chosen, open_reward(chosen.task, chosen.profile, processes.device), watcher, processes).run()
+    if processes.is_main:
         judging.finish(run, chosen.folder, chosen.profile.judge, watcher.evaluating)
     return run

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from gdro_bench import registry, sampling
-from gdro_bench.budget import GRADIENT_COST, Ledger, Spent
-from gdro_bench.methods import METHODS, Costs
+from gdro_bench.budget import GRADIENT_COST, Cost, Ledger
+from gdro_bench.distributed import ProcessGroup
+from gdro_bench.engine.plan import Plan
+from gdro_bench.methods import CostModel
 from gdro_bench.models import open_policy
-from gdro_bench.parallel import Team
-from gdro_bench.plan import Plan
 from gdro_bench.policy import Policy
-from gdro_bench.runner import open_reward
+from gdro_bench.rewards.instruments import open_reward
 from gdro_bench.score import Scorer
 
 FLOAT = 4  # bytes
@@ -38,7 +38,7 @@ class Speed:
     memory: int
     picture: int
 
-    def seconds(self, spent: Spent, *, trained: bool) -> float:
+    def seconds(self, spent: Cost, *, trained: bool) -> float:
         """For images sampled and scored, or trained on."""
         if trained:
             plain = spent.evaluations - GRADIENT_COST * spent.images
@@ -51,10 +51,10 @@ class Forecast:
     """Work by what it is for, with its seconds; `pool` is collected, too, but apart from `rollouts`. `marks` are
     evaluations on held-out prompts, which the budget does not pay for. `disk` in bytes."""
 
-    pool: Spent
-    rollouts: Spent
-    optimisation: Spent
-    marks: Spent
+    pool: Cost
+    rollouts: Cost
+    optimisation: Cost
+    marks: Cost
     updates: int
     memory: int
     disk: int
@@ -64,29 +64,29 @@ class Forecast:
         return sum(spent.seconds for spent in (self.pool, self.rollouts, self.optimisation, self.marks))
 
 
-def forecast(chosen: Plan, team: Team) -> Forecast:
+def forecast(chosen: Plan, processes: ProcessGroup) -> Forecast:
     """Opens the model and the reward, measures both on one batch, and follows the plan to the end of its budget."""
-    policy = open_policy(chosen.profile, team.device, chosen.seed)
-    scorer = open_reward(chosen.task, chosen.profile, team.device)
-    costs: Costs = registry.lookup("method", chosen.method, METHODS).costs(chosen.config, chosen.profile.sampler)
+    policy = open_policy(chosen.profile, processes.device, chosen.seed)
+    scorer = open_reward(chosen.task, chosen.profile, processes.device)
+    costs: CostModel = registry.lookup("method", chosen.method).costs(chosen.config, chosen.profile.sampler)
     speed = measure(chosen, policy, scorer, costs.batch)
     ledger, updates = follow(chosen, costs, speed)
     marks = at_marks(chosen)
     marks.seconds = speed.seconds(marks, trained=False)
     rollouts = ledger.collection - ledger.pool
     for spent in (ledger.pool, rollouts, ledger.optimisation, marks):
-        spent.seconds /= team.size
+        spent.seconds /= processes.size
     disk = _disk(chosen, policy, speed, ledger, costs)
     return Forecast(ledger.pool, rollouts, ledger.optimisation, marks, updates, speed.memory, disk)
 
 
-def follow(chosen: Plan, costs: Costs, speed: Speed) -> tuple[Ledger, int]:
+def follow(chosen: Plan, costs: CostModel, speed: Speed) -> tuple[Ledger, int]:
     """The ledger at the end of the budget, and the updates made by then."""
     budget = chosen.profile.budget
     ledger, updates = Ledger(budget.limit, budget.kind), 0
 
-    def timed(spent: Spent, trained: bool) -> Spent:
-        return Spent(spent.evaluations, spent.images, spent.reward_calls, speed.seconds(spent, trained=trained))
+    def timed(spent: Cost, trained: bool) -> Cost:
+        return Cost(spent.evaluations, spent.images, spent.reward_calls, speed.seconds(spent, trained=trained))
 
     ledger.pool = timed(costs.pool, trained=False)
     ledger.collection = ledger.pool.copy()
@@ -149,16 +149,16 @@ def _peak(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def at_marks(chosen: Plan) -> Spent:
+def at_marks(chosen: Plan) -> Cost:
     """The base and every mark: a picture a held-out prompt, and what `drift` samples."""
     sampler, drift = chosen.profile.sampler, chosen.profile.drift
     pictures, looked_at = len(chosen.held_out), min(drift.prompts, len(chosen.held_out))
     each = pictures * sampler.evaluations + looked_at * sampler.evaluations * (2 + drift.images)
     times = len(chosen.profile.budget.marks) + 1
-    return Spent(times * each, times * (pictures + looked_at * drift.images), times * pictures)
+    return Cost(times * each, times * (pictures + looked_at * drift.images), times * pictures)
 
 
-def _disk(chosen: Plan, policy: Policy, speed: Speed, ledger: Ledger, costs: Costs) -> int:
+def _disk(chosen: Plan, policy: Policy, speed: Speed, ledger: Ledger, costs: CostModel) -> int:
     """Pool, checkpoint (twice while it is written, with an epoch's chains if there are any) and kept pictures."""
     latent = FLOAT
     for side in policy.latent_shape:

@@ -1,0 +1,166 @@
+"""What a run will do, fixed before it starts: every number, from the TOML files and the command line.
+
+Names and settings are checked before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gdro_bench import content, registry
+from gdro_bench import task as tasks
+from gdro_bench.engine import record
+from gdro_bench.errors import BenchError, unknown
+from gdro_bench.profile import Profile
+from gdro_bench.task import Prompt, PromptOf, PromptSet, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run. `settings` are the tables behind `profile` and `config`, as the record keeps them."""
+
+    task: Task
+    profile_name: str
+    profile: Profile
+    method: str
+    config: Any
+    seed: int
+    train: list[Prompt]
+    held_out: list[Prompt]
+    settings: dict[str, Any]
+    changed: tuple[str, ...]  # what the command line changed in them
+    folder: Path
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of all that moves a number, as it was written: a setting that only a later version has changes none."""
+        return {
+            "task": content.digest(self.task.name, self.task.reward),
+            "profile": content.digest(record.result_settings(self.settings["profile"])),
+            "method": content.digest(self.settings["method"]),
+            "train": tasks.digest(self.train),
+            "held_out": tasks.digest(self.held_out),
+        }
+
+
+def make_plan(
+    task: str,
+    method: str,
+    profile: str,
+    seed: int,
+    out: Path,
+    settings: Sequence[str] = (),
+    budget: int | None = None,
+    prompts: Path | None = None,
+) -> Plan:
+    """Reads and checks everything a run depends on.
+
+    Args:
+        task, method, profile: names. out: folder that runs are kept in. settings: `group.key=value` each, which change
+            the TOML files' numbers. budget: instead of the profile's. prompts: a file to evaluate on.
+
+    Raises:
+        BenchError: an unknown name or setting, a value of the wrong type, a bad prompt file.
+    """
+    task_ = tasks.load(task)
+    folder = content.find("profile", profile)
+    registry.check("method", method)
+    path = folder / f"{method}.toml"
+    if not path.exists():
+        raise BenchError(f"Profile {profile!r} has no numbers for {method!r}.", f"Write {path.name} beside it.", 2)
+    tables = {"profile": read_numbers(folder / "profile.toml", task), "method": read_numbers(path, task)}
+    budget_setting = [f"profile.budget.limit={budget}"] if budget is not None else []
+    changed = content.apply_settings(tables, [*settings, *budget_setting])
+    profile_ = content.build(Profile, tables["profile"], "profile.toml")
+    _check(profile_)
+    train, held_out = _training_prompts(task_, profile_), _held_out_prompts(task_, profile_, prompts)
+    config = content.build(registry.lookup("method", method).config_type, tables["method"], path.name)
+    changed += (f"prompts={tasks.digest(held_out)[:8]}",) if prompts else ()
+    run_folder = out / task / profile / folder_name(method, changed, seed)
+    return Plan(task_, profile, profile_, method, config, seed, train, held_out, tables, changed, run_folder)
+
+
+def read_numbers(path: Path, task: str | None) -> dict[str, Any]:
+    """A profile's or a method's numbers for a task: the file's, with those of its table `[tasks.<task>]` in the place
+    of general ones; the general ones alone for no task.
+
+    Raises:
+        BenchError: the file cannot be read, or such a table names no task or no number of the file.
+    """
+    table = content.read(path)
+    by_task = table.pop("tasks", {})
+    for name in by_task:
+        content.find("task", name)
+    for name, value in content.flatten(by_task.get(task or "", {})).items():
+        content.set_value({path.stem: table}, f"{path.stem}.{name}", value)
+    return table
+
+
+def evaluation_inputs(
+    task: str, profile: str, settings: Sequence[str], prompts: Path | None
+) -> tuple[Task, Profile, list[Prompt]]:
+    """What an evaluation without training depends on: task, profile, and the held-out prompts or one's own.
+
+    Raises:
+        BenchError: as for `make_plan`.
+    """
+    task_, profile_ = tasks.load(task), read_profile(profile, settings, task)
+    return task_, profile_, _held_out_prompts(task_, profile_, prompts)
+
+
+def read_profile(name: str, settings: Sequence[str] = (), task: str | None = None) -> Profile:
+    """A profile by itself or for a task, with what the command line changes in it.
+
+    Raises:
+        BenchError: as for `make_plan`.
+    """
+    tables = {"profile": read_numbers(content.find("profile", name) / "profile.toml", task)}
+    content.apply_settings(tables, settings)
+    return content.build(Profile, tables["profile"], "profile.toml")
+
+
+def folder_name(method: str, changed: Sequence[str], seed: int) -> str:
+    """A name that says what differs from the profile, in letters that are safe in a path; many changes are digested.
+
+    How the work is done is not in it: a run may go on with its weights sharded over more devices.
+    """
+    moving = [setting for setting in changed if setting.split("=")[0].removeprefix("profile.") not in record.EXECUTION]
+    name = "-".join(setting.split(".", 1)[-1] for setting in moving)
+    name = name if len(name) <= 60 else content.digest(name)[:12]
+    name = "".join(c if c.isalnum() or c in "._=-" else "_" for c in name)
+    return "-".join(part for part in (method, name, f"s{seed}") if part)
+
+
+def _check(profile: Profile) -> None:
+    marks = profile.budget.marks
+    if profile.budget.limit <= 0:
+        raise BenchError(f"The budget must be above 0 {profile.budget.kind}.", "Try --budget 20000.", 2)
+    if not marks or list(marks) != sorted(set(marks)) or marks[0] <= 0 or marks[-1] != 1.0:
+        raise BenchError(f"The marks are {list(marks)}.", "They must rise from above 0 to 1.", 2)
+
+
+def _training_prompts(task: Task, profile: Profile) -> list[Prompt]:
+    return tasks.read_prompts(content.find("task", task.name) / _prompt_set(task, profile).train, prompt_reader(task))
+
+
+def _held_out_prompts(task: Task, profile: Profile, own: Path | None) -> list[Prompt]:
+    """The profile's, or all of one's own, as often as the task generates them. The first of them are kept and shown, so
+    their kinds take turns."""
+    path = own or content.find("task", task.name) / _prompt_set(task, profile).held_out
+    prompts = tasks.interleave_kinds(tasks.read_prompts(path, prompt_reader(task)))
+    return tasks.repeat_draws(prompts if own else prompts[: profile.held_out_prompts], task.images or 1)
+
+
+def _prompt_set(task: Task, profile: Profile) -> PromptSet:
+    if profile.prompts not in task.prompts:
+        raise unknown(f"prompt set of task {task.name!r} called", profile.prompts, task.prompts)
+    return task.prompts[profile.prompts]
+
+
+def prompt_reader(task: Task) -> PromptOf:
+    """What makes the task's prompts of text and metadata."""
+    reader: PromptOf = registry.lookup("prompt", task.reward)
+    return reader

@@ -1,0 +1,41 @@
+"""What a run has to show so far: it goes into checkpoints, and at the end into the record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from gdro_bench.budget import ACCOUNTS, Cost, Ledger
+from gdro_bench.engine import record
+from gdro_bench.engine.record import Point
+from gdro_bench.methods import Step
+
+
+@dataclass(slots=True)
+class RunState:
+    """What a run has to show so far: goes into checkpoints, and at the end into the record."""
+
+    ledger: Ledger
+    points: list[Point] = field(default_factory=list)
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    seconds: list[dict[str, float]] = field(default_factory=list)  # spent when each point was made
+    updates: int = 0
+
+    def log(self, step: Step) -> None:
+        self.updates += step.kind == "optimise"
+        total = self.ledger.total.evaluations
+        self.steps.append({"kind": step.kind, "update": self.updates, "evaluations": total, **step.metrics})
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> RunState:
+        table = json.loads(text)
+        spent: dict[str, Any] = {name: Cost(**table["ledger"].pop(name)) for name in ACCOUNTS}
+        ledger = Ledger(**table.pop("ledger"), **spent)
+        points = [record.point_from(point) for point in table.pop("points")]
+        return cls(ledger, points, **table)

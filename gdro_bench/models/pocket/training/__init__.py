@@ -1,0 +1,26 @@
+"""How the weights that come with the package are made: the bases, the detector and the judge, each with its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from gdro_bench.errors import unknown
+
+
+def pretrain(model: str, folder: Path, seed: int, device: str, images: int | None, console: Console) -> None:
+    """Trains one of them anew and writes weights and card under `folder`; a base that was killed goes on.
+
+    Raises:
+        BenchError: there is no such model.
+    """
+    from gdro_bench.models.pocket.training import base_card, detector_card, judge_card
+
+    instruments = {"pocket-detector": detector_card.pretrain, "pocket-judge": judge_card.pretrain}
+    if model in base_card.RECIPES:
+        base_card.pretrain(model, folder, seed, device, images, console)
+    elif model in instruments:
+        instruments[model](folder, seed, console)
+    else:
+        raise unknown("model to pretrain called", model, [*base_card.RECIPES, *instruments])
