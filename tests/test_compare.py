@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
-from PIL import Image
 
 from gdro_bench import stats
 from gdro_bench.cli import AXIS_NAMES, main
 from gdro_bench.compare import entries, grids, matched, prediction, report, tables
-from gdro_bench.engine import record
+from gdro_bench.engine import record, samples
 from gdro_bench.engine.record import Point, Run
 from gdro_bench.stats import Estimate
 
@@ -64,10 +63,8 @@ def make_run(
     pd.DataFrame(rows).to_parquet(folder / "scores.parquet")
     (folder / "timing.json").write_text(json.dumps(timing))
     for mark in MARKS:
-        samples = folder / "samples" / f"{mark:.2f}"
-        samples.mkdir(parents=True)
-        for i in range(8):
-            Image.fromarray(np.full((8, 8, 3), 20 * i, dtype=np.uint8)).save(samples / f"{i:04d}.png")
+        pictures = [np.full((8, 8, 3), 20 * i, dtype=np.uint8) for i in range(8)]
+        samples.write(samples.path_of(folder, mark), np.stack(pictures))
     return folder
 
 
@@ -470,8 +467,9 @@ def test_one_method_alone_is_not_matched_but_shown_at_its_end(tmp_path: Path) ->
 
 
 def test_grids_show_the_prompts_whose_pictures_all_have(tmp_path: Path, compared: entries.Comparison) -> None:
-    removed = compared.entries[1].runs[0].folder / "samples" / "1.00" / "0001.png"
-    removed.unlink()
+    path = samples.path_of(compared.entries[1].runs[0].folder, 1.0)
+    kept = [number for number in samples.numbers(path) if number != 1]
+    samples.write(path, samples.read(path, kept), kept)
     first = grids.grids(compared, matched.at_reward(compared, 0.6, "evaluations"))[0]
     assert compared.entries[1].runs[0].prompts[1] not in first.prompts
     assert first.prompts[0] == compared.entries[0].runs[0].prompts[0]

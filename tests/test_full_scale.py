@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 import test_parallel
 from click.testing import CliRunner, Result
-from PIL import Image
 from tiny_pipelines import SIDE, save_flux, save_sd3
 
 from gdro_bench import registry, sampling
 from gdro_bench.cli import main
-from gdro_bench.engine import plan, record
+from gdro_bench.engine import plan, record, samples
 from gdro_bench.registry import TABLES
 from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images, Score
@@ -118,9 +117,9 @@ def test_a_run_trains_and_plain_diffusers_paints_what_it_paints(
     assert pd.read_parquet(folder / "steps.parquet")["gradient_norm"].dropna().gt(0).all()
     text = record.read_scores(folder)["text"].iloc[0]
     theirs = painted_by_diffusers(profile, saved[profile], folder / "lora", text)
-    ours = np.asarray(Image.open(folder / "samples" / "1.00" / "0000.png")) / 255
+    ours = samples.read(samples.path_of(folder, 1.0), [0])[0] / 255
     assert np.abs(ours - theirs).max() < 0.5 / 255 + 1e-4
-    assert np.abs(ours - np.asarray(Image.open(folder / "samples" / "0.00" / "0000.png")) / 255).max() > 2 / 255
+    assert np.abs(ours - samples.read(samples.path_of(folder, 0.0), [0])[0] / 255).max() > 2 / 255
 
 
 @pytest.mark.slow

@@ -11,11 +11,10 @@ import pytest
 from click.testing import CliRunner
 from judge_server import Judge
 from numpy.random import default_rng
-from PIL import Image
 from test_compare import MARKS, make_run
 
 from gdro_bench.cli import main
-from gdro_bench.engine import judging, record
+from gdro_bench.engine import judging, record, samples
 from gdro_bench.errors import BenchError
 from gdro_bench.models.pocket import world
 from gdro_bench.profile import JudgeConfig
@@ -89,15 +88,14 @@ def test_another_judge_begins_anew(run: Path) -> None:
 
 
 def test_pictures_that_are_gone_are_named(run: Path) -> None:
-    for path in (run / "samples" / "1.00").iterdir():
-        path.unlink()
+    samples.path_of(run, 1.0).unlink()
     with pytest.raises(BenchError, match=r"pictures of .* at 100% are gone"):
         quietly(run, Counting())
 
 
 def test_the_pocket_instruments_judge_from_the_command_line(run: Path) -> None:
-    for path in (run / "samples").rglob("*.png"):
-        Image.fromarray(np.full((64, 64, 3), 90, dtype=np.uint8)).save(path)
+    for path in (run / "samples").iterdir():
+        samples.write(path, np.full((len(samples.numbers(path)), 64, 64, 3), 90, dtype=np.uint8))
     scores = pd.read_parquet(run / "scores.parquet")
     scores["text"] = 'a large red sign that reads "TREE" at the top of a blue wall'
     scores.to_parquet(run / "scores.parquet")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from gdro_bench.compare import matched
 from gdro_bench.compare.entries import Comparison, Entry
+from gdro_bench.engine import samples
 
 Column = tuple[str, Entry, int]  # its title, and whose pictures at which mark
 GRID_ROWS = {"first": 5, "rises": 3, "falls": 3, "judged": 5}
@@ -69,11 +69,11 @@ def _columns(compared: Comparison, at_reward: Sequence[matched.AtReward]) -> lis
 
 def _kept(entry: Entry, mark: int) -> set[int]:
     """The held-out prompts whose pictures were kept."""
-    return {int(path.stem) for path in _samples(entry, mark).glob("*.png")}
+    return set(samples.numbers(_samples(entry, mark)))
 
 
 def _samples(entry: Entry, mark: int) -> Path:
-    return entry.runs[0].folder / "samples" / f"{entry.points[mark].mark:.2f}"
+    return samples.path_of(entry.runs[0].folder, entry.points[mark].mark)
 
 
 def _change(entry: Entry, mark: int, part: str) -> NDArray[np.float64]:
@@ -85,8 +85,7 @@ def _change(entry: Entry, mark: int, part: str) -> NDArray[np.float64]:
 def _grid(name: str, rows: NDArray[np.int64], shown: Sequence[Column]) -> Grid:
     columns, captions = {}, {}
     for title, entry, mark in shown:
-        paths = [_samples(entry, mark) / f"{i:04d}.png" for i in rows]
-        columns[title] = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+        columns[title] = samples.read(_samples(entry, mark), rows.tolist())
         captions[title] = [entry.runs[0].notes[mark][i] for i in rows]
     prompts = [shown[0][1].runs[0].prompts[i] for i in rows]
     return Grid(name, GRID_TITLES[name], prompts, columns, captions)

@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from gdro_bench import registry, task
-from gdro_bench.engine import record
+from gdro_bench.engine import record, samples
 from gdro_bench.engine.record import Run
 from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
 from gdro_bench.profile import JudgeConfig
-from gdro_bench.score import Images, Score, Scorer, judge_mean
+from gdro_bench.score import Score, Scorer, judge_mean
 from gdro_bench.task import Correction, Prompt
 
 BATCH = 64
@@ -115,20 +114,21 @@ def _rows(
     by: Correction,
     done: Done,
 ) -> list[dict[str, Any]]:
-    paths = sorted((folder / "samples" / f"{mark:.2f}").glob("*.png"))
-    if not paths:
+    path = samples.path_of(folder, mark)
+    kept = samples.numbers(path)
+    if not kept:
         raise BenchError(f"The pictures of {folder} at {mark:.0%} are gone.", "Delete the folder and run it again.")
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(paths), BATCH):
-        some = paths[start : start + BATCH]
-        images: Images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in some])
-        asked = [prompts[int(path.stem)] for path in some]
+    for start in range(0, len(kept), BATCH):
+        some = kept[start : start + BATCH]
+        images = samples.read(path, some)
+        asked = [prompts[number] for number in some]
         said = {what: judge(images, asked) for what, judge in judges.items()}
         rows += [
-            {"mark": mark, "prompt": int(path.stem)} | _columns({what: scores[i] for what, scores in said.items()}, by)
-            for i, path in enumerate(some)
+            {"mark": mark, "prompt": number} | _columns({what: scores[i] for what, scores in said.items()}, by)
+            for i, number in enumerate(some)
         ]
-        done(len(rows), len(paths))
+        done(len(rows), len(kept))
     return rows
 
 

@@ -13,12 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
 from gdro_bench import __version__, figures, registry, sampling, score, stats
 from gdro_bench.budget import ACCOUNTS, Ledger, MeteredPolicy, MeteredScorer
 from gdro_bench.distributed import ProcessGroup, gather_scores
-from gdro_bench.engine import divergence, judging, record
+from gdro_bench.engine import divergence, judging, record, samples
 from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.record import Point, Run
 from gdro_bench.engine.run_state import RunState
@@ -171,9 +170,9 @@ class Execution:
 
     def _evaluate_again(self, mark: float) -> None:
         """Nothing was learnt since the last mark (the pool was filled, say): what it painted then, it paints now."""
-        last, samples = self.state.points[-1].mark, self.plan.folder / "samples"
+        last, folder = self.state.points[-1].mark, self.plan.folder
         if self.processes.is_main:
-            shutil.copytree(samples / f"{last:.2f}", samples / f"{mark:.2f}", dirs_exist_ok=True)
+            shutil.copyfile(samples.path_of(folder, last), samples.path_of(folder, mark))
         self._enter(mark, [row | {"mark": mark} for row in self.state.scores if row["mark"] == last])
 
     def _enter(self, mark: float, rows: list[dict[str, Any]]) -> None:
@@ -205,10 +204,7 @@ class Execution:
         )
 
     def _keep_samples(self, mark: float, images: Images) -> None:
-        folder = self.plan.folder / "samples" / f"{mark:.2f}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for i, image in enumerate(images):
-            Image.fromarray(image).save(folder / f"{i:04d}.png")
+        samples.write(samples.path_of(self.plan.folder, mark), images)
 
     # -- the end
 
@@ -249,8 +245,8 @@ class Execution:
         final = self.plan.profile.budget.marks[-1]
         columns, captions = {}, {}
         for title, mark in (("before", 0.0), ("after", final)):
-            paths = sorted((self.plan.folder / "samples" / f"{mark:.2f}").glob("*.png"))
-            columns[title] = np.stack([np.asarray(Image.open(path)) for path in paths[:SHEET_PROMPTS]])
+            path = samples.path_of(self.plan.folder, mark)
+            columns[title] = samples.read(path, samples.numbers(path)[:SHEET_PROMPTS])
             captions[title] = [r["note"] for r in self.state.scores if r["mark"] == mark][: len(columns[title])]
         prompts = [p.text for p in self.plan.held_out[: len(columns["before"])]]
         figures.sample_sheet(self.plan.folder / "sheet", columns, captions, prompts)
