@@ -14,35 +14,61 @@ from gdro_bench.models.pocket.policy import WEATHERED, WEIGHTS, weights_digest
 ROOT = Path(__file__).parents[1]
 REPORTS = sorted(path.parent for path in (ROOT / "reports").rglob("runs") if path.is_dir())
 MAIN, GENEVAL = ROOT / "reports" / "ocr-pocket", ROOT / "reports" / "geneval-pocket"
-DPO = ROOT / "reports" / "dpo" / "geneval-pocket"
-SIGNATURES = ROOT / "reports" / "signatures" / "ocr-pocket"
+DPO = ROOT / "reports" / "geneval-pocket-dpo"
+ABLATIONS = ROOT / "reports" / "ocr-pocket-ablations"
+README, REPORTS_README = ROOT / "README.md", ROOT / "reports" / "README.md"
+TEXTS = {path: re.sub(r"\s+", " ", path.read_text(encoding="utf-8")) for path in (README, REPORTS_README)}
 
 
 def runs_of(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in (folder / "runs").rglob("run.json"))
+    """A report's runs; the ablations hold GDRO's unchanged runs of the main report against theirs."""
+    own = sorted(path.parent for path in (folder / "runs").rglob("run.json"))
+    return own + (SEEDS if folder == ABLATIONS else [])
 
 
 def named(path: Path) -> str:
     return str(path.relative_to(ROOT / "reports"))
 
 
-ALL_RUNS = [folder for one in REPORTS for folder in runs_of(one)]
-SEEDS = [folder for folder in runs_of(MAIN) if re.fullmatch(r"gdro-s\d", folder.name)]
+def named_page(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
-def row(run: Run) -> str:
-    base, last = run.points[0], run.points[-1]
-    return f"| {run.seed} | {base.reward} | {last.reward} | {last.gain} |"
+SEEDS = [path.parent for path in sorted((MAIN / "runs").glob("gdro-s?/run.json"))]
+ALL_RUNS = sorted({folder for one in REPORTS for folder in runs_of(one)})
+
+
+def columns(report_folder: Path) -> dict[str, dict[str, str]]:
+    """The table in short of a report.md: method -> heading -> cell."""
+    lines = (report_folder / "report.md").read_text(encoding="utf-8").split("## In short\n\n")[1].split("\n\n")[0]
+    head, _, *rows = [line.strip("| ").split(" | ") for line in lines.splitlines()]
+    return {cells[0]: dict(zip(head, cells, strict=True)) for cells in rows}
+
+
+def test_the_readme_quotes_the_main_report():
+    for method, cells in columns(MAIN).items():
+        cost, gold = cells["cost of R*, times gdro's"], cells["gold, against the base's"].split(": ")[1]
+        assert f"| {method} | {cells['reward at the end']} | {cost} | {gold} |" in TEXTS[README]
+
+
+def test_the_reports_quote_seed_0_of_gdro_point_by_point():
+    run = record.read(MAIN / "runs" / "gdro-s0")
+    for point in (p for p in run.points if p.updates):
+        row = f"| {point.mark:.0%} | {point.updates} | {point.evaluations:,} | {point.reward} | {point.gain} |"
+        assert row in TEXTS[REPORTS_README]
+
+
+@pytest.mark.parametrize("folder", [MAIN, GENEVAL], ids=named)
+def test_the_reports_quote_the_table_in_short(folder):
+    table = (folder / "report.md").read_text(encoding="utf-8").split("## In short\n\n")[1].split("\n\n")[0]
+    assert table in REPORTS_README.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("folder", SEEDS, ids=named)
-def test_the_readme_quotes_the_record(folder):
-    assert row(record.read(folder)) in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("table", [MAIN / "in-short.md", GENEVAL / "in-short.md", GENEVAL / "verdict.md"], ids=named)
-def test_the_readme_quotes_the_comparison(table):
-    assert table.read_text(encoding="utf-8") in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_reports_quote_each_seed_of_gdro(folder):
+    run = record.read(folder)
+    base, last = run.points[0], run.points[-1]
+    assert f"| {run.seed} | {base.reward} | {last.reward} | {last.gain} |" in TEXTS[REPORTS_README]
 
 
 @pytest.mark.parametrize("folder", runs_of(GENEVAL), ids=named)
@@ -50,20 +76,18 @@ def test_every_geneval_run_ends_above_its_base(folder):
     assert record.read(folder).points[-1].gain.low > 0
 
 
-def test_the_readme_quotes_the_hacked_run():
-    rows = (SIGNATURES / "in-short.md").read_text(encoding="utf-8").splitlines()
-    cells = next(row for row in rows if "gamma=0.0" in row).strip("| ").split(" | ")
-    for said in cells[-2:]:  # the corrected score against its best, gold against the base's
-        word, value = said.split(": ")
+def test_the_reports_quote_the_hacked_run():
+    cells = next(cells for label, cells in columns(ABLATIONS).items() if "gamma=0.0" in label)
+    for heading in ("against its best", "gold, against the base's"):
+        word, value = cells[heading].split(": ")
         assert word == "below"
-        assert value in re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+        assert value in TEXTS[REPORTS_README]
 
 
 def test_the_reports_quote_dpo_against_gdro_on_geneval():
     compared = entries.compare([entries.load(folder) for folder in runs_of(GENEVAL) + runs_of(DPO)], variants=False)
     dpo = next(end for end in matched.at_budget(compared) if end.entry.label == "dpo")
-    said = f"ends at {dpo.reward}, against GDRO's {dpo.difference}"
-    assert said in re.sub(r"\s+", " ", (ROOT / "reports" / "README.md").read_text(encoding="utf-8"))
+    assert f"ends at {dpo.reward}, against GDRO's {dpo.difference}" in TEXTS[REPORTS_README]
 
 
 def changed_row(folder: Path) -> str:
@@ -71,14 +95,14 @@ def changed_row(folder: Path) -> str:
     run, steps = record.read(folder), pd.read_parquet(folder / "steps.parquet")
     updates = steps[steps["kind"] == "optimise"]
     end = updates.iloc[-(len(updates) // 5) :]
-    said = ", ".join(run.changed) or "none"
+    changed = ", ".join(run.changed) or "none"
     s = f"{end['s_top1'].mean():.2f} | {end['s_worst'].mean():.2f}"
-    return f"| {said} | {len(updates)} | {run.points[-1].reward} | {run.points[-1].gain} | {s} |"
+    return f"| {changed} | {len(updates)} | {run.points[-1].reward} | {run.points[-1].gain} | {s} |"
 
 
-@pytest.mark.parametrize("folder", [f for f in runs_of(SIGNATURES) if f.name.endswith("s0")], ids=named)
+@pytest.mark.parametrize("folder", [f for f in runs_of(ABLATIONS) if f.name.endswith("s0")], ids=named)
 def test_the_reports_quote_what_one_number_does(folder):
-    assert changed_row(folder) in (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
+    assert changed_row(folder) in TEXTS[REPORTS_README]
 
 
 @pytest.mark.parametrize("folder", ALL_RUNS, ids=named)
@@ -107,16 +131,25 @@ def test_seeds_of_a_method_share_its_setting():
         assert all(run.settings == runs[0].settings for runs in by_method.values() for run in runs)
 
 
-def text_of(path: Path) -> str:
-    """Without the figures' pixels, which depend on the version of the drawing library; their data are in CSV files."""
-    return re.sub(r"data:image/png;base64,[^\"]*", "", path.read_text(encoding="utf-8"))
-
-
 @pytest.mark.parametrize("folder", REPORTS, ids=named)
 def test_the_report_is_a_function_of_the_records(folder, tmp_path):
     runs = [entries.load(run) for run in runs_of(folder)]
-    report.write(entries.compare(runs, variants=folder == SIGNATURES), tmp_path, "evaluations", None)
-    for path in folder.glob("*.*"):
+    report.write(entries.compare(runs, variants=folder == ABLATIONS), tmp_path, "evaluations", None)
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == (folder / "report.md").read_text(encoding="utf-8")
+    assert (tmp_path / "page.html").exists()
+    for path in folder.glob("*.png"):  # its pixels depend on the version of the drawing library
         assert (tmp_path / path.name).exists(), path.name
-        if path.suffix in (".csv", ".md", ".tex", ".html"):
-            assert text_of(tmp_path / path.name) == text_of(path), path.name
+
+
+@pytest.mark.parametrize("page", [README, REPORTS_README], ids=named_page)
+def test_every_picture_is_there_and_shown(page):
+    shown = {(page.parent / link).resolve() for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text("utf-8"))}
+    assert shown
+    assert all(path.is_file() for path in shown)
+
+
+def test_no_picture_is_kept_that_nothing_shows():
+    kept = {path.resolve() for path in (ROOT / "reports").rglob("*.png")}
+    links = "".join(page.read_text(encoding="utf-8") for page in (README, REPORTS_README))
+    shown = {(folder / link).resolve() for link in re.findall(r"\]\(([^)]+\.png)\)", links) for folder in (ROOT, ROOT / "reports")}
+    assert kept <= shown

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from gdro_bench import content, task
@@ -14,15 +15,13 @@ BUDGETS = {
     "ocr": {"gdro": 80_000, "dpo": 80_000, "rft": 80_000, "flow-grpo": 72_000, "dance-grpo": 72_000},
     "geneval": dict.fromkeys(("gdro", "dpo", "rft", "flow-grpo", "dance-grpo"), 48_000),
 }
-TRIALS = {
-    folder: record.read(folder)
-    for name in BUDGETS
-    for folder in sorted(path.parent for path in (ROOT / "reports" / f"tuning-{name}-pocket").glob("*/run.json"))
-}
+FILES = [path for name in BUDGETS for path in sorted((ROOT / "reports" / f"search-{name}-pocket").glob("*.json"))]
+TRIALS = {path: record.read_file(path) for path in FILES}
+SCORES = pd.read_parquet(ROOT / "reports" / "search-geneval-pocket" / "scores.parquet")
 
 
 def of(name: str, method: str) -> dict[Path, Run]:
-    return {folder: run for folder, run in TRIALS.items() if (run.task, run.method) == (name, method)}
+    return {path: run for path, run in TRIALS.items() if (run.task, run.method) == (name, method)}
 
 
 def at_budget(run: Run) -> Point:
@@ -30,22 +29,22 @@ def at_budget(run: Run) -> Point:
     return next(point for point in run.points if round(point.mark * run.limit) == BUDGETS[run.task][run.method])
 
 
-def over_first_numbers(folder: Path) -> Estimate:
+def over_first_numbers(path: Path) -> Estimate:
     """Gain of a GenEval trial over the method's first one, paired by prompt and noise."""
-    first = folder.with_name(f"{TRIALS[folder].method}-1")
-    before, after = (scores[scores["mark"] == 1.0] for scores in map(record.read_scores, (first, folder)))
+    ends = SCORES[SCORES["mark"] == 1.0]
+    before, after = (ends[ends["trial"] == trial] for trial in (f"{TRIALS[path].method}-1", path.stem))
     assert before["text"].tolist() == after["text"].tolist()
     return paired_gain(before["value"].to_numpy(), after["value"].to_numpy(), prompts=after["text"].tolist())
 
 
-def row(folder: Path) -> str:
-    run = TRIALS[folder]
-    said = ", ".join(setting.removeprefix("method.") for setting in run.changed if setting.startswith("method."))
+def row(path: Path) -> str:
+    run = TRIALS[path]
+    changed = ", ".join(setting.removeprefix("method.") for setting in run.changed if setting.startswith("method."))
     point = at_budget(run)
-    told = f"| {run.method} | {said or 'first numbers'} | {point.updates} | {point.reward} |"
+    start = f"| {run.method} | {changed or 'first numbers'} | {point.updates} | {point.reward} |"
     if run.task == "ocr":
-        return told
-    return f"{told}  |" if folder.name.endswith("-1") else f"{told} {over_first_numbers(folder)} |"
+        return start
+    return f"{start}  |" if path.stem.endswith("-1") else f"{start} {over_first_numbers(path)} |"
 
 
 def gives_the_numbers(run: Run) -> bool:
@@ -73,11 +72,11 @@ def test_the_best_trial_gives_the_numbers(method: str) -> None:
 
 @pytest.mark.parametrize("method", BUDGETS["geneval"])
 def test_ocr_s_numbers_stay_on_geneval_unless_a_trial_is_better_beyond_noise(method: str) -> None:
-    gains = {folder: over_first_numbers(folder) for folder in of("geneval", method)}
-    better = {folder: gain.mean for folder, gain in gains.items() if gain.low > 0}
-    assert gives_the_numbers(TRIALS[max(better, key=lambda folder: better[folder]) if better else min(gains)])
+    gains = {path: over_first_numbers(path) for path in of("geneval", method)}
+    better = {path: gain.mean for path, gain in gains.items() if gain.low > 0}
+    assert gives_the_numbers(TRIALS[max(better, key=lambda path: better[path]) if better else min(gains)])
 
 
-@pytest.mark.parametrize("folder", TRIALS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
-def test_the_readme_quotes_the_trial(folder: Path) -> None:
-    assert row(folder) in (ROOT / "baselines" / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", TRIALS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_reports_quote_the_trial(path: Path) -> None:
+    assert row(path) in (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
