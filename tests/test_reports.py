@@ -141,15 +141,17 @@ def test_the_report_is_a_function_of_the_records(folder, tmp_path):
         assert (tmp_path / path.name).exists(), path.name
 
 
+def linked_pictures(page: Path) -> set[Path]:
+    links = re.findall(r"\]\(([^)]+\.png)\)", page.read_text(encoding="utf-8"))
+    return {(page.parent / link).resolve() for link in links}
+
+
 @pytest.mark.parametrize("page", [README, REPORTS_README], ids=named_page)
 def test_every_picture_is_there_and_shown(page):
-    shown = {(page.parent / link).resolve() for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text("utf-8"))}
-    assert shown
-    assert all(path.is_file() for path in shown)
+    assert linked_pictures(page)
+    assert all(path.is_file() for path in linked_pictures(page))
 
 
 def test_no_picture_is_kept_that_nothing_shows():
     kept = {path.resolve() for path in (ROOT / "reports").rglob("*.png")}
-    links = "".join(page.read_text(encoding="utf-8") for page in (README, REPORTS_README))
-    shown = {(folder / link).resolve() for link in re.findall(r"\]\(([^)]+\.png)\)", links) for folder in (ROOT, ROOT / "reports")}
-    assert kept <= shown
+    assert kept <= linked_pictures(README) | linked_pictures(REPORTS_README)

@@ -1,0 +1,284 @@
+"""Bad input of every kind ends in a sentence and a remedy: no traceback, and nothing accepted in silence."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from gdro_bench.cli import main
+
+SHORT = (
+    *("--device", "cpu", "--budget", "300", "--set", "profile.budget.marks=[0.6,1.0]"),
+    *("--set", "profile.sampler.steps=3", "--set", "profile.held_out_prompts=4", "--set", "profile.kept_images=4"),
+    *("--set", "profile.drift.prompts=1", "--set", "profile.drift.images=2", "--set", "profile.reader.workers=0"),
+    *("--set", "method.pool.prompts=4", "--set", "method.pool.images=4", "--set", "method.pool.shard_prompts=2"),
+    *("--set", "method.k=4", "--set", "method.groups=2", "--set", "method.drop_flat=false"),
+)
+RUN = "ocr/pocket"
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def refused(result: Result) -> None:
+    """A sentence and a remedy, or click's usage error; never an exception."""
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.exit_code in (1, 2), result.output
+    lines = [line for line in result.output.splitlines() if line.strip()]
+    first = next(i for i, line in enumerate(lines) if line.startswith("Error: "))
+    assert lines[first].rstrip().endswith((".", "?", "'", ")")), lines
+    assert "Traceback" not in result.output
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Words on the command line
+
+SETTINGS = {
+    "profile": [
+        *("sampler.steps=0", "sampler.steps=-1", "sampler.steps=1.5", "sampler.batch=0", "sampler.shift=nan"),
+        *("held_out_prompts=0", "held_out_prompts=-1", "kept_images=0", "kept_images=-3", "max_unscored=-1"),
+        *("max_unscored=2", "lora.rank=0", "lora.rank=true", "lora.targets=3", "budget.marks=[]", "budget.marks=[0.5]"),
+        *("budget.marks=[0.5,0.4,1.0]", "budget.kind=euros", "budget.limit=-5", "model=nowhere", "prompts=nowhere"),
+        *("reader.engine=nowhere", "judge.name=nowhere", "drift.prompts=-1", "reader.workers=-1", "sampler=3"),
+        *("sampler.stepz=3", "samplr.steps=3"),
+    ],
+    "method": [
+        *("k=1", "k=99", "k=two", "groups=0", "pool.prompts=0", "pool.images=0", "pool.shard_prompts=0", "beta=nan"),
+        *("tau=-1", "gamma=inf", "reduction=median", "ties=none", "draw=all", "draws=0", "drop_flat=maybe"),
+        *("optimiser.learning_rate=-1", "optimiser.learning_rate=x", "optimiser.clip=0", "optimiser.ema_ceiling=2"),
+        *("optimiser.warmup_steps=-1", "pool.prompts=100000", "t_distribution=beta"),
+    ],
+}
+
+
+@pytest.mark.parametrize("setting", [f"{group}.{s}" for group, some in SETTINGS.items() for s in some])
+def test_a_setting_that_cannot_be(setting: str, tmp_path: Path) -> None:
+    refused(call("run", "ocr", "--out", tmp_path, *SHORT, "--set", setting))
+
+
+ARGUMENTS = [
+    "", "run", "run orc", "run ocr --method grdo", "run ocr --profile pockt", "run ocr --seed -1", "run ocr --seed x",
+    "run ocr --budget 0", "run ocr --budget -5", "run ocr --budget many", "run ocr --device tpu", "run ocr --set tau",
+    "run ocr --set method.tau", "run ocr --set method.tau=", "run ocr --set =3", "run ../ocr", "run ocr extra",
+    "run ocr --method ../gdro", "run ocr --profile ../pocket", "run ocr --prompts nowhere.txt", "nonsense",
+    "run ocr --nonsense", "sweep", "sweep ocr --seeds", "sweep ocr --seeds 1,,2", "sweep ocr --seeds -1",
+    "sweep ocr --over method.tau", "sweep ocr --over method.tau=", "sweep ocr --over method.tau=x",
+    "compare nowhere", "compare --runs nowhere", "compare --x euros", "compare --level nan", "compare --level x",
+    "judge nowhere", "judge --runs nowhere", "judge --judge nowhere", "judge --judge unified-reward",
+    "judge --judge unified-reward --judge-url nonsense", "judge --gold nowhere", "judge --second-reader nowhere",
+    "eval", "eval orc", "eval ocr --images nowhere", "eval ocr --images . --lora x", "eval ocr --lora nowhere",
+    "eval ocr --weights nowhere", "eval geneval --mask2former x", "eval ocr --mask2former x --clip y",
+    "eval ocr --judge nowhere", "eval ocr --judge unified-reward", "eval ocr --set method.tau=1",
+    "eval ocr --judge unified-reward --judge-url nonsense", "pretrain flux", "pretrain pocket --train-images 1",
+    "prompts orc", "prompts ocr -n 0", "prompts ocr --split test", "prompts text-size", "doctor --profile pockt",
+    "doctor --set profile.sampler.steps=0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [words for words in ARGUMENTS if words])
+def test_words_that_cannot_be(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(call(*words.split()))
+
+
+def test_no_command_says_what_to_type_first() -> None:
+    result = call()
+    assert result.exit_code == 0
+    assert "gdro-bench run ocr --method gdro" in result.output
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Files that a user gives
+
+FILES: dict[str, bytes] = {
+    "empty": b"",
+    "blank": b"\n\n",
+    "latin-1": 'a sign that reads "CAFÉ"\n'.encode("latin-1"),
+    "no quotes": b"a sign that reads CAFE\n",
+    "empty quotes": b'a sign that reads ""\n',
+    "one quote": b'a sign that reads "CAFE\n',
+    "binary": bytes(range(256)),
+    "a megabyte": b'a sign that reads "CAFE" ' + b"x" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_prompt_file_that_cannot_be(name: str, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes(FILES[name])
+    refused(call("run", "ocr", "--out", tmp_path / "out", "--prompts", tmp_path / "prompts.txt", *SHORT))
+
+
+LISTS: dict[str, bytes] = {
+    "empty": b"",
+    "header alone": b"path,prompt\n",
+    "no prompt column": b"path,text\na.png,x\n",
+    "no path column": b'prompt\n"a sign ""CAFE"""\n',
+    "latin-1": 'path,prompt\na.png,"a ""CAFÉ"""\n'.encode("latin-1"),
+    "no picture": b'path,prompt\ngone.png,"a ""CAFE"""\n',
+    "no quoted text": b"path,prompt\na.png,a sign\n",
+    "a value missing": b"path,prompt\na.png,\n",
+    "a broken picture": b'path,prompt\nbroken.png,"a ""CAFE"""\n',
+    "a folder as picture": b'path,prompt\nfolder,"a ""CAFE"""\n',
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_of_pictures_that_cannot_be(name: str, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG oops")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "list.csv").write_bytes(LISTS[name])
+    refused(call("eval", "ocr", "--images", tmp_path / "list.csv", "--set", "profile.reader.workers=0"))
+
+
+def test_a_list_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_bytes(b'\xef\xbb\xbfpath,prompt\na.png,"a ""CAFE"""\n')
+    result = call("eval", "ocr", "--images", tmp_path / "list.csv", "--set", "profile.reader.workers=0")
+    assert result.exit_code == 0, result.output
+
+
+METADATA = [b"", b"[]", b"{}", b"oops", b'{"tag": "counting"}', b'{"prompt": 3, "tag": "colors", "include": 3}']
+METADATA += [b'{"tag": "counting", "include": [{"class": "dog", "count": -3}], "prompt": "a photo"}']
+
+
+@pytest.mark.parametrize("metadata", METADATA, ids=[str(i) for i in range(len(METADATA))])
+def test_geneval_metadata_that_cannot_be(metadata: bytes, tmp_path: Path) -> None:
+    (tmp_path / "00000" / "samples").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(tmp_path / "00000" / "samples" / "0000.png")
+    (tmp_path / "00000" / "metadata.jsonl").write_bytes(metadata)
+    refused(call("eval", "geneval", "--images", tmp_path))
+
+
+@pytest.mark.parametrize("place", ["file/below", "file"])
+def test_an_out_that_is_a_file(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = call("run", "ocr", "--out", tmp_path / place, *SHORT)
+    refused(result)
+    assert "another --out" in result.output
+    assert "space" not in result.output
+
+
+def test_markup_in_a_path_is_a_path(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text('path,prompt\na.png,"a ""CAFE"""\n')
+    out = tmp_path / "ev[" / "]x"
+    result = call(
+        *("eval", "ocr", "--images", tmp_path / "list.csv", "--out", out, "--set", "profile.reader.workers=0")
+    )
+    assert result.exit_code == 0, repr(result.exception)
+    json.loads((out / "eval.json").read_text(), parse_constant=pytest.fail)  # no bare NaN: that is no JSON
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Damaged files of a run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished")
+    result = call("run", "ocr", "--out", out, *SHORT)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.fixture
+def runs(finished: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run to be damaged: the folder that `--runs` and `--out` take."""
+    shutil.copytree(finished, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def the_run(runs: Path) -> Path:
+    return next(path.parent for path in (runs / RUN).glob("*/run.json"))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty_list(path: Path) -> None:
+    path.write_text("[]")
+
+
+def noise(path: Path) -> None:
+    path.write_bytes(bytes(range(256)) * 4)
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
+    f"{name}, {damage.__name__}": (name, damage)
+    for name, damages in {
+        "run.json": (cut, empty_list, noise),
+        "scores.parquet": (cut, noise, gone),
+        "judged.parquet": (cut, noise),
+        "timing.json": (cut, empty_list),
+        "samples/1.0.zip": (cut, noise, gone),
+    }.items()
+    for damage in damages
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_run_is_named_by_compare(name: str, runs: Path, tmp_path: Path) -> None:
+    file, damage = DAMAGES[name]
+    damage(the_run(runs) / file)
+    refused(call("compare", the_run_folder(runs), "--out", tmp_path / "report"))
+
+
+def the_run_folder(runs: Path) -> Path:
+    return runs / RUN
+
+
+@pytest.mark.parametrize("damage", [cut, noise, gone])
+def test_damaged_pictures_are_named_by_judge(damage: Callable[[Path], None], runs: Path) -> None:
+    folder = the_run(runs)
+    (folder / "judged.parquet").unlink()
+    damage(folder / "samples" / "1.0.zip")
+    refused(call("judge", folder))
+
+
+@pytest.mark.parametrize("damage", [cut, noise])
+def test_a_damaged_judgement_is_made_again_or_named(damage: Callable[[Path], None], runs: Path) -> None:
+    folder = the_run(runs)
+    damage(folder / "judged.parquet")
+    result = call("judge", folder)
+    if result.exit_code:
+        refused(result)
+    else:
+        assert "NaN" not in result.output
+
+
+@pytest.mark.parametrize("file", ["plan.json", "checkpoint.pt", "run.json"])
+@pytest.mark.parametrize("damage", [cut, empty_list, noise])
+def test_a_run_that_cannot_go_on_says_how(file: str, damage: Callable[[Path], None], runs: Path) -> None:
+    folder = the_run(runs)
+    if file == "checkpoint.pt":
+        (folder / "run.json").rename(folder / "checkpoint.pt")
+    damage(folder / file)
+    if file == "plan.json":
+        (folder / "run.json").unlink()
+    result = call("run", "ocr", "--out", runs, *SHORT)
+    refused(result)
+    assert "elete" in result.output
+
+
+def test_adapters_of_another_base_are_refused(runs: Path) -> None:
+    lora = the_run(runs) / "lora"
+    refused(call("eval", "geneval", "--lora", lora, "--device", "cpu"))
+
+
+@pytest.mark.parametrize("file", ["pytorch_lora_weights.safetensors"])
+@pytest.mark.parametrize("damage", [cut, noise, gone])
+def test_damaged_adapters_are_named(file: str, damage: Callable[[Path], None], runs: Path) -> None:
+    lora = the_run(runs) / "lora"
+    damage(lora / file)
+    refused(call("eval", "ocr", "--lora", lora, "--device", "cpu"))
