@@ -1,4 +1,4 @@
-"""Whether a reward teaches all prompts alike: `python benchmarks/agreement.py TASK [method.KEY=VALUE ...]`.
+"""Whether a reward teaches all prompts alike: `python -m benchmarks.agreement TASK [method.KEY=VALUE ...]`.
 
 Fills GDRO's pool on pocket under runs/ (or finds it there), and takes at the base model the gradient that every method
 with a pool follows first, sum_i A_i grad |v - v_theta(x_t, t)|^2 with A_i the group's standardised rewards, once over
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gdro_bench.budget import Ledger
-from gdro_bench.engine import plan
+from gdro_bench.engine.plan import make_plan
 from gdro_bench.methods import TrainContext
 from gdro_bench.methods.grpo import advantages
 from gdro_bench.methods.offline import Source, squared_error
@@ -42,11 +42,11 @@ def gradient(source: Source, groups: Tensor, t: float) -> Tensor:
 
 
 def main(task: str, *settings: str) -> None:
-    chosen = plan.make_plan(task, "gdro", "pocket", 0, Path("runs"), settings)
-    reward = open_reward(chosen.task, chosen.profile, "cpu")
+    plan = make_plan(task, "gdro", "pocket", 0, Path("runs"), settings)
+    reward = open_reward(plan.task, plan.profile, "cpu")
     pool = Pool(Path("runs") / "pools", Ledger(1))
-    policy = open_policy(chosen.profile, "cpu", 0)
-    source = Source(chosen.config.pool, TrainContext(policy, reward, chosen.train, chosen.profile.sampler, pool, 0))
+    policy = open_policy(plan.profile, "cpu", 0)
+    source = Source(plan.config.pool, TrainContext(policy, reward, plan.train, plan.profile.sampler, pool, 0))
     while not source.complete:
         print(source.collect().progress, file=sys.stderr)
     usable = source.usable(2, drop_flat=True)

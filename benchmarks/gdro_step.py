@@ -1,4 +1,4 @@
-"""Where the time of a GDRO update goes, at pocket size: `python benchmarks/gdro_step.py [updates]`.
+"""Where the time of a GDRO update goes, at pocket size: `python -m benchmarks.gdro_step [updates]`.
 
 Prints a table of the shares of wall time inside the transformer (forward of policy and reference, backward), in the
 optimiser with its clipping, and in all else (drawing groups, noise, losses). Makes a small pool first, untimed.
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from throughput import Alternating
 
+from benchmarks.throughput import Alternating
 from gdro_bench.budget import Ledger
-from gdro_bench.engine import plan
+from gdro_bench.engine.plan import make_plan
 from gdro_bench.methods import TrainContext
 from gdro_bench.methods.gdro import GDRO
 from gdro_bench.models import open_policy
@@ -38,13 +38,11 @@ def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def main(updates: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        chosen = plan.make_plan(
-            "ocr", "gdro", "pocket", 0, Path(folder), ("method.pool.prompts=16", "method.pool.images=6")
-        )
-        policy = open_policy(chosen.profile, "cpu", 0)
+        plan = make_plan("ocr", "gdro", "pocket", 0, Path(folder), ("method.pool.prompts=16", "method.pool.images=6"))
+        policy = open_policy(plan.profile, "cpu", 0)
         pool = Pool(Path(folder) / "pools", Ledger(1))
-        context = TrainContext(policy, Alternating(), chosen.train, chosen.profile.sampler, pool, 0)
-        method = GDRO(chosen.config, context)
+        context = TrainContext(policy, Alternating(), plan.train, plan.profile.sampler, pool, 0)
+        method = GDRO(plan.config, context)
         while method.step().kind == "collect":  # the first update, too, is a warm-up
             pass
         policy.velocity = timed("forward", policy.velocity)  # type: ignore[method-assign]  # the reference's, too
@@ -55,7 +53,7 @@ def main(updates: int) -> None:
             step()
     whole = SPENT.pop("whole update")
     inside = SPENT["forward"] + SPENT["backward"]
-    images = updates * chosen.config.groups * chosen.config.k * chosen.config.draws
+    images = updates * plan.config.groups * plan.config.k * plan.config.draws
     print(f"{updates} updates, {whole / updates:.2f} s each, {images / whole:.1f} images/s, torch {torch.__version__}")
     for name, seconds in [*SPENT.items(), ("all else", whole - sum(SPENT.values()))]:
         print(f"  {name:20s} {seconds / whole:6.1%}")

@@ -1,8 +1,8 @@
-"""How fast pictures are scored here: `python benchmarks/instruments.py pocket --workers 0,1,2 --out FILE`.
+"""How fast pictures are scored here: `python -m benchmarks.instruments pocket --workers 0,1,2 --out FILE`.
 
 Images a second of a profile's reader, by the number of its worker processes, and of its detector and its judge, which
-work in the run's own process (in full-scale profiles while the next batches are painted: `score_ahead`). The pictures
-are scenes of the pocket world, at the profile's size. An instrument that cannot be had is said and left out.
+work in the run's own process (in full-scale profiles while the next batches are generated: `score_ahead`). The pictures
+are scenes of the pocket world, at the profile's size. An instrument that is missing is named and left out.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from throughput import machine
 
-from gdro_bench.engine import judging, plan
+from benchmarks.throughput import machine
+from gdro_bench.engine import judging
+from gdro_bench.engine.plan import read_profile
 from gdro_bench.errors import BenchError
 from gdro_bench.models import pick_device
 from gdro_bench.models.pocket import world
@@ -77,14 +78,14 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="profile.KEY=VALUE")
     parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
-    asked = parser.parse_args()
-    device = pick_device(asked.device)
-    profile = plan.read_profile(asked.profile, asked.settings)
+    arguments = parser.parse_args()
+    device = pick_device(arguments.device)
+    profile = read_profile(arguments.profile, arguments.settings)
     side = profile.pretrained.side if profile.pretrained else world.SIZE
-    images, prompts = scenes(asked.images, side)
-    print(f"{asked.profile}, {side} px, {machine(device)}, torch {torch.__version__}")
+    images, prompts = scenes(arguments.images, side)
+    print(f"{arguments.profile}, {side} px, {machine(device)}, torch {torch.__version__}")
     rows = []
-    counts = [int(number) for number in asked.workers.split(",")]
+    counts = [int(number) for number in arguments.workers.split(",")]
     for what, workers, opened in instruments(profile, counts, images, prompts, device):
         try:
             work = opened()
@@ -97,12 +98,12 @@ def main() -> None:
         rate = len(images) / (time.perf_counter() - start)
         rows.append({"what": what, "workers": workers, "images_per_second": rate})
         print(f"  {what:10s}{'' if workers is None else f'{workers} worker processes':22s}{rate:8.1f} images/s")
-    if asked.out:
-        found = {
-            "profile": asked.profile, "side": side, "images": asked.images, "machine": machine(device),
+    if arguments.out:
+        result = {
+            "profile": arguments.profile, "side": side, "images": arguments.images, "machine": machine(device),
             "platform": platform.platform(), "torch": torch.__version__, "rows": rows,
         }  # fmt: skip
-        asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

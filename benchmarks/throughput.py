@@ -1,4 +1,4 @@
-"""How fast a model is sampled and trained here: `python benchmarks/throughput.py flux1-dev --batch 1,2,4 --out FILE`.
+"""How fast a model is sampled and trained here: `python -m benchmarks.throughput flux1-dev --batch 1,2,4 --out FILE`.
 
 Models: `flux1-dev` and `sd35-medium`, their published shapes with random weights (speed does not depend on values);
 `flux-tiny` and `sd3-tiny`, the same classes at a size for a CPU; `pocket`, as shipped. For each batch size it measures
@@ -24,7 +24,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gdro_bench.budget import Ledger
-from gdro_bench.engine import plan
+from gdro_bench.engine.plan import make_plan, read_profile
 from gdro_bench.methods import TrainContext
 from gdro_bench.methods.flow_grpo import FlowGRPO
 from gdro_bench.methods.gdro import GDRO
@@ -77,7 +77,7 @@ def profile_name(model: str) -> str:
 
 
 def profile_of(model: str) -> Profile:
-    return plan.read_profile(profile_name(model))
+    return read_profile(profile_name(model))
 
 
 def opened(model: str, side: int, device: str) -> Any:
@@ -173,16 +173,14 @@ def jobs(model: str, policy: Any, batch: int, folder: Path) -> dict[str, tuple[C
     settings = (
         f"method.pool.prompts={groups}", f"method.pool.images={k}", f"method.groups={groups}", f"method.k={k}",
     )  # fmt: skip
-    config = plan.make_plan("ocr", "gdro", name, 0, folder, settings).config
+    config = make_plan("ocr", "gdro", name, 0, folder, settings).config
     once = Sampler(1, 0.0 if profile.pretrained else 1.0, 1.0, batch)
     config = replace(config, optimiser=replace(config.optimiser, batch=batch))
     gdro = GDRO(config, TrainContext(policy, Alternating(), PROMPTS, once, Pool(folder / str(batch), Ledger(1)), 0))
     while gdro.step().kind == "collect":
         pass
 
-    epoch = plan.make_plan(
-        "ocr", "flow-grpo", name, 0, folder, ("method.prompts=2", f"method.k={max(2, batch)}")
-    ).config
+    epoch = make_plan("ocr", "flow-grpo", name, 0, folder, ("method.prompts=2", f"method.k={max(2, batch)}")).config
     flow = FlowGRPO(epoch, TrainContext(policy, Alternating(), PROMPTS, sampler, Pool(folder, Ledger(1)), 0))
 
     def one_epoch() -> None:
@@ -203,15 +201,17 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512, help="px of a picture")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
-    asked = parser.parse_args()
-    device = pick_device(asked.device)
-    policy = opened(asked.model, asked.side, device)
+    arguments = parser.parse_args()
+    device = pick_device(arguments.device)
+    policy = opened(arguments.model, arguments.side, device)
     peak = peak_products(device)
-    print(f"{asked.model}, {machine(device)}, torch {torch.__version__}: {peak / 1e12:.2f} TFLOP/s of matrix products")
+    print(
+        f"{arguments.model}, {machine(device)}, torch {torch.__version__}: {peak / 1e12:.2f} TFLOP/s of matrix products"
+    )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for batch in (int(part) for part in asked.batch.split(",")):
-            for what, (work, images) in jobs(asked.model, policy, batch, Path(folder)).items():
+        for batch in (int(part) for part in arguments.batch.split(",")):
+            for what, (work, images) in jobs(arguments.model, policy, batch, Path(folder)).items():
                 if device == "cuda":
                     torch.cuda.reset_peak_memory_stats()
                 seconds, flop = clocked(device, work), operations(work)
@@ -226,12 +226,13 @@ def main() -> None:
                     f"  batch {batch:3d}  {what:16s} {images / seconds:9.3f} images/s  {rate / 1e12:8.3f} TFLOP/s "
                     f"({rate / peak:4.0%} of products)  {row['peak_memory_gb']:6.1f} GB"
                 )
-    if asked.out:
-        found = {
-            "model": asked.model, "side": asked.side, "machine": machine(device), "platform": platform.platform(),
+    if arguments.out:
+        result = {
+            "model": arguments.model, "side": arguments.side, "machine": machine(device),
+            "platform": platform.platform(),
             "torch": torch.__version__, "products_tflop_per_second": peak / 1e12, "rows": rows,
         }  # fmt: skip
-        asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
