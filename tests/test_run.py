@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from gdro_bench.cli import main
-from gdro_bench.engine import divergence, record
+from gdro_bench.commands import summary
+from gdro_bench.engine import divergence, folders, plan, record, samples
 from gdro_bench.models.pocket import network
 from gdro_bench.registry import TABLES
 from gdro_bench.rewards import panel, readers
@@ -85,8 +86,8 @@ def test_a_run_leaves_a_record_a_sheet_and_adapters(finished: Path) -> None:
     assert scores.groupby("mark")[list(divergence.NAMES)].count().eq(2).all(axis=None)
     at = scores.groupby("mark")["path_kl"].mean()
     assert at[0.0] == 0 < at[1.0]
-    for mark in ("0.00", "0.60", "1.00"):
-        assert len(list((folder(finished) / "samples" / mark).iterdir())) == 4
+    for mark in (0.0, 0.6, 1.0):
+        assert samples.numbers(samples.path_of(folder(finished), mark)) == [0, 1, 2, 3]
     for name in ("sheet.png", "sheet.pdf", "steps.parquet", "timing.json", "lora/pytorch_lora_weights.safetensors"):
         assert (folder(finished) / name).stat().st_size > 0
 
@@ -130,7 +131,48 @@ def test_a_mark_before_the_first_update_is_the_base_again(tmp_path: Path) -> Non
     assert (during_the_pool.updates, during_the_pool.reward) == (0, base.reward)
     assert during_the_pool.pool_evaluations > 0
     assert last.updates > 0
-    assert len(list((folder(tmp_path) / "samples" / "0.10").iterdir())) == 4
+    first, second = (samples.path_of(folder(tmp_path), mark) for mark in (0.0, 0.1))
+    assert second.read_bytes() == first.read_bytes()
+
+
+def test_close_evaluation_points_keep_pictures_of_their_own(tmp_path: Path) -> None:
+    assert call(tmp_path, profile__budget__marks="[0.736,0.744,0.95,1.0]").exit_code == 0
+    points = record.read(folder(tmp_path)).points
+    kept = [samples.path_of(folder(tmp_path), point.mark).read_bytes() for point in points]
+    assert len(set(kept)) == len({point.updates for point in points})
+
+
+def test_a_folder_in_use_is_left_alone(finished: Path) -> None:
+    with folders.locked(folder(finished)):
+        result = call(finished)
+    assert result.exit_code == 1
+    assert f"is being run by process {os.getpid()}" in result.output
+    assert call(finished).exit_code == 0
+
+
+def test_judges_and_readers_are_not_part_of_a_run(tmp_path: Path) -> None:
+    plans = [
+        plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, settings)
+        for settings in ((), ("profile.judge.name=none", "profile.reader.workers=0"))
+    ]
+    assert plans[0].folder == plans[1].folder
+    for one in plans:
+        folders.claim(one, "model", "reward", True)
+
+
+def test_passwords_in_a_judge_s_address_are_not_kept(tmp_path: Path) -> None:
+    url = "http://me:secret@127.0.0.1:8080/v1"
+    made = plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, (f"profile.judge.url={url}",))
+    assert made.profile.judge.url == url
+    assert "secret" not in repr((made.settings, made.changed, made.folder))
+
+
+def test_the_next_command_keeps_what_was_given(tmp_path: Path) -> None:
+    made = plan.make_plan("ocr", "rft", "pocket", 3, tmp_path / "a b", ("method.best=2",), 5000)
+    command = summary.next_seed(made)
+    assert command.startswith("gdro-bench run ocr --method rft --seed 4")
+    for words in (f"--out '{tmp_path}/a b'", "--set method.best=2", "--set profile.budget.limit=5000"):
+        assert words in command
 
 
 @pytest.mark.parametrize("method", ["gdro", "flow-grpo"])
@@ -181,7 +223,7 @@ def test_no_evaluation_goes_uncharged(method: str, monkeypatch: pytest.MonkeyPat
     assert last.evaluations == 3 * counted["with"] + counted["without"] - evaluated_on_top
 
 
-POOL, BETWEEN_MARKS = "pools/*/shard-{:05d}.json", "ocr/pocket/*/samples/0.60/0000.png"
+POOL, BETWEEN_MARKS = "pools/*/shard-{:05d}.json", "ocr/pocket/*/samples/0.6.zip"
 MOMENTS = [(POOL.format(1), 0.0), (BETWEEN_MARKS, 0.0)]
 MORE_MOMENTS = [(POOL.format(shard), 0.05) for shard in range(4)] + [(BETWEEN_MARKS, 0.3 * i) for i in range(1, 5)]
 

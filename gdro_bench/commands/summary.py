@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,9 +38,25 @@ def print_run(console: Console, run: Run, plan: Plan) -> None:
         f"Spent: {last.collection_evaluations:,} evaluations on collecting {last.images_sampled:,} images, "
         f"{last.optimisation_evaluations:,} on optimising, {last.reward_calls:,} reward calls."
     )
-    console.print(f"Record: {folder / 'run.json'}   pictures: {folder / 'sheet.png'}", soft_wrap=True)
-    console.print(f"Next: gdro-bench run {run.task} --method {run.method} --seed {run.seed + 1}", soft_wrap=True)
-    console.print(f"or:   gdro-bench compare --runs {folder.parents[2]}", soft_wrap=True)
+    _say(console, f"Record: {folder / 'run.json'}   pictures: {folder / 'sheet.png'}")
+    _say(console, f"Next: {next_seed(plan)}")
+    _say(console, f"or:   gdro-bench compare --runs {shlex.quote(str(folder.parents[2]))}")
+
+
+def _say(console: Console, line: str) -> None:
+    """A line as it is: paths may hold what rich takes for markup."""
+    console.print(line, soft_wrap=True, markup=False)
+
+
+def next_seed(plan: Plan) -> str:
+    """The command of the same run with the next seed, all that was given included."""
+    out = plan.folder.parents[2]
+    words = ["gdro-bench", "run", plan.task.name, "--method", plan.method, "--seed", str(plan.seed + 1)]
+    words += ["--profile", plan.profile_name] if plan.profile_name != "pocket" else []
+    words += ["--out", str(out)] if out != Path("runs") else []
+    words += [word for setting in plan.changed if "." in setting.split("=")[0] for word in ("--set", setting)]
+    words += ["--prompts", str(plan.prompts)] if plan.prompts else []
+    return shlex.join(words)
 
 
 def print_forecast(console: Console, chosen: Plan, expected: Forecast) -> None:
@@ -86,18 +103,18 @@ def print_sweep(console: Console, outcomes: Sequence[Outcome]) -> None:
     console.print(table)
     for outcome in outcomes:
         if outcome.failure:
-            console.print(f"{outcome.plan.folder}: {outcome.failure}", soft_wrap=True)
-    console.print(f"Next: gdro-bench compare --runs {outcomes[0].plan.folder.parents[2]}", soft_wrap=True)
+            _say(console, f"{outcome.plan.folder}: {outcome.failure}")
+    _say(console, f"Next: gdro-bench compare --runs {outcomes[0].plan.folder.parents[2]}")
 
 
 def print_comparison(console: Console, said: Sequence[str], short: Written, folder: Path) -> None:
     """The headlines of a report, its table in short, and where it is."""
     for sentence in said:
-        console.print(f"- {sentence}", soft_wrap=True)
+        _say(console, f"- {sentence}")
     for label, *cells in short.cells:  # as lines: a terminal is too narrow for so many intervals beside each other
         said_of_it = [f"{name} {cell}" for name, cell in zip(short.header[1:], cells, strict=True) if cell]
         console.print(f"- {label}: {'; '.join(said_of_it)}", soft_wrap=True, markup=False)
-    console.print(f"Report: {folder / 'page.html'} (figures, tables and data beside it)", soft_wrap=True)
+    _say(console, f"Report: {folder / 'page.html'} (figures, tables and data beside it)")
 
 
 def print_evaluation(console: Console, found: Result) -> None:

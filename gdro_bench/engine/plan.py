@@ -5,6 +5,7 @@ Names and settings are checked before anything heavy is imported.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class Plan:
     settings: dict[str, Any]
     changed: tuple[str, ...]  # what the command line changed in them
     folder: Path
+    prompts: Path | None = None  # one's own held-out prompts
 
     @property
     def digests(self) -> dict[str, str]:
@@ -79,8 +81,10 @@ def make_plan(
     train, held_out = _training_prompts(task_, profile_), _held_out_prompts(task_, profile_, prompts)
     config = content.build(registry.lookup("method", method).config_type, tables["method"], path.name)
     changed += (f"prompts={tasks.digest(held_out)[:8]}",) if prompts else ()
+    changed = tuple(map(without_credentials, changed))  # records and folders are shared; passwords are not
+    tables["profile"]["judge"]["url"] = without_credentials(profile_.judge.url)
     run_folder = out / task / profile / folder_name(method, changed, seed)
-    return Plan(task_, profile, profile_, method, config, seed, train, held_out, tables, changed, run_folder)
+    return Plan(task_, profile, profile_, method, config, seed, train, held_out, tables, changed, run_folder, prompts)
 
 
 def read_numbers(path: Path, task: str | None) -> dict[str, Any]:
@@ -125,13 +129,19 @@ def read_profile(name: str, settings: Sequence[str] = (), task: str | None = Non
 def folder_name(method: str, changed: Sequence[str], seed: int) -> str:
     """A name that says what differs from the profile, in letters that are safe in a path; many changes are digested.
 
-    How the work is done is not in it: a run may go on with its weights sharded over more devices.
+    How the work is done is not in it, nor who judges it later: a run may go on with other ones.
     """
-    moving = [setting for setting in changed if setting.split("=")[0].removeprefix("profile.") not in record.EXECUTION]
+    unnamed = (*record.EXECUTION, *record.LATER)
+    moving = [setting for setting in changed if setting.split("=")[0].removeprefix("profile.") not in unnamed]
     name = "-".join(setting.split(".", 1)[-1] for setting in moving)
     name = name if len(name) <= 60 else content.digest(name)[:12]
     name = "".join(c if c.isalnum() or c in "._=-" else "_" for c in name)
     return "-".join(part for part in (method, name, f"s{seed}") if part)
+
+
+def without_credentials(text: str) -> str:
+    """The same, less the `user:password@` of an address in it."""
+    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
 
 
 def _check(profile: Profile) -> None:

@@ -6,9 +6,10 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 from gdro_bench import content
 from gdro_bench.errors import BenchError
@@ -23,6 +24,8 @@ EXECUTION = (  # settings of a profile that say how the work is done: they move 
     "pretrained.sharded",
     "pretrained.text_cache",
 )
+LATER = ("judge.name", "judge.gold", "judge.second_reader", "judge.url", "judge.model", "reader.workers")
+# settings that move nothing in the record: judges come after it, and any number of processes reads the same
 SCORE_COLUMNS = ("mark", "prompt", "text", "value", "note")  # of scores.parquet; the others are parts
 
 
@@ -71,6 +74,11 @@ class Run:
     points: tuple[Point, ...]
 
 
+def identity_settings(profile: dict[str, Any]) -> dict[str, Any]:
+    """A profile's settings as far as runs must agree in them to share a figure or a folder."""
+    return content.without(profile, (*EXECUTION, *LATER))
+
+
 def result_settings(profile: dict[str, Any]) -> dict[str, Any]:
     """A profile's settings as far as they can move a number."""
     return content.without(profile, EXECUTION)
@@ -87,15 +95,36 @@ def read(folder: Path) -> Run:
     Raises:
         BenchError: there is none, or it has another schema version.
     """
-    path = folder / "run.json"
+    return read_file(folder / "run.json")
+
+
+def read_file(path: Path) -> Run:
+    """The record in a file.
+
+    Raises:
+        BenchError: it is missing or damaged, or has another schema version.
+    """
+    if not path.exists():
+        raise BenchError(f"{path.parent} has no run record.", "Finish the run first: type its command again.")
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BenchError(f"{folder} has no readable run record: {error}.", "Finish the run first.") from error
-    if table.get("schema") != SCHEMA:
-        raise BenchError(f"{path} has schema {table.get('schema')}, not {SCHEMA}.", "Run it again with this version.")
-    points = tuple(point_from(point) for point in table["points"])
-    return Run(**table | {"points": points, "changed": tuple(table["changed"])})
+        schema = table["schema"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _damaged(path, error) from error
+    if schema != SCHEMA:
+        raise BenchError(f"{path} has schema {schema}, not {SCHEMA}.", "Run it again with this version.")
+    try:
+        points = tuple(point_from(point) for point in table["points"])
+        return Run(**table | {"points": points, "changed": tuple(table["changed"])})
+    except (TypeError, KeyError, BenchError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> BenchError:
+    return BenchError(
+        f"The record {path} is damaged: {type(error).__name__}: {str(error)[:120]}.",
+        "Delete that folder and run it again (its pool is kept), or restore the file.",
+    )
 
 
 def point_from(table: dict[str, Any]) -> Point:
@@ -103,5 +132,18 @@ def point_from(table: dict[str, Any]) -> Point:
 
 
 def read_scores(folder: Path) -> pd.DataFrame:
-    """Scores of every held-out prompt at every mark: columns mark, prompt, text, value, note and parts."""
-    return pd.read_parquet(folder / "scores.parquet")
+    """Scores of every held-out prompt at every mark: columns mark, prompt, text, value, note and parts.
+
+    Raises:
+        BenchError: the table is missing or damaged.
+    """
+    import pandas as pd  # here, because whoever only reads a record need not wait for it
+
+    path = folder / "scores.parquet"
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise BenchError(
+            f"The scores {path} cannot be read: {str(error).splitlines()[0]}.",
+            "Delete that folder and run it again (its pool is kept), or restore the file.",
+        ) from error

@@ -1,0 +1,66 @@
+"""What a finished run leaves in its folder. The record is written last: a folder with it is a finished run."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from gdro_bench import __version__, figures
+from gdro_bench.engine import record, samples
+from gdro_bench.engine.plan import Plan
+from gdro_bench.engine.record import Run
+from gdro_bench.engine.run_state import RunState
+from gdro_bench.files import write_atomically
+from gdro_bench.policy import Policy
+
+SHEET_PROMPTS = 16
+
+
+def record_of(plan: Plan, state: RunState, model: str, reward: str) -> Run:
+    """The record of a run that has spent its budget. model, reward: names of what was trained and of what scored."""
+    return Run(
+        schema=record.SCHEMA,
+        version=__version__,
+        task=plan.task.name,
+        profile=plan.profile_name,
+        method=plan.method,
+        seed=plan.seed,
+        settings=plan.settings,
+        changed=plan.changed,
+        digests=plan.digests | {"model": model},
+        instruments={"reward": reward},
+        budget_kind=state.ledger.kind,
+        limit=state.ledger.limit,
+        points=tuple(state.points),
+    )
+
+
+def write(plan: Plan, state: RunState, run: Run, policy: Policy) -> None:
+    """Tables, adapters, the sheet, times and the record. The policy carries the weights that were evaluated."""
+    folder = plan.folder
+    _write_table(folder / "scores.parquet", state.scores)
+    _write_table(folder / "steps.parquet", state.steps)
+    policy.save(folder / "lora")
+    _draw_sheet(plan, state)
+    write_atomically(folder / "timing.json", json.dumps(state.seconds, indent=1).encode())
+    record.write(run, folder)
+
+
+def _write_table(path: Path, rows: list[dict[str, object]]) -> None:
+    partial = path.with_suffix(".partial")
+    pd.DataFrame(rows).to_parquet(partial)
+    os.replace(partial, path)
+
+
+def _draw_sheet(plan: Plan, state: RunState) -> None:
+    """The first held-out prompts before and after, from the same noise."""
+    columns, captions = {}, {}
+    for title, mark in (("before", 0.0), ("after", plan.profile.budget.marks[-1])):
+        path = samples.path_of(plan.folder, mark)
+        columns[title] = samples.read(path, samples.numbers(path)[:SHEET_PROMPTS])
+        captions[title] = [row["note"] for row in state.scores if row["mark"] == mark][: len(columns[title])]
+    prompts = [prompt.text for prompt in plan.held_out[: len(columns["before"])]]
+    figures.sample_sheet(plan.folder / "sheet", columns, captions, prompts)
