@@ -17,8 +17,7 @@ import torch
 from benchmarks.throughput import Alternating
 from gdro_bench.budget import Ledger
 from gdro_bench.engine.plan import make_plan
-from gdro_bench.methods import TrainContext
-from gdro_bench.methods.gdro import GDRO
+from gdro_bench.methods import TrainContext, gdro
 from gdro_bench.models import open_policy
 from gdro_bench.pool import Pool
 
@@ -42,7 +41,7 @@ def main(updates: int) -> None:
         policy = open_policy(plan.profile, "cpu", 0)
         pool = Pool(Path(folder) / "pools", Ledger(1))
         context = TrainContext(policy, Alternating(), plan.train, plan.profile.sampler, pool, 0)
-        method = GDRO(plan.config, context)
+        method = gdro.start(plan.config, context)
         while method.step().kind == "collect":  # the first update, too, is a warm-up
             pass
         policy.velocity = timed("forward", policy.velocity)  # type: ignore[method-assign]  # the reference's, too

@@ -25,9 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gdro_bench.budget import Ledger
 from gdro_bench.engine.plan import make_plan, read_profile
-from gdro_bench.methods import TrainContext
-from gdro_bench.methods.flow_grpo import FlowGRPO
-from gdro_bench.methods.gdro import GDRO
+from gdro_bench.methods import TrainContext, flow_grpo, gdro
 from gdro_bench.models import open_policy, pick_device
 from gdro_bench.models.lora import add_lora
 from gdro_bench.models.pretrained import FluxPolicy, SD3Policy
@@ -176,12 +174,14 @@ def jobs(model: str, policy: Any, batch: int, folder: Path) -> dict[str, tuple[C
     config = make_plan("ocr", "gdro", name, 0, folder, settings).config
     once = Sampler(1, 0.0 if profile.pretrained else 1.0, 1.0, batch)
     config = replace(config, optimiser=replace(config.optimiser, batch=batch))
-    gdro = GDRO(config, TrainContext(policy, Alternating(), PROMPTS, once, Pool(folder / str(batch), Ledger(1)), 0))
-    while gdro.step().kind == "collect":
+    offline = gdro.start(
+        config, TrainContext(policy, Alternating(), PROMPTS, once, Pool(folder / str(batch), Ledger(1)), 0)
+    )
+    while offline.step().kind == "collect":
         pass
 
     epoch = make_plan("ocr", "flow-grpo", name, 0, folder, ("method.prompts=2", f"method.k={max(2, batch)}")).config
-    flow = FlowGRPO(epoch, TrainContext(policy, Alternating(), PROMPTS, sampler, Pool(folder, Ledger(1)), 0))
+    flow = flow_grpo.start(epoch, TrainContext(policy, Alternating(), PROMPTS, sampler, Pool(folder, Ledger(1)), 0))
 
     def one_epoch() -> None:
         for _ in range(1 + epoch.updates_per_epoch):
@@ -189,7 +189,7 @@ def jobs(model: str, policy: Any, batch: int, folder: Path) -> dict[str, tuple[C
 
     return {
         "pool": (paint, batch),
-        "GDRO update": (gdro.step, groups * k),
+        "GDRO update": (offline.step, groups * k),
         "Flow-GRPO epoch": (one_epoch, 2 * max(2, batch)),
     }
 

@@ -1,23 +1,51 @@
-"""Finds `tasks/` and `baselines/`, and reads their TOML strictly into frozen dataclasses."""
+"""Finds `tasks/` and `baselines/`, and reads their TOML strictly into frozen dataclasses.
+
+The reader is our own. pydantic was weighed: each of its kinds of error would have to be turned into the sentences
+below, which takes as many lines as the reader, and it knows no "did you mean".
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import tomllib
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from gdro_bench.errors import BenchError, unknown
 
 T = TypeVar("T")
 UNIONS = (types.UnionType, typing.Union)  # `int | None`, and `Literal[...] | None`
 FOLDERS = {"task": "tasks", "profile": "baselines"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Range:
+    """What a number may be, its ends included (`above`: the low end is not); never NaN, never infinite."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
+
+    def __str__(self) -> str:
+        low = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        return low if math.isinf(self.high) else f"{low} and at most {self.high:g}"
+
+
+Count = Annotated[int, Range(1)]
+Natural = Annotated[int, Range(0)]
+Positive = Annotated[float, Range(0, above=True)]
+NonNegative = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
 
 
 def root() -> Path:
@@ -56,7 +84,7 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     Raises:
         BenchError: naming the key, what was found and what is expected.
     """
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     fields = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in table:
         if key not in fields:
@@ -72,11 +100,19 @@ def _may_be_none(hint: Any) -> bool:
 
 
 def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is Annotated:
+        return _type_name(typing.get_args(hint)[0])
     return str(getattr(hint, "__name__", hint))
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        converted = _convert(arguments[0], value, where)
+        for allowed in arguments[1:]:
+            if isinstance(allowed, Range) and converted not in allowed:
+                raise BenchError(f"{where} is {value!r}.", f"It must be {allowed}.", 2)
+        return converted
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
         return build(hint, value, where)
     if origin is dict and isinstance(value, dict):

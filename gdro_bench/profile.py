@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from gdro_bench.content import Count, Natural, NonNegative, Positive, Share
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -15,9 +17,9 @@ class Profile:
 
     model: str
     prompts: str
-    held_out_prompts: int
-    kept_images: int  # of the held-out prompts' pictures, at each mark: grids and judges see only these
-    max_unscored: float
+    held_out_prompts: Count
+    kept_images: Count  # of the held-out prompts' pictures, at each mark: grids and judges see only these
+    max_unscored: Share
     sampler: Sampler
     drift: DivergenceConfig
     lora: LoraConfig
@@ -26,7 +28,7 @@ class Profile:
     budget: BudgetConfig
     pretrained: PretrainedConfig | None  # for models that do not come with the package
     detector: DetectorConfig | None  # of objects; without it, the pocket's
-    score_ahead: int | None  # batches that may wait for their scores while the next are painted; without it, none
+    score_ahead: Natural | None  # batches that may wait for their scores while the next are painted; without it, none
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,10 @@ class Sampler:
     """Numbers of a sampler. `shift` bends the schedule towards noise, as SD3 does (arXiv 2403.03206, eq. 23); 0 leaves
     it to the model's own scheduler, if it has one."""
 
-    steps: int
-    shift: float
-    guidance: float  # 1 is none
-    batch: int
+    steps: Count
+    shift: NonNegative
+    guidance: NonNegative  # 1 is none
+    batch: Count
 
     @property
     def passes(self) -> int:
@@ -70,17 +72,17 @@ class DivergenceConfig:
     """`[drift]` of a profile: the first `prompts` held-out prompts are looked at, with `images` pictures each for
     their diversity; `noise_level` is that of Flow-GRPO's SDE, along which the KL is taken."""
 
-    prompts: int
-    images: int
-    noise_level: float
+    prompts: Natural
+    images: Count
+    noise_level: Positive
 
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
     """Adapter numbers; `targets` are the ends of module names. Updates are scaled by alpha / rank."""
 
-    rank: int
-    alpha: float
+    rank: Count
+    alpha: Positive
     targets: tuple[str, ...]
 
 
@@ -89,10 +91,10 @@ class PretrainedConfig:
     """`[pretrained]` of a profile."""
 
     source: str  # hub id or folder of a whole pipeline
-    side: int  # px of a picture
+    side: Count  # px of a picture
     dtype: Literal["float32", "bfloat16", "float16"]
-    distilled_guidance: float  # what FLUX.1-dev is told; SD3.5 has none
-    text_tokens: int  # of T5, at most
+    distilled_guidance: NonNegative  # what FLUX.1-dev is told; SD3.5 has none
+    text_tokens: Count  # of T5, at most
     gradient_checkpointing: bool
     compiled: bool  # torch.compile of the transformer's blocks
     float8: bool  # the blocks' frozen matrices held in half the memory of bfloat16 (torchao)
@@ -110,8 +112,8 @@ class ReaderConfig:
     """`[reader]` of a profile: `limit_side` px for detection, `workers` processes (0 reads in this process), the
     `engine` (rapidocr if none is named) and, for paddleocr, the folder of its `models`."""
 
-    limit_side: int
-    workers: int
+    limit_side: Count
+    workers: Natural
     engine: str | None = None  # in the registry, as a reader
     models: str | None = None
 

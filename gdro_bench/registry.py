@@ -16,13 +16,13 @@ from gdro_bench.errors import BenchError, unknown
 Kind = Literal["method", "reward", "prompt", "judge", "model", "detector", "reader"]
 
 TABLES: Mapping[Kind, Mapping[str, str]] = {
-    # how a model is trained: a class, see `gdro_bench.methods.Method`
+    # how a model is trained: a `gdro_bench.methods.Method`
     "method": {
-        "gdro": "gdro_bench.methods.gdro:GDRO",
-        "flow-grpo": "gdro_bench.methods.flow_grpo:FlowGRPO",
-        "dance-grpo": "gdro_bench.methods.dance_grpo:DanceGRPO",
-        "dpo": "gdro_bench.methods.dpo:DPO",
-        "rft": "gdro_bench.methods.rft:RFT",
+        "gdro": "gdro_bench.methods.gdro:METHOD",
+        "flow-grpo": "gdro_bench.methods.flow_grpo:METHOD",
+        "dance-grpo": "gdro_bench.methods.dance_grpo:METHOD",
+        "dpo": "gdro_bench.methods.dpo:METHOD",
+        "rft": "gdro_bench.methods.rft:METHOD",
     },
     # what a task optimises: a function of `Instruments` that gives a `Scorer`
     "reward": {

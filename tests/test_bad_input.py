@@ -43,7 +43,7 @@ SETTINGS = {
         *("sampler.steps=0", "sampler.steps=-1", "sampler.steps=1.5", "sampler.batch=0", "sampler.shift=nan"),
         *("held_out_prompts=0", "held_out_prompts=-1", "kept_images=0", "kept_images=-3", "max_unscored=-1"),
         *("max_unscored=2", "lora.rank=0", "lora.rank=true", "lora.targets=3", "budget.marks=[]", "budget.marks=[0.5]"),
-        *("budget.marks=[0.5,0.4,1.0]", "budget.kind=euros", "budget.limit=-5", "model=nowhere", "prompts=nowhere"),
+        *("budget.marks=[0.5,0.4,1.0]", "budget.kind=euros", "model=nowhere", "prompts=nowhere"),
         *("reader.engine=nowhere", "judge.name=nowhere", "drift.prompts=-1", "reader.workers=-1", "sampler=3"),
         *("sampler.stepz=3", "samplr.steps=3"),
     ],

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from gdro_bench import content, registry
+from gdro_bench import content
 from gdro_bench.budget import Ledger
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import TrainContext, grpo
-from gdro_bench.methods.flow_grpo import FlowGRPO
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.policy import Policy
 from gdro_bench.pool import Pool
@@ -181,10 +180,12 @@ def numbers(name: str = "flow-grpo", **changed: object) -> grpo.Config:
     return content.build(grpo.Config, table, name)
 
 
-def method(tmp_path: Path, config: grpo.Config, cls: type[grpo.GRPO] = FlowGRPO) -> grpo.GRPO:
+def method(tmp_path: Path, config: grpo.Config, name: str = "flow-grpo") -> grpo.RolloutTraining:
     policy: Policy = PocketPolicy.open("cpu", LoraConfig(4, 4.0, ("to_q", "to_v")), 0)
     pool = Pool(tmp_path, Ledger(0))
-    return cls(config, TrainContext(policy, Brightness(), PROMPTS, Sampler(4, 2.0, 1.0, 8), pool, 0))
+    return grpo.RolloutTraining(
+        name, config, TrainContext(policy, Brightness(), PROMPTS, Sampler(4, 2.0, 1.0, 8), pool, 0)
+    )
 
 
 @pytest.mark.parametrize("noising", KINDS)
@@ -240,8 +241,7 @@ def test_groups_of_one_reward_are_counted_and_left_out(tmp_path):
 @pytest.mark.parametrize("killed_after", [1, 2, 3])
 @pytest.mark.parametrize("name", ["flow-grpo", "dance-grpo"])
 def test_a_saved_state_goes_on_to_the_same_parameters(tmp_path, name, killed_after):
-    cls = FlowGRPO if name == "flow-grpo" else _class(name)
-    whole, killed, resumed = (method(tmp_path, numbers(name), cls) for _ in range(3))
+    whole, killed, resumed = (method(tmp_path, numbers(name), name) for _ in range(3))
     for _ in range(5):
         whole.step()
     for _ in range(killed_after):
@@ -252,11 +252,6 @@ def test_a_saved_state_goes_on_to_the_same_parameters(tmp_path, name, killed_aft
     for _ in range(5 - killed_after):
         resumed.step()
     assert all(torch.equal(a, b) for a, b in zip(whole.trainer.parameters, resumed.trainer.parameters, strict=True))
-
-
-def _class(name: str) -> type[grpo.GRPO]:
-    found: type[grpo.GRPO] = registry.lookup("method", name)
-    return found
 
 
 def test_the_reward_rises(tmp_path):

@@ -16,7 +16,8 @@ from gdro_bench import registry, sampling
 from gdro_bench.budget import GRADIENT_COST, Cost, Ledger
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine.plan import Plan
-from gdro_bench.methods import CostModel
+from gdro_bench.errors import BenchError
+from gdro_bench.methods import CostModel, Method
 from gdro_bench.models import open_policy
 from gdro_bench.policy import Policy
 from gdro_bench.rewards.instruments import open_reward
@@ -68,7 +69,10 @@ def forecast(chosen: Plan, processes: ProcessGroup) -> Forecast:
     """Opens the model and the reward, measures both on one batch, and follows the plan to the end of its budget."""
     policy = open_policy(chosen.profile, processes.device, chosen.seed)
     scorer = open_reward(chosen.task, chosen.profile, processes.device)
-    costs: CostModel = registry.lookup("method", chosen.method).costs(chosen.config, chosen.profile.sampler)
+    method: Method = registry.lookup("method", chosen.method)
+    if method.costs is None:
+        raise BenchError(f"The method {chosen.method!r} does not foretell its cost.", "Run it with a small --budget.")
+    costs = method.costs(chosen.config, chosen.profile.sampler)
     speed = measure(chosen, policy, scorer, costs.batch)
     ledger, updates = follow(chosen, costs, speed)
     marks = at_marks(chosen)

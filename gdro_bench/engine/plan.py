@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gdro_bench import content, registry
 from gdro_bench import task as tasks
@@ -17,6 +17,9 @@ from gdro_bench.engine import record
 from gdro_bench.errors import BenchError, unknown
 from gdro_bench.profile import Profile
 from gdro_bench.task import Prompt, PromptOf, PromptSet, Task
+
+if TYPE_CHECKING:
+    from gdro_bench.methods import Method
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,9 @@ def make_plan(
     profile_ = content.build(Profile, tables["profile"], "profile.toml")
     _check(profile_)
     train, held_out = _training_prompts(task_, profile_), _held_out_prompts(task_, profile_, prompts)
-    config = content.build(registry.lookup("method", method).config_type, tables["method"], path.name)
+    method_ = registry.lookup("method", method)
+    config = content.build(method_.config_type, tables["method"], path.name)
+    _check_pool(method_, config, profile_)
     changed += (f"prompts={tasks.digest(held_out)[:8]}",) if prompts else ()
     changed = tuple(map(without_credentials, changed))  # records and folders are shared; passwords are not
     tables["profile"]["judge"]["url"] = without_credentials(profile_.judge.url)
@@ -150,6 +155,21 @@ def _check(profile: Profile) -> None:
         raise BenchError(f"The budget must be above 0 {profile.budget.kind}.", "Try --budget 20000.", 2)
     if not marks or list(marks) != sorted(set(marks)) or marks[0] <= 0 or marks[-1] != 1.0:
         raise BenchError(f"The marks are {list(marks)}.", "They must rise from above 0 to 1.", 2)
+
+
+def _check_pool(method: Method, config: Any, profile: Profile) -> None:
+    """Raises:
+    BenchError: filling the pool would take the whole budget, so that nothing would be trained."""
+    budget = profile.budget
+    if method.costs is None or budget.kind == "seconds":
+        return
+    pool = getattr(method.costs(config, profile.sampler).pool, budget.kind)
+    if pool >= budget.limit:
+        raise BenchError(
+            f"The pool takes {pool:,} {budget.kind}, the whole budget of {budget.limit:,}.",
+            "Lower method.pool.prompts or raise --budget.",
+            2,
+        )
 
 
 def _training_prompts(task: Task, profile: Profile) -> list[Prompt]:

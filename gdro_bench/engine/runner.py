@@ -21,7 +21,7 @@ from gdro_bench.engine.record import Run
 from gdro_bench.engine.run_state import RunState
 from gdro_bench.errors import BenchError
 from gdro_bench.files import no_room
-from gdro_bench.methods import Method, TrainContext
+from gdro_bench.methods import Method, TrainContext, Training
 from gdro_bench.models import open_policy
 from gdro_bench.policy import Policy
 from gdro_bench.pool import Pool
@@ -78,10 +78,10 @@ class Execution:
         self.held_out = HeldOut(plan, self.policy, scorer, processes)
         self.checkpoint = plan.folder / "checkpoint.pt"
         folders.claim(plan, self.policy.name, scorer.name, processes.is_main)
-        self.method = self._start()
+        self.training = self._start()
 
-    def _start(self) -> Method:
-        """The method, fresh or as the checkpoint has it."""
+    def _start(self) -> Training:
+        """The training, fresh or as the checkpoint has it."""
         saved = self._read_checkpoint() if self.checkpoint.exists() else None
         if saved is not None:
             self.state = RunState.from_json(saved["state"])
@@ -97,10 +97,11 @@ class Execution:
             plan.profile.score_ahead or 0,
             plan.profile.max_unscored,
         )
-        method: Method = registry.lookup("method", plan.method)(plan.config, context)
+        method: Method = registry.lookup("method", plan.method)
+        training = method.start(plan.config, context)
         if saved is not None:
-            method.load_state_dict(saved["method"])
-        return method
+            training.load_state_dict(saved["method"])
+        return training
 
     def _read_checkpoint(self) -> dict[str, Any]:
         try:
@@ -131,7 +132,7 @@ class Execution:
     def _step(self) -> None:
         start, ledger = time.perf_counter(), self.state.ledger
         before = ledger.accounts()
-        step = self.method.step()
+        step = self.training.step()
         account = ledger.optimisation if step.kind == "optimise" else ledger.collection
         account.seconds += time.perf_counter() - start if self.processes.is_main else 0.0
         ledger.share(before, self.processes)
@@ -146,7 +147,7 @@ class Execution:
         self.plan.folder.mkdir(parents=True, exist_ok=True)
         partial = self.checkpoint.with_suffix(".partial")
         try:
-            torch.save({"method": self.method.state_dict(), "state": self.state.to_json()}, partial)
+            torch.save({"method": self.training.state_dict(), "state": self.state.to_json()}, partial)
             os.replace(partial, self.checkpoint)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise no_room(self.checkpoint, error) from error
@@ -158,7 +159,7 @@ class Execution:
         if self.state.points and self.state.points[-1].updates == self.state.updates:
             self._evaluate_again(mark)
             return
-        with self.method.evaluated():
+        with self.training.evaluation_weights():
             images, rows = self.held_out.evaluate(mark, self.listener.evaluating)
         if self.processes.is_main:
             samples.write(samples.path_of(self.plan.folder, mark), images[: self.plan.profile.kept_images])
@@ -181,7 +182,7 @@ class Execution:
     def _finish(self) -> Run:
         run = artifacts.record_of(self.plan, self.state, self.policy.name, self.scorer.name)
         if self.processes.is_main:
-            with self.method.evaluated():
+            with self.training.evaluation_weights():
                 artifacts.write(self.plan, self.state, run, self.policy)
             self.checkpoint.unlink()
         return run

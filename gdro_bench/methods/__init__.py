@@ -1,9 +1,8 @@
-"""Training methods, one module each. Another package adds its own through the entry-point group
-`gdro_bench.methods`."""
+"""Training methods, one module each: a `Method` that `gdro_bench.registry` names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -53,17 +52,12 @@ class CostModel:
     batch: int
 
 
-class Method(Protocol):
-    """How a model is trained. No base class: what two methods share is a function."""
-
-    @staticmethod
-    def costs(config: Any, sampler: Sampler) -> CostModel:
-        """What it will spend, as far as that can be known before: groups that teach nothing may save some."""
-        ...
+class Training(Protocol):
+    """A training under way, a unit of work a step. No base class: what two methods share is a function or a part."""
 
     def step(self) -> Step: ...
-    def evaluated(self) -> AbstractContextManager[None]:
-        """Inside, the policy carries the weights that the method wants judged (its EMA, say)."""
+    def evaluation_weights(self) -> AbstractContextManager[None]:
+        """Inside, the policy carries the weights that the method wants evaluated (its EMA, say)."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -71,3 +65,17 @@ class Method(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a model is trained: all that the registry must know of a method.
+
+    `config_type` is a dataclass that the method's TOML file is read into; `start(config, context)` begins a training;
+    `costs(config, sampler)` foretells what it will spend (as far as that can be known before: groups that teach nothing
+    may save some); without it a run has no dry run.
+    """
+
+    config_type: type[Any]
+    start: Callable[[Any, TrainContext], Training]
+    costs: Callable[[Any, Sampler], CostModel] | None = None

@@ -11,12 +11,12 @@ Where this differs from the published code:
 
 from __future__ import annotations
 
-from gdro_bench.methods.grpo import GRPO, Config
+from gdro_bench.methods import Method, TrainContext
+from gdro_bench.methods.grpo import Config, RolloutTraining, costs
 
-__all__ = ["Config", "DanceGRPO"]
+
+def start(config: Config, context: TrainContext) -> RolloutTraining:
+    return RolloutTraining("dance-grpo", config, context)
 
 
-class DanceGRPO(GRPO):
-    """See the module."""
-
-    name = "dance-grpo"
+METHOD = Method(Config, start, costs)

@@ -14,12 +14,12 @@ Settings of `baselines/<profile>/flow-grpo.toml` also give its variants: `noisin
 
 from __future__ import annotations
 
-from gdro_bench.methods.grpo import GRPO, Config
+from gdro_bench.methods import Method, TrainContext
+from gdro_bench.methods.grpo import Config, RolloutTraining, costs
 
-__all__ = ["Config", "FlowGRPO"]
+
+def start(config: Config, context: TrainContext) -> RolloutTraining:
+    return RolloutTraining("flow-grpo", config, context)
 
 
-class FlowGRPO(GRPO):
-    """See the module."""
-
-    name = "flow-grpo"
+METHOD = Method(Config, start, costs)

@@ -29,10 +29,21 @@ import torch
 from torch import Tensor
 
 from gdro_bench.budget import GRADIENT_COST, Cost
+from gdro_bench.content import Count, NonNegative
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import CostModel, TrainContext
-from gdro_bench.methods.offline import Drawn, OfflineMethod, PoolConfig, draw_members, draw_t, pool_cost, squared_error
+from gdro_bench.methods import CostModel, Method, TrainContext
+from gdro_bench.methods.offline import (
+    Drawn,
+    OfflineTraining,
+    PoolConfig,
+    Source,
+    draw_members,
+    draw_t,
+    pool_cost,
+    squared_error,
+)
 from gdro_bench.methods.trainer import OptimiserConfig
+from gdro_bench.policy import Policy
 from gdro_bench.profile import Sampler
 from gdro_bench.sampling import ConditionalVelocity
 
@@ -45,16 +56,16 @@ class Config:
 
     pool: PoolConfig
     optimiser: OptimiserConfig
-    k: int
-    groups: int  # an optimiser step
-    beta: float
-    tau: float
-    gamma: float
+    k: Count
+    groups: Count  # an optimiser step
+    beta: NonNegative
+    tau: NonNegative
+    gamma: NonNegative
     reduction: Literal["sum", "mean"]
     share_t: bool
     share_noise: bool
     t_distribution: Literal["uniform", "logit-normal"]
-    draws: int
+    draws: Count
     ties: Ties
     drop_flat: bool
     draw: Literal["random", "spread"]
@@ -114,24 +125,32 @@ def group_costs(pool: PoolConfig, optimiser: OptimiserConfig, sampler: Sampler, 
     return CostModel(pool_cost(pool, sampler), Cost(), update, updates=1, batch=optimiser.batch or images)
 
 
-class GDRO(OfflineMethod):
-    """See the module."""
+def start(config: Config, context: TrainContext) -> OfflineTraining:
+    """Raises:
+    BenchError: k does not fit the pool's groups."""
+    if config.k > config.pool.images or config.k < 2:
+        raise BenchError(f"k is {config.k}.", f"It must lie between 2 and pool.images ({config.pool.images}).", 2)
+    source = Source(config.pool, context)
+    return OfflineTraining("gdro", Objective(config, source, context.policy), source, config.optimiser, context)
 
-    config_type = Config
-    name = "gdro"
 
-    def __init__(self, config: Config, context: TrainContext) -> None:
-        if config.k > config.pool.images or config.k < 2:
-            raise BenchError(f"k is {config.k}.", f"It must lie between 2 and pool.images ({config.pool.images}).", 2)
-        super().__init__(config.pool, config.optimiser, context)
-        self.config = config
+def costs(config: Config, sampler: Sampler) -> CostModel:
+    return group_costs(config.pool, config.optimiser, sampler, config.groups * config.k, config.draws)
 
-    @staticmethod
-    def costs(config: Config, sampler: Sampler) -> CostModel:
-        return group_costs(config.pool, config.optimiser, sampler, config.groups * config.k, config.draws)
+
+METHOD = Method(Config, start, costs)
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What GDRO draws of the pool, and L."""
+
+    config: Config
+    source: Source
+    policy: Policy
 
     def draw(self, generator: torch.Generator) -> Drawn:
-        pool, c, shape = self.source.groups, self.config, self.context.policy.latent_shape
+        pool, c, shape = self.source.groups, self.config, self.policy.latent_shape
         usable = self.source.usable(c.k, c.drop_flat)
         chosen = usable[torch.randint(len(usable), (c.groups,), generator=generator)]
         members = [draw_members(pool.rewards[g], c.k, c.draw == "spread", generator) for g in chosen]
@@ -146,7 +165,7 @@ class GDRO(OfflineMethod):
 
     def _errors(self, drawn: Drawn) -> tuple[Tensor, Tensor]:
         """Squared errors of policy and reference, each summed over elements and averaged over draws: [G, k]."""
-        policy, device = self.context.policy, self.trainer.device
+        policy, device = self.policy, next(self.policy.parameters()).device
         x0, cond = drawn.x0.flatten(0, 1).to(device), policy.encode(drawn.prompts).repeat_each(self.config.k)
 
         def error(velocity: ConditionalVelocity) -> Tensor:
@@ -159,7 +178,7 @@ class GDRO(OfflineMethod):
         return error(policy.velocity), error(policy.reference_velocity)
 
     def loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, float]]:
-        c, r = self.config, drawn.r.to(self.trainer.device)
+        c, r = self.config, drawn.r.to(next(self.policy.parameters()).device)
         elements = drawn.x0[0, 0].numel() if c.reduction == "mean" else 1
         error, reference_error = (part / elements for part in self._errors(drawn))
         s = implicit_reward(error, reference_error, c.beta)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gdro_bench import content, distributed, sampling, score
 from gdro_bench.budget import GRADIENT_COST, Cost
+from gdro_bench.content import Count, Natural, NonNegative, Positive, Share
 from gdro_bench.distributed import gather_scores
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import CostModel, Step, TrainContext
@@ -37,23 +38,23 @@ EPSILON = 1e-4  # keeps the advantage finite where all rewards are equal
 class Config:
     """`baselines/<profile>/flow-grpo.toml` and `dance-grpo.toml`."""
 
-    prompts: int  # an epoch
-    k: int  # images a prompt
+    prompts: Count  # an epoch
+    k: Count  # images a prompt
     noising: SdeConfig
-    window: int  # steps that are stochastic and trained, as in Flow-GRPO-Fast; 0 is all
-    window_range: int  # the window lies in the first so many steps
+    window: Natural  # steps that are stochastic and trained, as in Flow-GRPO-Fast; 0 is all
+    window_range: Natural  # the window lies in the first so many steps
     noisy_last: bool  # whether the last step gets noise as well
     timesteps: Literal["first", "random"]  # which of the stochastic steps are trained
-    timestep_fraction: float
+    timestep_fraction: Share
     shared_noise: bool  # whether a group starts from one noise
     std: Literal["global", "group"]
-    advantage_clip: float
-    clip_range: float
-    kl_weight: float
+    advantage_clip: Positive
+    clip_range: Positive
+    kl_weight: NonNegative
     kl_form: Literal["rate", "step"]
-    updates_per_epoch: int
+    updates_per_epoch: Count
     optimiser: OptimiserConfig
-    rollout_steps: int | None = None  # of the sampler while training; without it, the profile's
+    rollout_steps: Count | None = None  # of the sampler while training; without it, the profile's
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -123,29 +124,28 @@ class Rollout:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-class GRPO:
-    """Samples an epoch, then trains on it, an update a step."""
+def costs(config: Config, sampler: Sampler) -> CostModel:
+    c, images, steps = config, config.prompts * config.k, config.rollout_steps or sampler.steps
+    noisy = c.window or (steps if c.noisy_last else steps - 1)
+    trained = images * (c.window or max(1, int(noisy * c.timestep_fraction)))
+    each = GRADIENT_COST + (1 if c.kl_weight else 0)  # the reference is asked for the KL
+    passes = sampler.passes * trained // c.updates_per_epoch
+    collected = Cost(images * steps * sampler.passes, images, images)
+    return CostModel(Cost(), collected, Cost(each * passes, passes), c.updates_per_epoch, sampler.batch)
 
-    config_type = Config
-    name = "grpo"
 
-    def __init__(self, config: Config, context: TrainContext) -> None:
+class RolloutTraining:
+    """Samples an epoch, then trains on it, an update a step; `name` is the key of its random numbers."""
+
+    def __init__(self, name: str, config: Config, context: TrainContext) -> None:
+        """Raises:
+        BenchError: numbers that do not go together."""
         _check(config, context)
-        self.config, self.context = config, context
+        self.name, self.config, self.context = name, config, context
         self.trainer = Trainer(context.policy, config.optimiser, context.processes)
         self.schedule = context.policy.timesteps(config.rollout_steps or context.sampler.steps, context.sampler.shift)
         self.epoch = 0
         self.rollout: Rollout | None = None
-
-    @staticmethod
-    def costs(config: Config, sampler: Sampler) -> CostModel:
-        c, images, steps = config, config.prompts * config.k, config.rollout_steps or sampler.steps
-        noisy = c.window or (steps if c.noisy_last else steps - 1)
-        trained = images * (c.window or max(1, int(noisy * c.timestep_fraction)))
-        each = GRADIENT_COST + (1 if c.kl_weight else 0)  # the reference is asked for the KL
-        passes = sampler.passes * trained // c.updates_per_epoch
-        collected = Cost(images * steps * sampler.passes, images, images)
-        return CostModel(Cost(), collected, Cost(each * passes, passes), c.updates_per_epoch, sampler.batch)
 
     def step(self) -> Step:
         return self._collect() if self.rollout is None else self._optimise(self.rollout)
@@ -272,8 +272,8 @@ class GRPO:
 
     # -- what the runner needs
 
-    def evaluated(self) -> AbstractContextManager[None]:
-        return self.trainer.evaluated()
+    def evaluation_weights(self) -> AbstractContextManager[None]:
+        return self.trainer.evaluation_weights()
 
     def state_dict(self) -> dict[str, Any]:
         rollout = None if self.rollout is None else self.rollout.state()

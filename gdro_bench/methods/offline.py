@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from gdro_bench import content, sampling, score, task
 from gdro_bench.budget import Cost
+from gdro_bench.content import Count, Natural
 from gdro_bench.distributed import gather_scores
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import Step, TrainContext
@@ -29,10 +30,10 @@ from gdro_bench.score import GeneratedBatch
 class PoolConfig:
     """`[pool]` of a method's TOML. Methods with the same numbers share one pool."""
 
-    prompts: int
-    images: int  # a prompt
-    seed: int
-    shard_prompts: int
+    prompts: Count
+    images: Count  # a prompt
+    seed: Natural
+    shard_prompts: Count
 
 
 def pool_cost(config: PoolConfig, sampler: Sampler) -> Cost:
@@ -142,41 +143,46 @@ class Drawn:
         return Drawn(self.x0[rows], self.r[rows], self.prompts[rows], self.t[rows], self.eps[rows])
 
 
-class OfflineMethod:
-    """Fills the pool, a shard a step, then trains on it, an optimiser update a step. A method adds what it draws and
-    its loss."""
-
-    name: str
-
-    def __init__(self, pool: PoolConfig, optimiser: OptimiserConfig, context: TrainContext) -> None:
-        self.context = context
-        self.source = Source(pool, context)
-        self.trainer = Trainer(context.policy, optimiser, context.processes)
+class Objective(Protocol):
+    """What an offline method adds: what an update draws, and its loss."""
 
     def draw(self, generator: torch.Generator) -> Drawn:
         """All that one update draws."""
-        raise NotImplementedError
+        ...
 
     def loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, float]]:
         """The mean loss of some drawn groups, and the means of what was measured on the way."""
-        raise NotImplementedError
+        ...
+
+
+class OfflineTraining:
+    """Fills the pool, a shard a step, then trains on it, an optimiser update a step.
+
+    `stream` is the key of the random numbers that updates draw.
+    """
+
+    def __init__(
+        self, stream: str, objective: Objective, source: Source, optimiser: OptimiserConfig, context: TrainContext
+    ) -> None:
+        self.stream, self.objective, self.source, self.context = stream, objective, source, context
+        self.trainer = Trainer(context.policy, optimiser, context.processes)
 
     def step(self) -> Step:
         return self._optimise() if self.source.complete else self.source.collect()
 
     def _optimise(self) -> Step:
-        seed = content.seed(self.name, self.context.seed, self.trainer.updates)
-        drawn = self.draw(torch.Generator().manual_seed(seed))
+        seed = content.seed(self.stream, self.context.seed, self.trainer.updates)
+        drawn = self.objective.draw(torch.Generator().manual_seed(seed))
         sums: dict[str, float] = {}
         for rows in self.context.processes.own(self._passes(drawn)):
             part = drawn[rows]
-            loss, measured = self.loss(part)
+            loss, metrics = self.objective.loss(part)
             weight = len(part) / len(drawn)
             self.trainer.backward(loss * weight)
-            for name, value in ({"loss": loss.item()} | measured).items():
+            for name, value in ({"loss": loss.item()} | metrics).items():
                 sums[name] = sums.get(name, 0.0) + value * weight
-        measured = self.context.processes.all_reduce_dict(sums) | {"gradient_norm": self.trainer.update()}
-        return Step("optimise", measured, f"update {self.trainer.updates}: loss {measured['loss']:.2f}")
+        metrics = self.context.processes.all_reduce_dict(sums) | {"gradient_norm": self.trainer.update()}
+        return Step("optimise", metrics, f"update {self.trainer.updates}: loss {metrics['loss']:.2f}")
 
     def _passes(self, drawn: Drawn) -> list[slice]:
         """Rows of groups that go through the model together."""
@@ -184,8 +190,8 @@ class OfflineMethod:
         groups = max(1, batch // drawn.r.shape[1]) if batch else len(drawn)
         return self.context.processes.batches(len(drawn), groups)
 
-    def evaluated(self) -> AbstractContextManager[None]:
-        return self.trainer.evaluated()
+    def evaluation_weights(self) -> AbstractContextManager[None]:
+        return self.trainer.evaluation_weights()
 
     def state_dict(self) -> dict[str, Any]:
         return {"collected": self.source.collected, "trainer": self.trainer.state_dict()}

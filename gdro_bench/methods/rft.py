@@ -8,6 +8,7 @@ Differences from the published method: one round only (the pool is not sampled a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor
 
 from gdro_bench.budget import GRADIENT_COST, Cost
+from gdro_bench.content import Count
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import CostModel, TrainContext
-from gdro_bench.methods.offline import Drawn, OfflineMethod, PoolConfig, draw_t, pool_cost, squared_error
+from gdro_bench.methods import CostModel, Method, TrainContext
+from gdro_bench.methods.offline import Drawn, OfflineTraining, PoolConfig, Source, draw_t, pool_cost, squared_error
 from gdro_bench.methods.trainer import OptimiserConfig
+from gdro_bench.policy import Policy
 from gdro_bench.profile import Sampler
 
 
@@ -28,8 +31,8 @@ class Config:
 
     pool: PoolConfig
     optimiser: OptimiserConfig
-    best: int  # images of a group that are trained on
-    groups: int  # an optimiser step
+    best: Count  # images of a group that are trained on
+    groups: Count  # an optimiser step
     drop_flat: bool
     t_distribution: Literal["uniform", "logit-normal"]
 
@@ -37,27 +40,35 @@ class Config:
 def draw_best(r: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """Indices [n] of the n highest of one group's rewards r [G], ties at random; NaN ones are never drawn."""
     order = torch.randperm(len(r), generator=generator)
-    return order[r[order].nan_to_num(-1.0).argsort(descending=True, stable=True)[:n]]
+    return order[r[order].nan_to_num(-math.inf).argsort(descending=True, stable=True)[:n]]
 
 
-class RFT(OfflineMethod):
-    """See the module."""
+def start(config: Config, context: TrainContext) -> OfflineTraining:
+    """Raises:
+    BenchError: `best` does not fit the pool's groups."""
+    n = config.pool.images
+    if not 1 <= config.best <= n:
+        raise BenchError(f"best is {config.best}.", f"It must lie between 1 and pool.images ({n}).", 2)
+    source = Source(config.pool, context)
+    return OfflineTraining("rft", Objective(config, source, context.policy), source, config.optimiser, context)
 
-    config_type = Config
-    name = "rft"
 
-    def __init__(self, config: Config, context: TrainContext) -> None:
-        n = config.pool.images
-        if not 1 <= config.best <= n:
-            raise BenchError(f"best is {config.best}.", f"It must lie between 1 and pool.images ({n}).", 2)
-        super().__init__(config.pool, config.optimiser, context)
-        self.config = config
+def costs(config: Config, sampler: Sampler) -> CostModel:
+    images = config.groups * config.best
+    update, batch = Cost(GRADIENT_COST * images, images), config.optimiser.batch or images
+    return CostModel(pool_cost(config.pool, sampler), Cost(), update, updates=1, batch=batch)
 
-    @staticmethod
-    def costs(config: Config, sampler: Sampler) -> CostModel:
-        images = config.groups * config.best
-        update, batch = Cost(GRADIENT_COST * images, images), config.optimiser.batch or images
-        return CostModel(pool_cost(config.pool, sampler), Cost(), update, updates=1, batch=batch)
+
+METHOD = Method(Config, start, costs)
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """Flow matching on the best images of drawn groups."""
+
+    config: Config
+    source: Source
+    policy: Policy
 
     def draw(self, generator: torch.Generator) -> Drawn:
         c, pool = self.config, self.source.groups
@@ -70,6 +81,8 @@ class RFT(OfflineMethod):
         return Drawn(x0, r, prompts, t, eps)
 
     def loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, float]]:
-        cond = self.context.policy.encode(drawn.prompts).repeat_each(self.config.best)
-        x0, t, eps = (part.to(self.trainer.device) for part in (drawn.x0.flatten(0, 1), drawn.t, drawn.eps))
-        return squared_error(self.context.policy.velocity, x0, t.flatten(), eps.flatten(0, 2), cond).mean(), {}
+        cond = self.policy.encode(drawn.prompts).repeat_each(self.config.best)
+        x0, t, eps = (
+            part.to(next(self.policy.parameters()).device) for part in (drawn.x0.flatten(0, 1), drawn.t, drawn.eps)
+        )
+        return squared_error(self.policy.velocity, x0, t.flatten(), eps.flatten(0, 2), cond).mean(), {}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gdro_bench.content import Count, Natural, NonNegative, Positive, Share
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
 from gdro_bench.methods.ema import Ema
@@ -20,17 +21,17 @@ from gdro_bench.policy import Policy
 class OptimiserConfig:
     """`[optimiser]` of a method's TOML: AdamW, and the average of the weights that is evaluated (see `ema`)."""
 
-    learning_rate: float
-    warmup_steps: int
-    weight_decay: float
-    clip: float  # of the gradient's norm
-    ema_slope: float
-    ema_ceiling: float
-    batch: int | None = None  # images a pass of a method with a pool; without it, all of an update's at once
+    learning_rate: NonNegative
+    warmup_steps: Natural
+    weight_decay: NonNegative
+    clip: Positive  # of the gradient's norm
+    ema_slope: NonNegative
+    ema_ceiling: Share
+    batch: Count | None = None  # images a pass of a method with a pool; without it, all of an update's at once
 
 
 class Trainer:
-    """Updates a policy's adapters; `updates` counts how often. Every process of the process group makes the same update."""
+    """Updates a policy's adapters; `updates` counts how often. Every process makes the same one."""
 
     def __init__(self, policy: Policy, config: OptimiserConfig, processes: ProcessGroup) -> None:
         self.config, self.processes = config, processes
@@ -52,7 +53,7 @@ class Trainer:
         if not torch.isfinite(loss):
             raise BenchError(
                 f"The loss is {loss.item()} at update {self.updates + 1}.",
-                "Lower method.optimiser.learning_rate (or GDRO's method.beta); the last checkpoint is kept.",
+                "Lower method.optimiser.learning_rate or another number of the method; the last checkpoint is kept.",
             )
         loss.backward()  # type: ignore[no-untyped-call]
 
@@ -72,7 +73,7 @@ class Trainer:
         self.ema.update(self.updates)
         return norm.item()
 
-    def evaluated(self) -> AbstractContextManager[None]:
+    def evaluation_weights(self) -> AbstractContextManager[None]:
         return self.ema.applied()
 
     def state_dict(self) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def blocks(transformer: Any) -> list[Any]:
 
 def shard(transformer: Any, device: str) -> None:
     """Spreads the frozen weights of the blocks over all processes (FSDP2); a block is gathered where it is called, so
-    all processes must call it equally often. Adapters stay whole everywhere: the process group adds up their gradients."""
+    all processes must call it equally often. Adapters stay whole: their gradients are added up."""
     mesh = init_device_mesh(torch.device(device).type, (distributed.get_world_size(),))
     for block in blocks(transformer):
         fully_shard(block, mesh=mesh, ignored_params=set(lora_parameters(block)))

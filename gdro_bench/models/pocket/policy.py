@@ -54,11 +54,11 @@ class PocketPolicy:
 
         logging.set_verbosity_error()  # its advice on casting does not concern a float32 model
         try:
-            widths = json.loads((folder / "autoencoder.json").read_text())
+            widths = json.loads(_part(folder, "autoencoder.json").read_text())
             autoencoder = network.Autoencoder(**widths)
-            autoencoder.load_state_dict(load_file(folder / "autoencoder.safetensors"))
+            autoencoder.load_state_dict(load_file(_part(folder, "autoencoder.safetensors")))
             transformer = FluxTransformer2DModel.from_pretrained(folder / "transformer")
-            tokenizer = text.Tokenizer.load(folder / "tokenizer.json")
+            tokenizer = text.Tokenizer.load(_part(folder, "tokenizer.json"))
         except Exception as error:
             raise BenchError(
                 f"The pocket model in {folder} cannot be loaded: {error}.",
@@ -113,9 +113,14 @@ def open_weathered(
     return PocketPolicy.open(device, lora, seed, weights or WEATHERED)
 
 
+def _part(folder: Path, name: str) -> Path:
+    """A file of a model's folder; bases that were trained on from the first one share its autoencoder and tokenizer."""
+    return folder / name if (folder / name).exists() else WEIGHTS / name
+
+
 def weights_digest(folder: Path) -> str:
-    """Names the weights by content."""
+    """Names the weights by content: the autoencoder's, then the transformer's."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
+    for path in (_part(folder, "autoencoder.safetensors"), *sorted((folder / "transformer").glob("*.safetensors"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
