@@ -239,7 +239,7 @@ def test_reward_that_costs_quality_is_drawn_to_fall(tmp_path: Path) -> None:
     assert table.loc["gdro", "reward"] > table.loc["flow-grpo", "reward"]
     page = (out / "page.html").read_text()
     assert "gold (share of facts)" in page
-    assert "where the judge&#x27;s rating fell most" in page
+    assert "where the judge&#39;s rating fell most" in page
     assert (out / "grid-judged.png").exists()
 
 
@@ -453,7 +453,7 @@ def test_the_page_gives_the_command_of_every_run(tmp_path: Path) -> None:
     assert call("--runs", tmp_path).exit_code == 0
     page = (tmp_path / "compare" / "ocr-pocket" / "page.html").read_text()
     assert "--method gdro --seed 0</code>" in page
-    assert "--set &#x27;method.tau=0.5&#x27;</code>" in page
+    assert "--set method.tau=0.5</code>" in page
 
 
 def test_one_method_alone_is_not_matched_but_shown_at_its_end(tmp_path: Path) -> None:

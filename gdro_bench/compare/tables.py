@@ -67,6 +67,11 @@ class Table:
         return "\n".join([*top, *body[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    text: str = frame.to_csv(index=False, float_format="%.6g")
+    return text.encode()
+
+
 def curve_table(entries: Sequence[Entry], prompts: Weights) -> pd.DataFrame:
     """A row a mark of every seed and of their mean: costs, reward and parts, the mean's with 95 % intervals."""
     rows: list[dict[str, object]] = []
