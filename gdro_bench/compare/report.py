@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,15 +25,21 @@ from gdro_bench.compare.tables import (
     verdict_table,
 )
 from gdro_bench.engine.record import Run
+from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
 
 
-def write(compared: Comparison, out: Path, axis: str, level: float | None) -> tuple[list[str], Table]:
+def write(compared: Comparison, out: Path, axis: str, level: float | None, remark: str = "") -> tuple[list[str], Table]:
     """Writes the whole report and returns its headlines and the table in short.
 
     Args:
-        axis: a key of `AXES`, what cost is counted in. level: R*; chosen if None.
+        axis: a key of `AXES`, what cost is counted in. level: R*; the common one if None. remark: the first headline,
+            if there is one.
+
+    Raises:
+        BenchError: cost is to be counted in seconds, and a run's were not kept.
     """
+    _check_axis(compared, axis)
     level = matched.common_level(compared) if level is None else level
     at_reward = [] if level is None else matched.at_reward(compared, level, axis)
     at_budget = matched.at_budget(compared)
@@ -41,16 +48,25 @@ def write(compared: Comparison, out: Path, axis: str, level: float | None) -> tu
     tables += [budget_table(compared, at_budget), *([verdict] if (verdict := verdict_table(compared)) else [])]
     checkpoints, correlations = prediction.rank_correlations(compared)
     tables += [prediction_table(compared, checkpoints, correlations)] if correlations else []
-    said = headlines(compared, at_budget, level, axis)
+    sentences = [*([remark] if remark else []), *headlines(compared, at_budget, level, axis)]
     curves = curve_table(compared.entries, compared.prompts)
     drawn = drawings.draw(compared, curves, out, axis, level)
     pictures = grids(compared, at_reward)
     for grid in pictures:
         figures.sample_sheet(out / f"grid-{grid.name}", grid.columns, grid.captions, grid.prompts)
-    _write_text(out, tables, curves, said)
-    html = page.render(_title(compared), said, tables, drawn, pictures, _runs(compared))
+    _write_text(out, tables, curves, sentences)
+    html = page.render(_title(compared), sentences, tables, drawn, pictures, _runs(compared))
     write_atomically(out / "page.html", html.encode())
-    return said, short
+    return sentences, short
+
+
+def _check_axis(compared: Comparison, axis: str) -> None:
+    for run in (run for entry in compared.entries for run in entry.runs):
+        if axis == "seconds" and any(math.isnan(s) for point in run.seconds for s in point.values()):
+            raise BenchError(
+                f"{run.folder} does not say how many seconds it took: it has no timing.json.",
+                "Give another --x: evaluations, images or updates.",
+            )
 
 
 def _title(compared: Comparison) -> str:
@@ -58,9 +74,9 @@ def _title(compared: Comparison) -> str:
     return f"{run.task} on {run.profile}: {', '.join(entry.label for entry in compared.entries)}"
 
 
-def _write_text(out: Path, tables: Sequence[Table], curves: pd.DataFrame, said: Sequence[str]) -> None:
+def _write_text(out: Path, tables: Sequence[Table], curves: pd.DataFrame, sentences: Sequence[str]) -> None:
     write_atomically(out / "curves.csv", csv_bytes(curves))
-    parts = ["\n".join(f"- {sentence}" for sentence in said) + "\n"]
+    parts = ["\n".join(f"- {sentence}" for sentence in sentences) + "\n"]
     for table in tables:
         write_atomically(out / f"{table.name}.csv", csv_bytes(table.numbers))
         write_atomically(out / f"{table.name}.md", table.markdown().encode())

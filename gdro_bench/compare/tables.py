@@ -43,6 +43,7 @@ OTHERS = {  # of interest in one table only
     "second_reader": "reward by a second reader",
 }
 BY_TAG = "correct "  # what the parts of GenEval's verdict begin with, one a tag
+NOT_KNOWN = str(Estimate(math.nan, math.nan, math.nan))
 TABLED = ("corrected", "u", "gold", "text_area", "vendi", "path_kl")  # the columns of tables
 
 
@@ -128,8 +129,8 @@ def _in_short(
     ]
     if row is not None:
         with_pool, without = row.ratio[True], row.ratio[False]
-        line.append((f"cost of R*, times {to}'s", _ratio(with_pool), ("ratio", with_pool)))
-        line.append(("without pools", _ratio(without), ("ratio_without_pool", without)))
+        line.append((f"cost of R*, times {to}'s", _ratio(row, True), ("ratio", with_pool)))
+        line.append(("without pools", _ratio(row, False), ("ratio_without_pool", without)))
     if CORRECTED in compared.parts:
         score, fall = end.parts[CORRECTED], matched.since_best(compared, end.entry, CORRECTED)
         line.append(("corrected score at the end", str(score), ("corrected", score)))
@@ -146,8 +147,8 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
     header += ["without pools", f"ratio to {to}, without pools", *map(_said, parts)]
     cells, numbers = [], []
     for row in rows:
-        mark = "not reached" if row.mark is None else f"{row.entry.points[row.mark].mark:.0%}"
-        costs = [text for pool in (True, False) for text in (_cost(row.cost[pool]), _ratio(row.ratio[pool]))]
+        mark = _first_mark(row)
+        costs = [text for pool in (True, False) for text in (_cost(row.cost[pool]), _ratio(row, pool))]
         cells.append([row.entry.label, mark, str(row.reward), *costs, *(str(row.parts[name]) for name in parts)])
         number: dict[str, object] = {
             "label": row.entry.label,
@@ -161,6 +162,12 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
         numbers.append(number)
     title = f"At matched reward, R* = {level:.3f}"
     return Table("matched-reward", title, header, cells, pd.DataFrame(numbers))
+
+
+def _first_mark(row: matched.AtReward) -> str:
+    if row.mark is None:
+        return NOT_KNOWN if math.isnan(row.cost[True].mean) else "not reached"
+    return f"{row.entry.points[row.mark].mark:.0%}"
 
 
 def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Table:
@@ -236,21 +243,29 @@ def _spreads(parts: Mapping[str, Estimate]) -> dict[str, object]:
 
 
 def _worded(difference: Estimate) -> str:
-    return f"{difference.against_zero.removesuffix(' of')}: {difference.mean:+.3f} " + str(difference).partition(" ")[2]
+    if np.isnan([difference.mean, difference.low, difference.high]).any():
+        return NOT_KNOWN
+    value, interval = stats.three_decimals(difference.mean, "+"), str(difference).partition(" ")[2]
+    return f"{difference.against_zero.removesuffix(' of')}: {value} {interval}"
 
 
-def _cost(found: Estimate) -> str:
-    return _bounded(found, lambda value: f"{value:,.0f}")
+def _cost(cost: Estimate) -> str:
+    return NOT_KNOWN if math.isnan(cost.mean) else _bounded(cost, "{:,.0f}".format)
 
 
-def _ratio(found: Estimate) -> str:
-    return "1" if found.low == found.high == 1 else _bounded(found, lambda value: f"{value:.2f}")
+def _ratio(row: matched.AtReward, with_pool: bool) -> str:
+    """Where neither method arrives the ratio is NaN, though both costs are known: infinite."""
+    ratio = row.ratio[with_pool]
+    if math.isnan(row.cost[with_pool].mean):
+        return NOT_KNOWN
+    return "1" if ratio.low == ratio.high == 1 else _bounded(ratio, "{:.2f}".format)
 
 
-def _bounded(found: Estimate, say: Callable[[float], str]) -> str:
-    if not math.isfinite(found.mean):
+def _bounded(estimate: Estimate, text_of: Callable[[float], str]) -> str:
+    if not math.isfinite(estimate.mean):
         return "not reached"
-    return f"{say(found.mean)} [{say(found.low)}, {say(found.high) if math.isfinite(found.high) else 'not reached'}]"
+    high = text_of(estimate.high) if math.isfinite(estimate.high) else "not reached"
+    return f"{text_of(estimate.mean)} [{text_of(estimate.low)}, {high}]"
 
 
 def _tex(text: str) -> str:
@@ -268,9 +283,23 @@ def _instruments(compared: Comparison) -> str:
 def _end(end: matched.AtBudget, run: Run) -> str:
     seeds = len(end.entry.runs)
     over = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    if math.isnan(end.gain.mean):
+        return f"What {end.entry.label} gains over the base by {run.limit:,} {run.budget_kind} ({over}) is not known."
     return (
         f"{end.entry.label} ends at {end.reward}, {end.gain.against_zero} the base by {end.gain}, "
         f"after {run.limit:,} {run.budget_kind} ({over})."
+    )
+
+
+def _missing(compared: Comparison) -> list[str]:
+    """How many pictures have no score, if any; in how many judgements the judge gave none."""
+    runs = [run for entry in compared.entries for run in entry.runs]
+    unscored = sum(int(np.isnan(run.parts["reward"]).sum()) for run in runs)
+    pictures = sum(run.parts["reward"].size for run in runs)
+    unjudged, judged = sum(run.unjudged for run in runs), sum(run.to_judge for run in runs)
+    lines = [f"{unscored:,} of {pictures:,} pictures could not be scored and are in no mean."] if unscored else []
+    return lines + (
+        [f"{unjudged:,} of {judged:,} pictures could not be judged and are in no mean."] if unjudged else []
     )
 
 
@@ -286,4 +315,4 @@ def headlines(compared: Comparison, at_budget: Sequence[matched.AtBudget], level
     seeds = min(len(entry.runs) for entry in compared.entries)
     over = "seeds and prompts" if seeds > 1 else "prompts alone where there is one seed (its luck is not in them)"
     said.append(f"{_instruments(compared)} Brackets are 95 % bootstrap intervals over {over}.")
-    return said
+    return said + _missing(compared)
