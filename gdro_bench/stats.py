@@ -6,6 +6,7 @@ anew within each method, prompts once for all methods, which were all evaluated 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class Estimate:
 
     @property
     def against_zero(self) -> str:
-        """Of a difference, in words; of one that is NaN, nothing is found."""
+        """Of a difference, in words; of one that is NaN, nothing is concluded."""
         if np.isnan([self.mean, self.low, self.high]).any():
             return "not known to differ from"
         return "above" if self.low > 0 else "below" if self.high < 0 else "within noise of"
@@ -100,8 +101,16 @@ def replicates(values: NDArray[np.float64], seeds: Weights, prompts: Weights) ->
     return np.round(means, DECIMALS)
 
 
+def known_mean(values: NDArray[np.float64], axis: int | tuple[int, ...] | None = None) -> NDArray[np.float64]:
+    """Mean over axes, or over all values; NaN ones are left out, and NaN where there are no others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of an empty mean
+        means = np.asarray(np.nanmean(values, axis=axis), dtype=np.float64)
+    return means
+
+
 def estimate(mean: float, resampled: NDArray[np.float64]) -> Estimate:
-    """A mean with the 95 % interval of its resampled values [R]; infinite ones stand for `more than was seen`."""
+    """A mean with the 95 % interval of its resampled values [R]; infinite ones stand for `more than was spent`."""
     if np.isnan(resampled).all():
         return Estimate(mean, np.nan, np.nan)
     tail = (1 - LEVEL) / 2 * 100

@@ -502,6 +502,27 @@ def test_prompts_and_readings_stay_text(written: Path) -> None:
     assert page.count("<script>") == 1  # its own
 
 
+def test_names_and_instruments_stay_text(tmp_path: Path) -> None:
+    """A record may come from elsewhere: nothing in it is markup, on any place of the page."""
+    make_run(tmp_path / "a", instruments={"reward": EVIL})
+    make_run(tmp_path / "b", instruments={"reward": EVIL}, changed=(f"method.draw={EVIL}",))
+    loaded = [entries.load(tmp_path / name) for name in "ab"]
+    report.write(entries.compare(loaded, True), tmp_path / "out", "evaluations", None, EVIL)
+    page = (tmp_path / "out" / "page.html").read_text()
+    assert EVIL not in page
+    assert page.count("<script>") == 1
+
+
+def test_a_verdict_that_is_not_known_is_no_finding(compared: entries.Comparison) -> None:
+    for run in compared.entries[0].runs:
+        run.parts["correct counting"] = np.full_like(run.parts["reward"], np.nan)
+    for run in compared.entries[1].runs:
+        run.parts["correct counting"] = np.ones_like(run.parts["reward"])
+    verdict = tables.verdict_table(compared)
+    assert verdict is not None
+    assert verdict.cells[1] == ["gdro", "not known", "not known"]
+
+
 def test_the_page_holds_its_pictures_and_needs_nothing_else(written: Path) -> None:
     page = (written / "page.html").read_text()
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)

@@ -7,7 +7,6 @@ for the same task, model, instruments, prompts and budget.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,8 +86,10 @@ class Entry:
         """[M], over seeds and scored prompts; of the corrected score, that of the means."""
         if part == CORRECTED:
             reward, u = self._judged()
-            return corrected_score(_mean(reward), _mean(u), self.runs[0].correction)
-        return _mean(self.values(part))
+            return corrected_score(
+                stats.known_mean(reward, (0, 2)), stats.known_mean(u, (0, 2)), self.runs[0].correction
+            )
+        return stats.known_mean(self.values(part), (0, 2))
 
     def replicates(self, part: str, prompts: stats.Weights) -> Floats:
         """[R, M]; the last ones of each part are kept, since tables and curves ask for the same."""
@@ -158,13 +159,6 @@ def parts_of(entries: Sequence[Entry]) -> list[str]:
     runs = [run for entry in entries for run in entry.runs]
     shared = [name for name in runs[0].parts if name != "reward" and all(name in run.parts for run in runs)]
     return [CORRECTED, *shared] if "u" in shared else shared
-
-
-def _mean(values: Floats) -> Floats:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # nothing scored: NaN, which is what it is
-        means: Floats = np.nanmean(values, axis=(0, 2))
-    return means
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Methods at matched reward and at matched budget, with intervals over prompts and seeds.
 
 The reference's replicates and another's share their prompts' weights, so that differences and ratios are paired. A
-level is a gain over the base: a resample of hard prompts has a low base, and is asked for as much above it.
+level is a gain over the base: a resample of hard prompts has a low base, and must rise as much above it.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ def cost_at(entry: Entry, gain: float, axis: str, with_pool: bool, rewards: Floa
 
 @dataclass(frozen=True, slots=True)
 class AtReward:
-    """An entry where it first reaches the level R*: the first mark there (None: never), reward and parts at that mark
-    (the last one, if never), the cost and its ratio to the reference's, each with and without the pool."""
+    """An entry where it first reaches the level R*: `mark`, the index of the first evaluation point there (None:
+    never), reward and parts at that point (the last one, if never), the cost (NaN: not known) and its ratio to the
+    reference's, each with and without the pool."""
 
     entry: Entry
     mark: int | None
@@ -116,7 +117,7 @@ def with_replicates(entry: Entry, prompts: stats.Weights, part: str = "reward") 
 
 
 def parts_at(comparison: Comparison, entry: Entry, mark: int) -> dict[str, Estimate]:
-    """What there is besides the reward at an entry's mark, by name."""
+    """All that there is besides the reward at an entry's evaluation point of this index, by name."""
     return {n: estimate(with_replicates(entry, comparison.prompts, n)[:, mark]) for n in comparison.parts}
 
 
@@ -139,7 +140,7 @@ def estimate(values: Floats) -> Estimate:
 
 
 def at_budget(comparison: Comparison) -> list[AtBudget]:
-    """Every entry at its last mark."""
+    """Every entry at its last evaluation point."""
     curves = {e.label: with_replicates(e, comparison.prompts) for e in comparison.entries}
     to = curves[comparison.reference.label][:, -1]
     rows = []

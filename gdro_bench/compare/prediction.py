@@ -1,6 +1,6 @@
-"""How well what can be measured anywhere predicts the gold score, which only a known world has.
+"""How well figures that any world has predict the gold score, which only a known world has.
 
-A checkpoint is a seed's evaluation at a mark after an update, and the base once. Over all checkpoints of all runs, also
+A checkpoint is a seed's evaluation point after an update, and the base once. Over all checkpoints of all runs, also
 those of ablations, Spearman's rank correlation of each figure with gold: 1 orders checkpoints as gold does.
 """
 
@@ -34,8 +34,8 @@ def _checkpoints(runs: list[Entry], part: str, prompts: stats.Weights) -> Floats
     """As observed, then resampled: [1 + R, checkpoints]."""
     columns = []
     for i, run in enumerate(runs):
-        taught = [j for j, point in enumerate(run.points) if point.updates or (j == 0 and i == 0)]
-        columns.append(with_replicates(run, prompts, part)[:, taught])
+        updated = [j for j, point in enumerate(run.points) if point.updates or (j == 0 and i == 0)]
+        columns.append(with_replicates(run, prompts, part)[:, updated])
     stacked: Floats = np.hstack(columns)
     return stacked
 
