@@ -105,8 +105,7 @@ def known_mean(values: NDArray[np.float64], axis: int | tuple[int, ...] | None =
     """Mean over axes, or over all values; NaN ones are left out, and NaN where there are no others."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of an empty mean
-        means = np.asarray(np.nanmean(values, axis=axis), dtype=np.float64)
-    return means
+        return np.asarray(np.nanmean(values, axis=axis), dtype=np.float64)
 
 
 def estimate(mean: float, resampled: NDArray[np.float64]) -> Estimate:
