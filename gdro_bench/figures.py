@@ -27,7 +27,7 @@ def _wrapped(label: str, width: int) -> str:
 def sample_sheet(
     path: Path, columns: dict[str, NDArray[np.uint8]], captions: dict[str, list[str]], prompts: list[str]
 ) -> None:
-    """Rows of a prompt and one image a column, each captioned with what was read or seen; written as PNG and PDF.
+    """Rows of a prompt and one image a column, each captioned with what was read or detected; written as PNG and PDF.
 
     Args:
         path: without ending. columns: title -> images [N, H, W, 3]. captions: title -> N captions, or
@@ -36,26 +36,33 @@ def sample_sheet(
     width = len(columns) + 1
     beside = max(1, 6 // width)  # prompts beside each other
     rows = -(-len(prompts) // beside)
-    said = {title: [_wrapped(_plain(one or "(nothing read)"), 34) for one in seen] for title, seen in captions.items()}
-    lines = 1 + max((one.count("\n") + 1 for seen in said.values() for one in seen), default=0)
+    wrapped = {
+        title: [_wrapped(_plain(text or "(nothing read)"), 34) for text in texts] for title, texts in captions.items()
+    }
+    lines = 1 + max((text.count("\n") + 1 for texts in wrapped.values() for text in texts), default=0)
     size = (2.0 * beside * width, (1.85 + 0.15 * lines) * rows)
     figure, axes = plt.subplots(rows, beside * width, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for i, prompt in enumerate(prompts):
         row, first = i // beside, (i % beside) * width
-        wrapped = "\n".join(textwrap.wrap(_plain(prompt), 24))
-        axes[row, first].text(0.98, 0.5, wrapped, ha="right", va="center", fontsize=8)
+        axes[row, first].text(
+            0.98, 0.5, "\n".join(textwrap.wrap(_plain(prompt), 24)), ha="right", va="center", fontsize=8
+        )
         for j, (title, images) in enumerate(columns.items(), first + 1):
             axes[row, j].imshow(images[i], interpolation="nearest")
-            axes[row, j].set_title("\n".join([_plain(title), *said.get(title, [])[i : i + 1]]), fontsize=8)
+            axes[row, j].set_title("\n".join([_plain(title), *wrapped.get(title, [])[i : i + 1]]), fontsize=8)
     figure.tight_layout()  # once more than `save`: squares that it made smaller leave other room to their titles
     save(figure, path)
 
 
+LONGEST = 160  # characters of a prompt or caption on a sheet; the records hold all of them
+
+
 def _plain(text: str) -> str:
-    """As matplotlib's own font can draw it: no mathematics, a box for characters of other scripts."""
-    return "".join("\u25a1" if ord(c) >= 0x2E80 else c for c in text).replace("$", r"\$")
+    """As matplotlib's own font can draw it: not too long, no mathematics, a box for characters of other scripts."""
+    short = text if len(text) <= LONGEST else text[: LONGEST - 1] + "\u2026"
+    return "".join("\u25a1" if ord(c) >= 0x2E80 else c for c in short).replace("$", r"\$")
 
 
 def loss_curve(path: Path, losses: pd.DataFrame) -> None:
@@ -77,15 +84,17 @@ def cost_curves(
 
     Args:
         curves: rows (label, seed) in order of cost, `seed` "mean" or a number; columns of costs, and of the score `y`,
-            `y`_low and `y`_high. panels: column of a cost -> its label. level: a reward to mark, R*.
+            `y`_low and `y`_high. panels: column of a cost -> its label. level: a reward to draw a line at, R*.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels) + 0.6, 4.0), sharey=True, squeeze=False)
     for axis, (column, x_label) in zip(axes[0], panels.items(), strict=True):
         for (label, rows), style in zip(curves.groupby("label", sort=False), _styles(), strict=False):
             _band(axis, rows, column, y, str(label), style)
         base = curves[y].iloc[0]
-        axis.axhline(base, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
-        axis.annotate(f"base {base:.3f}", (1, base), (-2, 3), ("axes fraction", "data"), "offset points", ha="right")
+        if np.isfinite(base):
+            axis.axhline(base, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
+            place = ("axes fraction", "data")
+            axis.annotate(f"base {base:.3f}", (1, base), (-2, 3), place, "offset points", ha="right")
         if level is not None:
             axis.axhline(level, color="0.35", linewidth=1, linestyle=(0, (5, 3)))
             axis.annotate(f"R* {level:.3f}", (0, level), (3, 3), ("axes fraction", "data"), "offset points")
@@ -96,8 +105,8 @@ def cost_curves(
 
 
 def trajectories(path: Path, curves: pd.DataFrame, qualities: dict[str, str], y_label: str) -> None:
-    """Reward against statistics of the pictures, a panel a statistic: the way from the base (o) to the last mark, there
-    with the 95 % intervals of both.
+    """Reward against statistics of the pictures, a panel a statistic: from the base (o) to the last evaluation
+    point, with the 95 % intervals of both.
 
     Args:
         curves: as for `cost_curves`, with each statistic, its _low and its _high. qualities: statistic -> its label.
@@ -109,7 +118,7 @@ def trajectories(path: Path, curves: pd.DataFrame, qualities: dict[str, str], y_
         axis.set_axis_off()
     for axis, (column, x_label) in zip(axes.flat, qualities.items(), strict=False):
         for (label, rows_of_it), style in zip(curves.groupby("label", sort=False), _styles(), strict=False):
-            _way(axis, rows_of_it, column, str(label), style)
+            _trajectory(axis, rows_of_it, column, str(label), style)
         axis.plot(curves[column].iloc[0], curves["reward"].iloc[0], marker="o", color="0.2", markersize=7, zorder=5)
         axis.set(xlabel=_wrapped(x_label, 36))
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
@@ -164,11 +173,11 @@ def _cost_axis(axis: Axes, label: str) -> None:
     axis.grid(alpha=0.3)
 
 
-def _way(axis: Axes, rows: pd.DataFrame, x: str, label: str, style: Style) -> None:
+def _trajectory(axis: Axes, rows: pd.DataFrame, x: str, label: str, style: Style) -> None:
     colour, marker, line = style
-    for seed, way in rows.groupby("seed", sort=False):
+    for seed, of_seed in rows.groupby("seed", sort=False):
         width, alpha = (1.8, 1.0) if seed == "mean" else (0.7, 0.35)
-        axis.plot(way[x], way["reward"], color=colour, linestyle=line, linewidth=width, alpha=alpha)
+        axis.plot(of_seed[x], of_seed["reward"], color=colour, linestyle=line, linewidth=width, alpha=alpha)
     end = rows[rows["seed"] == "mean"].iloc[-1]
     # resampled means are rounded, the mean is not: a distance may come out a hair below 0
     across, up = ([[max(0.0, end[c] - end[f"{c}_low"])], [max(0.0, end[f"{c}_high"] - end[c])]] for c in (x, "reward"))

@@ -6,6 +6,7 @@ anew within each method, prompts once for all methods, which were all evaluated 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,12 @@ from numpy.typing import NDArray
 
 RESAMPLES = 4000
 LEVEL = 0.95
+DECIMALS = 9  # of what is rounded or shown: the last bits depend on the order of sums, and on how many threads summed
+
+
+def three_decimals(value: float, sign: str = "") -> str:
+    """For people; a mean of differences and the difference of means look alike even where they lie at a half."""
+    return f"{round(value, DECIMALS):{sign}.3f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +32,15 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        if np.isnan(self.mean):
+            return "not known"
+        return f"{three_decimals(self.mean)} [{three_decimals(self.low)}, {three_decimals(self.high)}]"
 
     @property
     def against_zero(self) -> str:
-        """Of a difference, in words."""
+        """Of a difference, in words; of one that is NaN, nothing is concluded."""
+        if np.isnan([self.mean, self.low, self.high]).any():
+            return "not known to differ from"
         return "above" if self.low > 0 else "below" if self.high < 0 else "within noise of"
 
 
@@ -66,8 +77,6 @@ def paired_gain(
     return bootstrap_mean(after - before, seed, prompts)
 
 
-DECIMALS = 9  # of a resampled mean: its last bits depend on how many threads summed it
-
 Weights = NDArray[np.float64]  # [RESAMPLES, n]: how often each of n things was drawn, as shares
 
 
@@ -92,8 +101,15 @@ def replicates(values: NDArray[np.float64], seeds: Weights, prompts: Weights) ->
     return np.round(means, DECIMALS)
 
 
+def known_mean(values: NDArray[np.float64], axis: int | tuple[int, ...] | None = None) -> NDArray[np.float64]:
+    """Mean over axes, or over all values; NaN ones are left out, and NaN where there are no others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of an empty mean
+        return np.asarray(np.nanmean(values, axis=axis), dtype=np.float64)
+
+
 def estimate(mean: float, resampled: NDArray[np.float64]) -> Estimate:
-    """A mean with the 95 % interval of its resampled values [R]; infinite ones stand for `more than was seen`."""
+    """A mean with the 95 % interval of its resampled values [R]; infinite ones stand for `more than was spent`."""
     if np.isnan(resampled).all():
         return Estimate(mean, np.nan, np.nan)
     tail = (1 - LEVEL) / 2 * 100
@@ -102,7 +118,10 @@ def estimate(mean: float, resampled: NDArray[np.float64]) -> Estimate:
 
 
 def crossing(cost: NDArray[np.float64], reward: NDArray[np.float64], level: float) -> float:
-    """Where a curve of costs [M] and rewards [M], linear between its points, first reaches a level; inf if nowhere."""
+    """Where a curve of costs [M] and rewards [M], linear between its points, first reaches a level; inf if nowhere.
+    Points with unknown (NaN) rewards are left out."""
+    known = ~np.isnan(reward)
+    cost, reward = cost[known], reward[known]
     reached = np.flatnonzero(reward >= level)
     if not len(reached):
         return np.inf

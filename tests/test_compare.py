@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from markupsafe import escape
 
 from gdro_bench import stats
 from gdro_bench.cli import AXIS_NAMES, main
-from gdro_bench.compare import entries, grids, matched, prediction, report, tables
+from gdro_bench.compare import drawings, entries, grids, grouping, matched, prediction, report, tables
 from gdro_bench.engine import record, samples
 from gdro_bench.engine.record import Point, Run
 from gdro_bench.stats import Estimate
@@ -239,7 +241,7 @@ def test_reward_that_costs_quality_is_drawn_to_fall(tmp_path: Path) -> None:
     assert table.loc["gdro", "reward"] > table.loc["flow-grpo", "reward"]
     page = (out / "page.html").read_text()
     assert "gold (share of facts)" in page
-    assert "where the judge&#x27;s rating fell most" in page
+    assert "where the judge&#39;s rating fell most" in page
     assert (out / "grid-judged.png").exists()
 
 
@@ -326,6 +328,42 @@ def test_tasks_are_reported_apart_when_no_folder_is_named(tmp_path: Path) -> Non
     assert {path.name for path in (tmp_path / "compare").iterdir()} == {"ocr-pocket", "geneval-pocket"}
 
 
+OTHER_PROMPTS = {"model": "m", "method": "gdro()", "held_out": "other"}
+
+
+def test_runs_of_other_budgets_and_prompts_are_reported_apart(tmp_path: Path) -> None:
+    for seed in range(2):
+        make_run(tmp_path / f"main{seed}", seed=seed)
+    make_run(tmp_path / "a-budget", limit=500)
+    make_run(tmp_path / "b-prompts", digests=OTHER_PROMPTS, changed=("prompts=other",))
+    result = call("--runs", tmp_path)
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in (tmp_path / "compare").iterdir()}
+    assert names == {"ocr-pocket", "ocr-pocket-budget-500", "ocr-pocket-held_out-other"}
+    remark = "Apart from ocr-pocket: 1 run with budget 500, where the others have 1000."
+    assert remark in result.output
+    assert remark in (tmp_path / "compare" / "ocr-pocket-budget-500" / "report.md").read_text()
+    assert "2 seeds" in (tmp_path / "compare" / "ocr-pocket" / "report.md").read_text()
+
+
+def test_groups_with_the_same_first_difference_have_folders_of_their_own(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", seed=1)
+    make_run(tmp_path / "c", limit=500)
+    make_run(tmp_path / "d", limit=500, digests=OTHER_PROMPTS)
+    groups, _ = grouping.groups([], tmp_path)
+    assert len({group.name for group in groups}) == 3
+    assert groups[0].name == "ocr-pocket"
+
+
+@pytest.mark.parametrize("value", ["../../etc", "a b/c", "x" * 300])
+def test_a_group_s_folder_is_a_safe_name(tmp_path: Path, value: str) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", instruments={"reward": value})
+    name = grouping.groups([], tmp_path)[0][1].name
+    assert re.fullmatch(r"ocr-pocket-[A-Za-z0-9._=-]{1,80}", name)
+
+
 @pytest.mark.parametrize(
     ("prepare", "said"),
     [
@@ -333,7 +371,7 @@ def test_tasks_are_reported_apart_when_no_folder_is_named(tmp_path: Path) -> Non
         (lambda folder: None, "There is no finished run in"),
         (lambda folder: (folder.mkdir(), (folder / "plan.json").write_text("{}")), "is not finished"),
         (lambda folder: make_run(folder, schema=1), "has schema 1, not 2"),
-        (lambda folder: (make_run(folder) / "scores.parquet").unlink(), "is not whole"),
+        (lambda folder: (make_run(folder) / "scores.parquet").unlink(), "scores.parquet cannot be read"),
     ],
 )
 def test_a_folder_that_is_of_no_use_is_named(tmp_path: Path, prepare, said: str) -> None:
@@ -342,6 +380,48 @@ def test_a_folder_that_is_of_no_use_is_named(tmp_path: Path, prepare, said: str)
     assert result.exit_code == 1
     assert said in result.output
     assert "Traceback" not in result.output
+
+
+def cut(path: Path) -> None:
+    """As a full disk or a killed copy leaves it."""
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem", "remedy"),
+    [
+        (lambda run: cut(run / "scores.parquet"), "scores.parquet cannot be read", "run it again"),
+        (lambda run: cut(judge(run, FALLING) / "judged.parquet"), "The judgements in", "gdro-bench judge"),
+        (lambda run: (judge(run, FALLING) / "judged.json").write_text("{"), "The judgements in", "gdro-bench judge"),
+        (lambda run: (run / "timing.json").write_text("[]"), "0 rows for 5 evaluation points", "Delete that file"),
+        (lambda run: (run / "timing.json").write_text("[1"), "timing.json cannot be read", "Delete that file"),
+        (lambda run: (run / "timing.json").write_text("3"), "timing.json cannot be read", "Delete that file"),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, damage, problem: str, remedy: str) -> None:
+    damage(make_run(tmp_path / "run"))
+    result = call(tmp_path / "run")
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code == 1
+    assert problem in result.output
+    assert remedy in result.output
+
+
+def test_a_record_without_timing_is_compared_on_all_axes_but_seconds(tmp_path: Path) -> None:
+    (make_run(tmp_path / "a") / "timing.json").unlink()
+    make_run(tmp_path / "b", "flow-grpo", rewards=SLOWER, pool=0)
+    assert call("--runs", tmp_path, "--x", "images").exit_code == 0
+    result = call("--runs", tmp_path, "--x", "seconds")
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'a'} does not say how many seconds it took" in result.output
+
+
+@pytest.mark.parametrize("level", ["nan", "inf"])
+def test_a_level_that_is_no_number_is_refused(tmp_path: Path, level: str) -> None:
+    make_run(tmp_path / "a")
+    result = call(tmp_path / "a", "--level", level)
+    assert result.exit_code == 2
+    assert f"--level is {level}." in result.output
 
 
 def test_without_runs_it_says_what_to_type(tmp_path: Path) -> None:
@@ -422,6 +502,27 @@ def test_prompts_and_readings_stay_text(written: Path) -> None:
     assert page.count("<script>") == 1  # its own
 
 
+def test_names_and_instruments_stay_text(tmp_path: Path) -> None:
+    """A record may come from elsewhere: nothing in it is markup, on any place of the page."""
+    make_run(tmp_path / "a", instruments={"reward": EVIL})
+    make_run(tmp_path / "b", instruments={"reward": EVIL}, changed=(f"method.draw={EVIL}",))
+    loaded = [entries.load(tmp_path / name) for name in "ab"]
+    report.write(entries.compare(loaded, True), tmp_path / "out", "evaluations", None, EVIL)
+    page = (tmp_path / "out" / "page.html").read_text()
+    assert EVIL not in page
+    assert page.count("<script>") == 1
+
+
+def test_a_verdict_that_is_not_known_is_no_finding(compared: entries.Comparison) -> None:
+    for run in compared.entries[0].runs:
+        run.parts["correct counting"] = np.full_like(run.parts["reward"], np.nan)
+    for run in compared.entries[1].runs:
+        run.parts["correct counting"] = np.ones_like(run.parts["reward"])
+    verdict = tables.verdict_table(compared)
+    assert verdict is not None
+    assert verdict.cells[1] == ["gdro", "not known", "not known"]
+
+
 def test_the_page_holds_its_pictures_and_needs_nothing_else(written: Path) -> None:
     page = (written / "page.html").read_text()
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
@@ -453,7 +554,93 @@ def test_the_page_gives_the_command_of_every_run(tmp_path: Path) -> None:
     assert call("--runs", tmp_path).exit_code == 0
     page = (tmp_path / "compare" / "ocr-pocket" / "page.html").read_text()
     assert "--method gdro --seed 0</code>" in page
-    assert "--set &#x27;method.tau=0.5&#x27;</code>" in page
+    assert "--set method.tau=0.5</code>" in page
+
+
+def test_a_command_with_own_prompts_can_be_typed(tmp_path: Path) -> None:
+    changed = ("profile.budget.limit=1000", "method.tau=0.5", "prompts=f2dc63b0")
+    typed = report.command(entries.load(make_run(tmp_path / "a", changed=changed[1:2])).run)
+    assert typed.endswith("--set method.tau=0.5")
+    run = replace(entries.load(tmp_path / "a").run, changed=changed)
+    words = shlex.split(report.command(run), comments=True)
+    options = ["--set", "profile.budget.limit=1000", "--set", "method.tau=0.5", "--prompts", "FILE"]
+    assert words[-6:] == options
+    assert "f2dc63b0" in report.command(run)
+    (tmp_path / "prompts.txt").write_text('a sign "HI"\n')
+    typed = [str(tmp_path / "prompts.txt") if word == "FILE" else word for word in words[2:]]
+    parsed = main.commands["run"].make_context("run", typed)  # type: ignore[attr-defined]
+    assert parsed.params["prompts"] == tmp_path / "prompts.txt"
+
+
+# -- what is not known
+
+
+def lose(folder: Path, marks: tuple[float, ...]) -> Path:
+    """No picture of these evaluation points could be scored."""
+    scores = pd.read_parquet(folder / "scores.parquet")
+    scores.loc[scores["mark"].isin(marks), "value"] = np.nan
+    scores.to_parquet(folder / "scores.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("marks", [(1.0,), (0.0,), (0.5,), MARKS])
+def test_what_is_not_known_is_no_finding(tmp_path: Path, marks: tuple[float, ...]) -> None:
+    lose(make_run(tmp_path / "a"), marks)
+    make_run(tmp_path / "b", "flow-grpo", rewards=SLOWER, pool=0)
+    result = call("--runs", tmp_path)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "compare" / "ocr-pocket" / "report.md").read_text()
+    assert "nan" not in text.lower()
+    assert "nan" not in result.output.lower()
+    assert f"{40 * len(marks)} of 400 pictures could not be scored and are in no mean." in text
+    if marks != (0.5,):
+        assert "not known" in text
+        assert "What gdro gains over the base by 1,000 evaluations (1 seed) is not known." in text
+
+
+def test_a_judge_that_gave_no_rating_is_counted(tmp_path: Path) -> None:
+    folder = judge(make_run(tmp_path / "a"), FALLING)
+    table = pd.read_parquet(folder / "judged.parquet")
+    table.loc[table["mark"] == 1.0, ["u", "alignment"]] = np.nan
+    table.to_parquet(folder / "judged.parquet")
+    make_run(tmp_path / "b", "flow-grpo")
+    judge(tmp_path / "b", (4.0,) * 5)
+    result = call("--runs", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "20 of 200 pictures could not be judged and are in no mean." in result.output
+    assert "corrected score at the end not known; against its best not known" in result.output
+    assert "nan" not in result.output.lower()
+
+
+def test_one_gain_has_one_number_in_run_and_compare() -> None:
+    """At a half, the mean of differences and the difference of means fall to either side of it."""
+    of_run, of_compare = 0.3635, 0.9033333333333334 - 0.5398333333333334
+    assert f"{of_run:.3f}" != f"{of_compare:.3f}"
+    low, high = 0.3, 0.42
+    assert str(Estimate(of_run, low, high)) == str(Estimate(of_compare, low, high)) == "0.363 [0.300, 0.420]"
+
+
+# -- figures
+
+
+def test_a_figure_carries_its_own_caption(tmp_path: Path) -> None:
+    """The corrected score's is made of the task's own numbers."""
+    run = entries.load(judge(make_run(tmp_path / "a"), FALLING))
+    bent = replace(run, correction=replace(run.correction, pivot=2.5, shift=0.7))
+    compared = entries.compare([bent], False)
+    curves = tables.curve_table(compared.entries, compared.prompts)
+    drawn = {figure.name: figure for figure in drawings.draw(compared, curves, tmp_path / "out", "evaluations", None)}
+    assert list(drawn) == ["reward", "quality", "corrected"]
+    assert "r (u - 2.5) + 0.7" in drawn["corrected"].caption
+    assert all(figure.path.exists() and figure.path.with_suffix(".pdf").exists() for figure in drawn.values())
+
+
+def test_every_figure_is_on_the_page_with_its_caption(written: Path, compared: entries.Comparison) -> None:
+    page = (written / "page.html").read_text()
+    curves = tables.curve_table(compared.entries, compared.prompts)
+    for figure in drawings.draw(compared, curves, written / "again", "evaluations", None):
+        assert str(escape(figure.title)) in page
+        assert str(escape(figure.caption)) in page
 
 
 def test_one_method_alone_is_not_matched_but_shown_at_its_end(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Figures as a reader needs them: nothing lies on anything else."""
 
+import time
 from itertools import combinations
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
+from PIL import Image
 
 from gdro_bench import figures
 
@@ -36,3 +38,19 @@ def test_captions_lie_on_no_picture_and_on_no_other_caption(
     assert not [pair for pair in combinations(boxes, 2) if Bbox.intersection(*pair)]
     assert (tmp_path / "sheet.png").exists()
     assert (tmp_path / "sheet.pdf").exists()
+
+
+def test_a_long_prompt_is_cut_on_the_sheet(tmp_path: Path) -> None:
+    """Wrapped whole, one of 40,000 characters makes a picture of thousands of lines."""
+    images, long = np.zeros((2, 64, 64, 3), np.uint8), "a sign " * 6000
+    begun = time.perf_counter()
+    figures.sample_sheet(tmp_path / "long", {"base": images}, {"base": [long, ""]}, [long, "a cow"])
+    assert time.perf_counter() - begun < 5
+    with Image.open(tmp_path / "long.png") as sheet:
+        assert sheet.height < 1000
+
+
+def test_letters_that_the_font_lacks_are_boxes_and_long_ones_end_in_dots() -> None:
+    assert figures._plain("a 猫") == "a \u25a1"
+    assert figures._plain("x" * 160) == "x" * 160
+    assert figures._plain("x" * 161) == "x" * 159 + "\u2026"

@@ -1,5 +1,6 @@
 """The report's page in a real browser: pictures there, tables sort, a picture opens large, a prompt stays text."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,47 @@ def test_a_table_sorts_both_ways_by_number(page: WebDriver) -> None:
     assert column() == ["flow-grpo", "dance-grpo", "gdro"]
     reward.click()
     assert column() == ["gdro", "dance-grpo", "flow-grpo"]
+
+
+def test_a_worded_difference_sorts_by_its_number(page: WebDriver) -> None:
+    table = page.find_element(By.CSS_SELECTOR, "table.sortable")
+    heads = table.find_elements(By.TAG_NAME, "button")
+    next(button for button in heads if button.text == "against gdro's").click()
+    labels = [row.find_element(By.TAG_NAME, "td").text for row in table.find_elements(By.CSS_SELECTOR, "tbody tr")]
+    assert labels == ["flow-grpo", "dance-grpo", "gdro"]  # -0.2, -0.1, and an empty cell
+
+
+def emulate(browser: WebDriver, width: int, scheme: str) -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def brightness(browser: WebDriver, selector: str, what: str) -> float:
+    code = f"return getComputedStyle(document.querySelector('{selector}')).{what}"
+    red, green, blue = map(int, re.findall(r"\d+", browser.execute_script(code))[:3])
+    return (red + green + blue) / (3 * 255)
+
+
+@pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
+def test_the_page_follows_the_screen_s_colours(page: WebDriver, scheme: str, is_dark: bool) -> None:
+    emulate(page, 1280, scheme)
+    assert (brightness(page, "body", "backgroundColor") < 0.2) == is_dark
+    assert (brightness(page, "body", "color") > 0.8) == is_dark
+    assert brightness(page, "figure img", "backgroundColor") == 1.0  # figures are drawn in black on white
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_wide_tables_scroll_in_their_own_box(page: WebDriver, width: int) -> None:
+    emulate(page, width, "light")
+    assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    code = "return getComputedStyle(arguments[0]).overflowX"
+    tables = page.find_elements(By.TAG_NAME, "table")
+    boxes = [table.find_element(By.XPATH, "..") for table in tables]
+    assert all(page.execute_script(code, box) == "auto" for box in boxes)
+    if width == 1280:
+        assert all(box.size["width"] >= table.size["width"] for box, table in zip(boxes, tables, strict=True))
 
 
 def test_a_picture_opens_large_and_closes(page: WebDriver) -> None:

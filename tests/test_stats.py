@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gdro_bench.stats import bootstrap_mean, draws, draws_of, paired_gain
+from gdro_bench.stats import Estimate, bootstrap_mean, crossing, draws, draws_of, paired_gain
 
 
 def test_interval_covers_the_true_mean_about_nineteen_times_in_twenty():
@@ -77,3 +77,16 @@ def test_weights_of_one_prompt_s_pictures_are_equal():
     assert (weights[:, 0] == weights[:, 2]).all()
     assert (weights[:, 0] != weights[:, 1]).any()
     assert (draws_of(["b", "a", "c"], seed=1) == draws(3, seed=1)).all()
+
+
+def test_what_is_not_known_is_said_and_no_finding():
+    unknown = Estimate(np.nan, np.nan, np.nan)
+    assert str(unknown) == "not known"
+    assert unknown.against_zero == "not known to differ from"
+    assert Estimate(0.1, -0.1, 0.2).against_zero == "within noise of"
+
+
+def test_a_curve_is_crossed_past_points_that_are_not_known():
+    cost, reward = np.array([0.0, 10, 20]), np.array([0.0, np.nan, 1.0])
+    assert crossing(cost, reward, 0.5) == 10
+    assert crossing(cost, np.full(3, np.nan), 0.5) == np.inf

@@ -1,13 +1,15 @@
-"""`compare`: finished runs -> a report for every task and profile."""
+"""`compare`: finished runs -> a report for every task and profile, and for every setting that keeps runs apart."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from rich.console import Console
 
 from gdro_bench.commands import summary
-from gdro_bench.compare import entries, report
+from gdro_bench.compare import entries, grouping, report
+from gdro_bench.errors import BenchError
 
 
 def execute(
@@ -19,15 +21,18 @@ def execute(
     level: float | None,
     reference: str | None,
 ) -> None:
-    """Writes the reports and prints their headlines; says which unfinished runs were left out.
+    """Writes the reports and prints their headlines; says which runs were left out or reported apart.
 
     Raises:
-        BenchError: there is nothing to compare, or a named folder is of no use.
+        BenchError: there is nothing to compare, a named folder is of no use, or the level is no number.
     """
-    groups, unfinished = entries.groups(folders, runs)
+    if level is not None and not math.isfinite(level):
+        raise BenchError(f"--level is {level}.", "Give a reward, such as --level 0.8.", 2)
+    groups, unfinished = grouping.groups(folders, runs)
     for group in groups:
-        compared = entries.compare(group, bool(folders), reference)
-        folder = (out or runs / "compare") / f"{compared.first.task}-{compared.first.profile}"
-        summary.print_comparison(console, *report.write(compared, folder, axis, level), folder)
+        lacks_it = group.remark and reference not in [entries.label_of(loaded.run) for loaded in group.runs]
+        compared = entries.compare(group.runs, bool(folders), None if lacks_it else reference)
+        folder = (out or runs / "compare") / group.name
+        summary.print_comparison(console, *report.write(compared, folder, axis, level, group.remark), folder)
     for folder in unfinished:
         console.print(f"Left out, unfinished: {folder}", soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""Finished runs -> what can be said of their methods: curves, matched reward, matched budget. Knows nothing of torch.
+"""Finished runs -> methods with their scores, judgements and costs. Knows nothing of torch.
 
 An entry is one method with one set of numbers, and all its seeds. Entries share a figure only if their runs were made
 for the same task, model, instruments, prompts and budget.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from gdro_bench import content, stats, task
@@ -37,9 +38,12 @@ AXES = {
 
 @dataclass(frozen=True, slots=True)
 class LoadedRun:
-    """A finished run with its scores: `parts`, the reward's among them as `reward`, and what judges said, [M, N] at M
-    marks (the base's first) of N prompts; what was read, [M][N]; the seconds spent at each mark; the instruments that
-    judged it, and how its task corrects the reward by them."""
+    """A finished run with its scores.
+
+    `parts` holds the reward (as `reward`), its parts and the judgements, [M, N] at M evaluation points (the base's
+    first) of N prompts; `notes`, [M][N], what was read or detected; `seconds` what was spent until each point; `judges`
+    the instruments that judged it, `to_judge` how many pictures they were shown, `unjudged` how many got no rating.
+    """
 
     run: Run
     folder: Path
@@ -49,6 +53,8 @@ class LoadedRun:
     seconds: list[dict[str, float]]
     judges: dict[str, str]
     correction: Correction
+    to_judge: int = 0
+    unjudged: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Entry:
 
     @property
     def points(self) -> tuple[Point, ...]:
-        """Of the first seed: all seeds have the same marks."""
+        """Of the first seed: all seeds have the same evaluation points."""
         return self.runs[0].run.points
 
     @cached_property
@@ -80,8 +86,10 @@ class Entry:
         """[M], over seeds and scored prompts; of the corrected score, that of the means."""
         if part == CORRECTED:
             reward, u = self._judged()
-            return corrected_score(_mean(reward), _mean(u), self.runs[0].correction)
-        return _mean(self.values(part))
+            return corrected_score(
+                stats.known_mean(reward, (0, 2)), stats.known_mean(u, (0, 2)), self.runs[0].correction
+            )
+        return stats.known_mean(self.values(part), (0, 2))
 
     def replicates(self, part: str, prompts: stats.Weights) -> Floats:
         """[R, M]; the last ones of each part are kept, since tables and curves ask for the same."""
@@ -107,14 +115,14 @@ class Entry:
         return np.where(lacking, np.nan, reward), np.where(lacking, np.nan, u)
 
     def cost(self, axis: str, with_pool: bool) -> Floats:
-        """Spent at each mark, mean over seeds: [M]."""
+        """Spent until each evaluation point, mean over seeds: [M]."""
         per_seed = [[_cost(run, i, axis, with_pool) for i in range(len(self.points))] for run in self.runs]
         mean: Floats = np.mean(per_seed, axis=0)
         return mean
 
     @property
     def first_update(self) -> int:
-        """The first mark after an update."""
+        """The first evaluation point after an update."""
         return next((i for i, point in enumerate(self.points) if point.updates), len(self.points))
 
 
@@ -153,11 +161,6 @@ def parts_of(entries: Sequence[Entry]) -> list[str]:
     return [CORRECTED, *shared] if "u" in shared else shared
 
 
-def _mean(values: Floats) -> Floats:
-    means: Floats = np.nanmean(values, axis=(0, 2))
-    return means
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # From folders to entries
 
@@ -179,7 +182,7 @@ def finished(named: Sequence[Path], runs: Path) -> tuple[list[Path], list[Path]]
     for folder in named or [runs]:
         here, unfinished = find(folder)
         if unfinished and not here:
-            raise BenchError(f"The run in {min(unfinished)} is not finished.", "Type its command again: it goes on.")
+            raise BenchError(f"The run in {min(unfinished)} is not finished.", "Type its command again to finish it.")
         if not here:
             raise BenchError(f"There is no finished run in {folder}.", FIRST_RUNS)
         ended |= here
@@ -187,65 +190,88 @@ def finished(named: Sequence[Path], runs: Path) -> tuple[list[Path], list[Path]]
     return sorted(ended), sorted(begun)
 
 
-def groups(named: Sequence[Path], runs: Path) -> tuple[list[list[LoadedRun]], list[Path]]:
-    """The runs to compare, by task and profile, and the unfinished ones that were passed over.
-
-    Args:
-        named: folders that hold runs and must share one figure. runs: where to look if none is named.
-
-    Raises:
-        BenchError: there is nothing to compare, or a named folder is of no use.
-    """
-    found, unfinished = finished(named, runs)
-    loaded = [load(folder) for folder in found]
-    if named:
-        return [loaded], unfinished
-    grouped: dict[tuple[str, str], list[LoadedRun]] = {}
-    for run in loaded:
-        grouped.setdefault((run.run.task, run.run.profile), []).append(run)
-    return list(grouped.values()), unfinished
-
-
 def load(folder: Path) -> LoadedRun:
     """A finished run.
 
     Raises:
-        BenchError: it is not finished, of another schema, or its scores are missing.
+        BenchError: it is not finished, of another schema, or one of its files is missing or damaged.
     """
     run = record.read(folder)
+    shape = (len(run.points), -1)
     try:
         scores = record.read_scores(folder)
-        seconds = json.loads((folder / "timing.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        names = [name for name in scores if name not in record.SCORE_COLUMNS]
+        parts = {name: scores[name].to_numpy(float).reshape(shape) for name in ("value", *names)}
+        notes, texts = scores["note"].to_numpy().reshape(shape), scores["text"]
+    except (OSError, ValueError, KeyError) as error:
         raise BenchError(
-            f"The run in {folder} is not whole: {error}.", "Delete the folder and run it again."
+            f"{folder / 'scores.parquet'} cannot be read: {error}.", f"Delete {folder} and run it again."
         ) from error
-    shape = (len(run.points), -1)
-    parts = {name: scores[name].to_numpy(float).reshape(shape) for name in scores if name not in record.SCORE_COLUMNS}
-    parts = {"reward": scores["value"].to_numpy(float).reshape(shape)} | parts
-    notes = scores["note"].to_numpy().reshape(shape)
-    prompts = tuple(scores["text"][: notes.shape[1]])
-    correction = task.load(run.task).correction
-    judges = judging.instruments(folder) if judging.is_complete(run, folder) else {}
-    parts |= _judged_parts(run, folder, parts["reward"], correction) if judges else {}
-    return LoadedRun(run, folder, prompts, parts, notes.tolist(), seconds, judges, correction)
+    parts = {"reward": parts.pop("value")} | parts
+    seconds, correction = _seconds(folder, run), task.load(run.task).correction
+    judges, judged = _judgements(run, folder)
+    if judged is not None:
+        parts |= _judged_parts(run, judged, parts["reward"], correction)
+    to_judge, unjudged = (0, 0) if judged is None or "u" not in judged else (len(judged), int(judged["u"].isna().sum()))
+    prompts = tuple(texts[: notes.shape[1]])
+    return LoadedRun(run, folder, prompts, parts, notes.tolist(), seconds, judges, correction, to_judge, unjudged)
 
 
-def _judged_parts(run: Run, folder: Path, reward: Floats, correction: Correction) -> dict[str, Floats]:
-    """What the judges said, [M, N] each, NaN where no picture was kept; and each picture's own corrected score."""
-    table = judging.read(folder)
+TIMED = ("pool", "collection", "optimisation")
+
+
+def _seconds(folder: Path, run: Run) -> list[dict[str, float]]:
+    """Seconds spent until each evaluation point; NaN if the run's timing was not kept.
+
+    Raises:
+        BenchError: the file is damaged.
+    """
+    path = folder / "timing.json"
+    if not path.exists():
+        return [dict.fromkeys(TIMED, np.nan)] * len(run.points)
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        seconds = [{name: float(row[name]) for name in TIMED} for row in rows]
+        if len(seconds) != len(run.points):
+            raise ValueError(f"{len(seconds)} rows for {len(run.points)} evaluation points")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchError(
+            f"{path} cannot be read: {error}.", "Delete that file: nothing but the axis of seconds needs it."
+        ) from error
+    return seconds
+
+
+def _judgements(run: Run, folder: Path) -> tuple[dict[str, str], pd.DataFrame | None]:
+    """The instruments that judged a run and their table; none if it was not judged, or not at every evaluation point.
+
+    Raises:
+        BenchError: a file of theirs is damaged.
+    """
+    try:
+        if not judging.is_complete(run, folder):
+            return {}, None
+        return judging.instruments(folder), judging.read(folder)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise BenchError(
+            f"The judgements in {folder} cannot be read: {error}.",
+            f"Delete {judging.TABLE} and {judging.INSTRUMENTS} there, then: gdro-bench judge {folder}",
+        ) from error
+
+
+def _judged_parts(run: Run, table: pd.DataFrame, reward: Floats, correction: Correction) -> dict[str, Floats]:
+    """The judgements, [M, N] each, NaN where no picture was kept; and each picture's own corrected score."""
     marks = {point.mark: i for i, point in enumerate(run.points)}
     at = table["mark"].map(marks).to_numpy(), table["prompt"].to_numpy()
-    said: dict[str, Floats] = {}
+    parts: dict[str, Floats] = {}
     for name in table.select_dtypes("number"):
         if name not in ("mark", "prompt"):
-            said[name] = np.full(reward.shape, np.nan)
-            said[name][at] = table[name]
-    if "u" in said:
-        said["corrected_each"] = corrected_score(reward, said["u"], correction)
-    if "second_reader" in said:
-        said["agreement"] = 1 - np.abs(reward - said["second_reader"])
-    return said
+            parts[name] = np.full(reward.shape, np.nan)
+            parts[name][at] = table[name]
+    if "u" in parts:
+        parts["corrected_each"] = corrected_score(reward, parts["u"], correction)
+    if "second_reader" in parts:
+        parts["agreement"] = 1 - np.abs(reward - parts["second_reader"])
+    return parts
 
 
 def identity(run: Run) -> dict[str, Any]:
@@ -300,9 +326,9 @@ def compare(runs: Sequence[LoadedRun], variants: bool, reference: str | None = N
     labelled = {entry.label: entry for entry in shown}
     if reference is not None and reference not in labelled:
         raise unknown("method to compare with called", reference, labelled)
-    chosen = shown[0] if reference is None else labelled[reference]
+    held_against = shown[0] if reference is None else labelled[reference]
     weights = stats.draws_of(runs[0].prompts, seed=0)
-    return Comparison(tuple(shown), chosen, weights, _ablations(entries))
+    return Comparison(tuple(shown), held_against, weights, _ablations(entries))
 
 
 def _entries(runs: Sequence[LoadedRun]) -> list[Entry]:
@@ -315,13 +341,14 @@ def _entries(runs: Sequence[LoadedRun]) -> list[Entry]:
                 "Leave one out.",
             )
         seeds[run.run.seed] = run
-    made = [Entry(_label(next(iter(g.values())).run), tuple(g[s] for s in sorted(g))) for g in groups.values()]
+    made = [Entry(label_of(next(iter(g.values())).run), tuple(g[s] for s in sorted(g))) for g in groups.values()]
     return sorted(made, key=lambda entry: (entry.method != "gdro", entry.label))
 
 
-def _label(run: Run) -> str:
-    said = ", ".join(setting.removeprefix("method.") for setting in run.changed if setting.startswith("method."))
-    return f"{run.method} ({said})" if said else run.method
+def label_of(run: Run) -> str:
+    """What its entry is called: the method, and the numbers of it that were changed."""
+    changes = ", ".join(setting.removeprefix("method.") for setting in run.changed if setting.startswith("method."))
+    return f"{run.method} ({changes})" if changes else run.method
 
 
 def _changed(entry: Entry) -> list[str]:
@@ -330,15 +357,15 @@ def _changed(entry: Entry) -> list[str]:
 
 def _ablations(entries: Sequence[Entry]) -> dict[Number, tuple[Entry, ...]]:
     """For each number of a method that alone was changed: the entries, the unchanged one among them, by its value."""
-    found: dict[Number, list[Entry]] = {}
+    varied_by: dict[Number, list[Entry]] = {}
     for entry in entries:
         if len(_changed(entry)) == 1:
             name = _changed(entry)[0].split("=")[0].removeprefix("method.")
-            found.setdefault((entry.method, name), []).append(entry)
-    for (method, name), varied in found.items():
+            varied_by.setdefault((entry.method, name), []).append(entry)
+    for (method, name), varied in varied_by.items():
         varied += [entry for entry in entries if entry.method == method and not _changed(entry)]
         varied.sort(key=lambda entry: _order(setting_of(entry, name)))
-    return {key: tuple(varied) for key, varied in sorted(found.items()) if len(varied) > 1}
+    return {key: tuple(varied) for key, varied in sorted(varied_by.items()) if len(varied) > 1}
 
 
 def setting_of(entry: Entry, name: str) -> Any:

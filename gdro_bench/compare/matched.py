@@ -1,7 +1,7 @@
 """Methods at matched reward and at matched budget, with intervals over prompts and seeds.
 
 The reference's replicates and another's share their prompts' weights, so that differences and ratios are paired. A
-level is a gain over the base: a resample of hard prompts has a low base, and is asked for as much above it.
+level is a gain over the base: a resample of hard prompts has a low base, and must rise as much above it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ def with_pool_point(entry: Entry, axis: str, with_pool: bool, reward: Floats) ->
 
 def cost_at(entry: Entry, gain: float, axis: str, with_pool: bool, rewards: Floats) -> Floats:
     """The cost at which each of the curves, rewards [R, M], is first so much above where it began: [R], inf where it
-    never is."""
+    never is, NaN where it is not known where it began or what became of it."""
     cost, curves = with_pool_point(entry, axis, with_pool, rewards)
-    return np.array([stats.crossing(cost, curve - curve[0], gain - ROUNDING) for curve in curves])
+    reached = np.array([stats.crossing(cost, curve - curve[0], gain - ROUNDING) for curve in curves])
+    known = ~np.isnan(gain) & ~np.isnan(curves[:, 0]) & ~np.isnan(curves[:, 1:]).all(axis=1)
+    return np.where(known, reached, np.nan)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -40,8 +42,9 @@ def cost_at(entry: Entry, gain: float, axis: str, with_pool: bool, rewards: Floa
 
 @dataclass(frozen=True, slots=True)
 class AtReward:
-    """An entry where it first reaches the level R*: the first mark there (None: never), reward and parts at that mark
-    (the last one, if never), the cost and its ratio to the reference's, each with and without the pool."""
+    """An entry where it first reaches the level R*: `mark`, the index of the first evaluation point there (None:
+    never), reward and parts at that point (the last one, if never), the cost (NaN: not known) and its ratio to the
+    reference's, each with and without the pool."""
 
     entry: Entry
     mark: int | None
@@ -63,24 +66,32 @@ class AtBudget:
 
 
 def common_level(comparison: Comparison) -> float | None:
-    """R*: the highest reward that every entry which rises above the base reaches, as seen and in all but the lowest
+    """R*: the highest reward that every entry which rises above the base reaches, as observed and in all but the lowest
     2.5 % of resamples: at the very top of a curve half of them would never arrive, and have no cost.
 
     None if fewer than two entries are compared, or none rises.
     """
     tops, base = [], 0.0
     for entry in comparison.entries:
-        rewards = seen_and_resampled(entry, comparison.prompts)
+        rewards = with_replicates(entry, comparison.prompts)
         gains = rewards - rewards[:, :1]
+        if np.isnan(gains[0]).all():
+            continue
         base = float(rewards[0, 0])
-        if estimate(gains[:, int(np.argmax(gains[0]))]).low > 0:
-            tops.append(min(float(gains[0].max()), estimate(gains.max(axis=1)).low))
+        if estimate(gains[:, int(np.nanargmax(gains[0]))]).low > 0:
+            tops.append(min(float(np.nanmax(gains[0])), estimate(_highest(gains)).low))
     return base + min(tops) if tops and len(comparison.entries) > 1 else None
+
+
+def _highest(curves: Floats) -> Floats:
+    """Of each curve [R, M]: [R], NaN where nothing is known of one."""
+    highest: Floats = np.where(np.isnan(curves), -np.inf, curves).max(axis=1)
+    return np.where(np.isinf(highest), np.nan, highest)
 
 
 def at_reward(comparison: Comparison, level: float, axis: str) -> list[AtReward]:
     """Every entry at matched reward."""
-    curves = {e.label: seen_and_resampled(e, comparison.prompts) for e in comparison.entries}
+    curves = {e.label: with_replicates(e, comparison.prompts) for e in comparison.entries}
     gain = level - float(curves[comparison.reference.label][0, 0])
     spent = {
         entry.label: {pool: cost_at(entry, gain, axis, pool, curves[entry.label]) for pool in (True, False)}
@@ -100,36 +111,37 @@ def at_reward(comparison: Comparison, level: float, axis: str) -> list[AtReward]
     return rows
 
 
-def seen_and_resampled(entry: Entry, prompts: stats.Weights, part: str = "reward") -> Floats:
-    """Means [1 + R, M]: as seen, then resampled with the same prompts as every other entry's."""
+def with_replicates(entry: Entry, prompts: stats.Weights, part: str = "reward") -> Floats:
+    """Means [1 + R, M]: as observed, then resampled with the same prompts as every other entry's."""
     return np.vstack((entry.mean(part), entry.replicates(part, prompts)))
 
 
 def parts_at(comparison: Comparison, entry: Entry, mark: int) -> dict[str, Estimate]:
-    """What there is besides the reward at an entry's mark, by name."""
-    return {n: estimate(seen_and_resampled(entry, comparison.prompts, n)[:, mark]) for n in comparison.parts}
+    """All that there is besides the reward at an entry's evaluation point of this index, by name."""
+    return {n: estimate(with_replicates(entry, comparison.prompts, n)[:, mark]) for n in comparison.parts}
 
 
 def since_base(comparison: Comparison, entry: Entry, part: str) -> Estimate:
     """What became of a part: its last value less the base's."""
-    seen = seen_and_resampled(entry, comparison.prompts, part)
-    return estimate(seen[:, -1] - seen[:, 0])
+    values = with_replicates(entry, comparison.prompts, part)
+    return estimate(values[:, -1] - values[:, 0])
 
 
 def since_best(comparison: Comparison, entry: Entry, part: str) -> Estimate:
     """A part's last value less its highest one: 0 if the last is the highest."""
-    seen = seen_and_resampled(entry, comparison.prompts, part)
-    return estimate(seen[:, -1] - seen[:, int(np.argmax(seen[0]))])
+    values = with_replicates(entry, comparison.prompts, part)
+    best = -1 if np.isnan(values[0]).all() else int(np.nanargmax(values[0]))
+    return estimate(values[:, -1] - values[:, best])
 
 
 def estimate(values: Floats) -> Estimate:
-    """Of values [1 + R], the first as seen, the others resampled."""
+    """Of values [1 + R], the first as observed, the others resampled."""
     return stats.estimate(float(values[0]), values[1:])
 
 
 def at_budget(comparison: Comparison) -> list[AtBudget]:
-    """Every entry at its last mark."""
-    curves = {e.label: seen_and_resampled(e, comparison.prompts) for e in comparison.entries}
+    """Every entry at its last evaluation point."""
+    curves = {e.label: with_replicates(e, comparison.prompts) for e in comparison.entries}
     to = curves[comparison.reference.label][:, -1]
     rows = []
     for entry in comparison.entries:

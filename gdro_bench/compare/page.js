@@ -1,7 +1,8 @@
 for (const table of document.querySelectorAll('table.sortable')) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
-  const key = (row, i) => { const t = row.cells[i].textContent.trim(), n = parseFloat(t.replace(/,/g, ''));
-    return Number.isNaN(n) ? t : n; };
+  const key = (row, i) => {  // a cell's first number (`below: -0.200 [...]`), but a method's name as it is
+    const text = row.cells[i].textContent.trim(), number = i && text.replace(/,/g, '').match(/[-+]?[0-9]*[.]?[0-9]+/);
+    return number ? parseFloat(number[0]) : text; };
   heads.forEach((head, i) => head.querySelector('button').addEventListener('click', () => {
     const down = head.getAttribute('aria-sort') === 'ascending';
     heads.forEach(other => other.removeAttribute('aria-sort'));

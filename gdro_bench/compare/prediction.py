@@ -1,6 +1,6 @@
-"""How well what can be measured anywhere predicts the gold score, which only a known world has.
+"""How well figures that any world has predict the gold score, which only a known world has.
 
-A checkpoint is a seed's evaluation at a mark after an update, and the base once. Over all checkpoints of all runs, also
+A checkpoint is a seed's evaluation point after an update, and the base once. Over all checkpoints of all runs, also
 those of ablations, Spearman's rank correlation of each figure with gold: 1 orders checkpoints as gold does.
 """
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from gdro_bench import stats
 from gdro_bench.compare.entries import Comparison, Entry, Floats, parts_of
-from gdro_bench.compare.matched import seen_and_resampled
+from gdro_bench.compare.matched import with_replicates
 from gdro_bench.stats import Estimate
 
 
@@ -23,19 +23,19 @@ def rank_correlations(compared: Comparison) -> tuple[int, dict[str, Estimate]]:
     if "gold" not in parts:
         return 0, {}
     gold = _checkpoints(runs, "gold", compared.prompts)
-    if np.ptp(gold[0]) == 0:
+    if not np.ptp(gold[0]) > 0:  # constant, or not known
         return 0, {}
     names = ["reward", *(name for name in parts if name != "gold")]
-    found = {name: _spearman(_checkpoints(runs, name, compared.prompts), gold) for name in names}
-    return gold.shape[1], {name: stats.estimate(float(rho[0]), rho[1:]) for name, rho in found.items()}
+    correlations = {name: _spearman(_checkpoints(runs, name, compared.prompts), gold) for name in names}
+    return gold.shape[1], {name: stats.estimate(float(rho[0]), rho[1:]) for name, rho in correlations.items()}
 
 
 def _checkpoints(runs: list[Entry], part: str, prompts: stats.Weights) -> Floats:
-    """As seen, then resampled: [1 + R, checkpoints]."""
+    """As observed, then resampled: [1 + R, checkpoints]."""
     columns = []
     for i, run in enumerate(runs):
-        taught = [j for j, point in enumerate(run.points) if point.updates or (j == 0 and i == 0)]
-        columns.append(seen_and_resampled(run, prompts, part)[:, taught])
+        updated = [j for j, point in enumerate(run.points) if point.updates or (j == 0 and i == 0)]
+        columns.append(with_replicates(run, prompts, part)[:, updated])
     stacked: Floats = np.hstack(columns)
     return stacked
 

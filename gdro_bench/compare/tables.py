@@ -43,6 +43,7 @@ OTHERS = {  # of interest in one table only
     "second_reader": "reward by a second reader",
 }
 BY_TAG = "correct "  # what the parts of GenEval's verdict begin with, one a tag
+NOT_KNOWN = str(Estimate(math.nan, math.nan, math.nan))
 TABLED = ("corrected", "u", "gold", "text_area", "vendi", "path_kl")  # the columns of tables
 
 
@@ -67,8 +68,14 @@ class Table:
         return "\n".join([*top, *body[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    text: str = frame.to_csv(index=False, float_format="%.6g")
+    return text.encode()
+
+
 def curve_table(entries: Sequence[Entry], prompts: Weights) -> pd.DataFrame:
-    """A row a mark of every seed and of their mean: costs, reward and parts, the mean's with 95 % intervals."""
+    """A row for every evaluation point of each seed and of their mean: costs, reward and parts, the mean's with 95 %
+    intervals."""
     rows: list[dict[str, object]] = []
     for entry in entries:
         names = ["reward", *parts_of(entries)]
@@ -77,8 +84,8 @@ def curve_table(entries: Sequence[Entry], prompts: Weights) -> pd.DataFrame:
         for i, point in enumerate(entry.points):
             row: dict[str, object] = {"label": entry.label, "seed": "mean", "mark": point.mark} | costs[i]
             for name in names:
-                found = stats.estimate(float(entry.mean(name)[i]), intervals[name][:, i])
-                row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+                estimate = stats.estimate(float(entry.mean(name)[i]), intervals[name][:, i])
+                row |= _spread(name, estimate)
             rows.append(row)
         for run in entry.runs if len(entry.runs) > 1 else ():
             alone = Entry(entry.label, (run,))
@@ -90,7 +97,7 @@ def curve_table(entries: Sequence[Entry], prompts: Weights) -> pd.DataFrame:
 
 
 def _costs(entry: Entry) -> list[dict[str, object]]:
-    """On every axis, at each mark."""
+    """On every axis, until each evaluation point."""
     costs = {axis: entry.cost(axis, True) for axis in AXES}
     costs |= {f"{axis}_without_pool": entry.cost(axis, False) for axis in AXES}
     return [{axis: float(spent[i]) for axis, spent in costs.items()} for i in range(len(entry.points))]
@@ -107,7 +114,7 @@ def short_table(
     for end, line in zip(at_budget, lines, strict=True):
         label, seeds = end.entry.label, len(end.entry.runs)
         cells.append([label, str(seeds), *(cell for _, cell, _ in line)])
-        spreads = [_spread(name, found) for _, _, (name, found) in line]
+        spreads = [_spread(name, estimate) for _, _, (name, estimate) in line]
         numbers.append({"label": label, "seeds": seeds} | {k: v for spread in spreads for k, v in spread.items()})
     return Table("in-short", "In short", header, cells, pd.DataFrame(numbers))
 
@@ -123,8 +130,8 @@ def _in_short(
     ]
     if row is not None:
         with_pool, without = row.ratio[True], row.ratio[False]
-        line.append((f"cost of R*, times {to}'s", _ratio(with_pool), ("ratio", with_pool)))
-        line.append(("without pools", _ratio(without), ("ratio_without_pool", without)))
+        line.append((f"cost of R*, times {to}'s", _ratio(row, True), ("ratio", with_pool)))
+        line.append(("without pools", _ratio(row, False), ("ratio_without_pool", without)))
     if CORRECTED in compared.parts:
         score, fall = end.parts[CORRECTED], matched.since_best(compared, end.entry, CORRECTED)
         line.append(("corrected score at the end", str(score), ("corrected", score)))
@@ -138,11 +145,11 @@ def _in_short(
 def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: float, axis: str) -> Table:
     to, parts = compared.reference.label, _tabled(compared)
     header = ["method", "first mark there", "reward there", f"{AXES[axis]} to R*", f"ratio to {to}"]
-    header += ["without pools", f"ratio to {to}, without pools", *map(_said, parts)]
+    header += ["without pools", f"ratio to {to}, without pools", *map(_label_of, parts)]
     cells, numbers = [], []
     for row in rows:
-        mark = "not reached" if row.mark is None else f"{row.entry.points[row.mark].mark:.0%}"
-        costs = [text for pool in (True, False) for text in (_cost(row.cost[pool]), _ratio(row.ratio[pool]))]
+        mark = _first_mark(row)
+        costs = [text for pool in (True, False) for text in (_cost(row.cost[pool]), _ratio(row, pool))]
         cells.append([row.entry.label, mark, str(row.reward), *costs, *(str(row.parts[name]) for name in parts)])
         number: dict[str, object] = {
             "label": row.entry.label,
@@ -151,17 +158,23 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
             "mark": mark,
         }
         number |= _spread("reward", row.reward) | _spreads(row.parts)
-        for pool, said in ((True, ""), (False, "_without_pool")):
-            number |= _spread(f"{axis}{said}", row.cost[pool]) | _spread(f"ratio{said}", row.ratio[pool])
+        for pool, suffix in ((True, ""), (False, "_without_pool")):
+            number |= _spread(f"{axis}{suffix}", row.cost[pool]) | _spread(f"ratio{suffix}", row.ratio[pool])
         numbers.append(number)
     title = f"At matched reward, R* = {level:.3f}"
     return Table("matched-reward", title, header, cells, pd.DataFrame(numbers))
 
 
+def _first_mark(row: matched.AtReward) -> str:
+    if row.mark is None:
+        return NOT_KNOWN if math.isnan(row.cost[True].mean) else "not reached"
+    return f"{row.entry.points[row.mark].mark:.0%}"
+
+
 def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Table:
     parts, run = _tabled(compared), compared.first
     header = ["method", "seeds", "reward", "gain over base"]
-    header += map(_said, parts)
+    header += map(_label_of, parts)
     cells, numbers = [], []
     for row in rows:
         texts = [row.entry.label, str(len(row.entry.runs)), str(row.reward), str(row.gain)]
@@ -177,7 +190,7 @@ def verdict_table(compared: Comparison) -> Table | None:
     """The all-or-nothing verdicts behind the reward, the base's and each method's at the end: OCR's exact match, or
     GenEval's by tag and, as published, the mean over tags. None where the reward has no such part."""
     tags = {name: name.removeprefix(BY_TAG) for name in compared.parts if name.startswith(BY_TAG)}
-    columns = tags or {name: _said(name) for name in ("exact",) if name in compared.parts}
+    columns = tags or {name: _label_of(name) for name in ("exact",) if name in compared.parts}
     if not columns:
         return None
     names, header = list(columns), ["method", *(["mean over tags"] if tags else []), *columns.values()]
@@ -185,16 +198,18 @@ def verdict_table(compared: Comparison) -> Table | None:
     for label, entry, mark in [("base", compared.reference, 0), *((e.label, e, -1) for e in compared.entries)]:
         means = np.array([entry.mean(name)[mark] for name in names])
         drawn = np.stack([entry.replicates(name, compared.prompts)[:, mark] for name in names])
-        found = {"overall": stats.estimate(float(np.nanmean(means)), np.nanmean(drawn, axis=0))} if tags else {}
-        found |= {name: stats.estimate(float(means[i]), drawn[i]) for i, name in enumerate(names)}
-        cells.append([label, *map(str, found.values())])
-        numbers.append({"label": label} | _spreads(found))
+        verdicts = (
+            {"overall": stats.estimate(float(stats.known_mean(means)), stats.known_mean(drawn, 0))} if tags else {}
+        )
+        verdicts |= {name: stats.estimate(float(means[i]), drawn[i]) for i, name in enumerate(names)}
+        cells.append([label, *map(str, verdicts.values())])
+        numbers.append({"label": label} | _spreads(verdicts))
     return Table("verdict", "The verdict at the end of the budget", header, cells, pd.DataFrame(numbers))
 
 
-def prediction_table(compared: Comparison, checkpoints: int, found: Mapping[str, Estimate]) -> Table:
+def prediction_table(compared: Comparison, checkpoints: int, correlations: Mapping[str, Estimate]) -> Table:
     header = ["figure", "rank correlation with gold [95 %]"]
-    ordered = sorted(found.items(), key=lambda item: -np.nan_to_num(item[1].mean))
+    ordered = sorted(correlations.items(), key=lambda item: -np.nan_to_num(item[1].mean))
     names = labels(compared, [name for name, _ in ordered])
     cells = [[name, str(rho)] for name, (_, rho) in zip(names, ordered, strict=True)]
     numbers = pd.DataFrame([{"figure": name} | _spread("rank_correlation", rho) for name, rho in ordered])
@@ -205,10 +220,10 @@ def prediction_table(compared: Comparison, checkpoints: int, found: Mapping[str,
 def labels(compared: Comparison, parts: Sequence[str]) -> list[str]:
     """What axes are called: a judge by its own name, since a figure may travel alone."""
     judge = compared.instruments.get("judge", "judge").removesuffix(" (1-5)")
-    return [_said(name).replace("judge", judge) for name in parts]
+    return [_label_of(name).replace("judge", judge) for name in parts]
 
 
-def _said(part: str) -> str:
+def _label_of(part: str) -> str:
     if part.startswith(BY_TAG):
         return f"verdict on {part.removeprefix(BY_TAG)}"
     return (PARTS | OTHERS).get(part, part)
@@ -222,30 +237,38 @@ def _tabled(compared: Comparison) -> list[str]:
     return [name for name in TABLED if name in compared.parts]
 
 
-def _spread(name: str, found: Estimate) -> dict[str, object]:
-    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+def _spread(name: str, estimate: Estimate) -> dict[str, object]:
+    return {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def _spreads(parts: Mapping[str, Estimate]) -> dict[str, object]:
-    return {name: value for part, found in parts.items() for name, value in _spread(part, found).items()}
+    return {name: value for part, estimate in parts.items() for name, value in _spread(part, estimate).items()}
 
 
 def _worded(difference: Estimate) -> str:
-    return f"{difference.against_zero.removesuffix(' of')}: {difference.mean:+.3f} " + str(difference).partition(" ")[2]
+    if np.isnan([difference.mean, difference.low, difference.high]).any():
+        return NOT_KNOWN
+    value, interval = stats.three_decimals(difference.mean, "+"), str(difference).partition(" ")[2]
+    return f"{difference.against_zero.removesuffix(' of')}: {value} {interval}"
 
 
-def _cost(found: Estimate) -> str:
-    return _bounded(found, lambda value: f"{value:,.0f}")
+def _cost(cost: Estimate) -> str:
+    return NOT_KNOWN if math.isnan(cost.mean) else _bounded(cost, "{:,.0f}".format)
 
 
-def _ratio(found: Estimate) -> str:
-    return "1" if found.low == found.high == 1 else _bounded(found, lambda value: f"{value:.2f}")
+def _ratio(row: matched.AtReward, with_pool: bool) -> str:
+    """Where neither method arrives the ratio is NaN, though both costs are known: infinite."""
+    ratio = row.ratio[with_pool]
+    if math.isnan(row.cost[with_pool].mean):
+        return NOT_KNOWN
+    return "1" if ratio.low == ratio.high == 1 else _bounded(ratio, "{:.2f}".format)
 
 
-def _bounded(found: Estimate, say: Callable[[float], str]) -> str:
-    if not math.isfinite(found.mean):
+def _bounded(estimate: Estimate, text_of: Callable[[float], str]) -> str:
+    if not math.isfinite(estimate.mean):
         return "not reached"
-    return f"{say(found.mean)} [{say(found.low)}, {say(found.high) if math.isfinite(found.high) else 'not reached'}]"
+    high = text_of(estimate.high) if math.isfinite(estimate.high) else "not reached"
+    return f"{text_of(estimate.mean)} [{text_of(estimate.low)}, {high}]"
 
 
 def _tex(text: str) -> str:
@@ -263,22 +286,36 @@ def _instruments(compared: Comparison) -> str:
 def _end(end: matched.AtBudget, run: Run) -> str:
     seeds = len(end.entry.runs)
     over = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    if math.isnan(end.gain.mean):
+        return f"What {end.entry.label} gains over the base by {run.limit:,} {run.budget_kind} ({over}) is not known."
     return (
         f"{end.entry.label} ends at {end.reward}, {end.gain.against_zero} the base by {end.gain}, "
         f"after {run.limit:,} {run.budget_kind} ({over})."
     )
 
 
+def _missing(compared: Comparison) -> list[str]:
+    """How many pictures have no score, if any; in how many judgements the judge gave none."""
+    runs = [run for entry in compared.entries for run in entry.runs]
+    unscored = sum(int(np.isnan(run.parts["reward"]).sum()) for run in runs)
+    pictures = sum(run.parts["reward"].size for run in runs)
+    unjudged, judged = sum(run.unjudged for run in runs), sum(run.to_judge for run in runs)
+    lines = [f"{unscored:,} of {pictures:,} pictures could not be scored and are in no mean."] if unscored else []
+    return lines + (
+        [f"{unjudged:,} of {judged:,} pictures could not be judged and are in no mean."] if unjudged else []
+    )
+
+
 def headlines(compared: Comparison, at_budget: Sequence[matched.AtBudget], level: float | None, axis: str) -> list[str]:
     """What the table in short leaves out, in sentences."""
-    said = [_end(at_budget[compared.entries.index(compared.reference)], compared.first)]
+    sentences = [_end(at_budget[compared.entries.index(compared.reference)], compared.first)]
     if level is not None:
-        said.append(
+        sentences.append(
             f"Costs of R* = {level:.3f} are compared, in {AXES[axis]}, with those that filled a pool and without."
         )
     elif len(compared.entries) > 1:
-        said.append("No method's reward rises above the base's beyond noise: nothing to match.")
+        sentences.append("No method's reward rises above the base's beyond noise: nothing to match.")
     seeds = min(len(entry.runs) for entry in compared.entries)
     over = "seeds and prompts" if seeds > 1 else "prompts alone where there is one seed (its luck is not in them)"
-    said.append(f"{_instruments(compared)} Brackets are 95 % bootstrap intervals over {over}.")
-    return said
+    sentences.append(f"{_instruments(compared)} Brackets are 95 % bootstrap intervals over {over}.")
+    return sentences + _missing(compared)

@@ -1,0 +1,123 @@
+"""A comparison's figures. One more is one function that draws it and one line in `FIGURES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from gdro_bench import figures
+from gdro_bench.compare.entries import AXES, CORRECTED, Comparison, Entry, setting_of
+from gdro_bench.compare.tables import csv_bytes, curve_table, drawn_parts, labels
+from gdro_bench.files import write_atomically
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure that was drawn: `path` is its PNG file, with a PDF file beside it."""
+
+    name: str
+    title: str
+    caption: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What figures are drawn from: the comparison, its curves (`tables.curve_table`), the folder they go to, what cost
+    is counted in (a key of `AXES`), and R* or None."""
+
+    compared: Comparison
+    curves: pd.DataFrame
+    out: Path
+    axis: str
+    level: float | None
+
+    def figure(self, name: str, title: str, caption: str) -> Figure:
+        return Figure(name, title, caption, self.out / f"{name}.png")
+
+    @property
+    def reward_label(self) -> str:
+        return f"held-out {self.compared.first.instruments['reward']}"
+
+    @property
+    def panels(self) -> dict[str, str]:
+        """Column of a cost -> its label: with and without pools, if a run has one."""
+        axis, label = self.axis, AXES[self.axis]
+        if not (self.curves[axis] != self.curves[f"{axis}_without_pool"]).any():
+            return {axis: label}
+        return {axis: f"{label}, pools counted", f"{axis}_without_pool": f"{label}, pools not counted"}
+
+    @property
+    def statistics(self) -> dict[str, str]:
+        """Statistic of the pictures -> its label."""
+        parts = drawn_parts(self.compared)
+        return dict(zip(parts, labels(self.compared, parts), strict=True))
+
+
+def draw(compared: Comparison, curves: pd.DataFrame, out: Path, axis: str, level: float | None) -> list[Figure]:
+    """Draws every figure that the comparison has the data for, in the page's order."""
+    out.mkdir(parents=True, exist_ok=True)
+    drawing = Drawing(compared, curves, out, axis, level)
+    return [figure for draw_one in FIGURES for figure in draw_one(drawing)]
+
+
+def _reward(drawing: Drawing) -> Iterator[Figure]:
+    figure = drawing.figure(
+        "reward",
+        "Reward against cost",
+        "Thick: mean over seeds; thin: each seed; band: 95 % interval. A pool is paid for before "
+        "the first update: the flat start of a curve. The dashed line is the matched reward R*.",
+    )
+    figures.cost_curves(figure.path, drawing.curves, drawing.panels, "reward", drawing.reward_label, drawing.level)
+    yield figure
+
+
+def _statistics(drawing: Drawing) -> Iterator[Figure]:
+    figure = drawing.figure(
+        "quality",
+        "Reward against the pictures' statistics",
+        "From the base (dot) to the end of the budget (marker, with 95 % intervals). A method whose "
+        "reward rises while a statistic leaves the base's value changes more than it was asked to.",
+    )
+    figures.trajectories(figure.path, drawing.curves, drawing.statistics, drawing.reward_label)
+    yield figure
+
+
+def _corrected(drawing: Drawing) -> Iterator[Figure]:
+    if CORRECTED not in drawing.compared.parts:
+        return
+    correction = drawing.compared.reference.runs[0].correction
+    figure = drawing.figure(
+        "corrected",
+        "Corrected score against cost",
+        f"The reward bent by a judge that no method sees: r (u - {correction.pivot:g}) + {correction.shift:g}, with r "
+        "the mean reward and u the mean of the judge's axes (arXiv 2601.02036, section 4.1). Reward that costs quality "
+        "lowers it.",
+    )
+    instruments = drawing.compared.instruments
+    label = f"corrected score ({instruments['reward']}; {instruments['judge']})"
+    figures.cost_curves(figure.path, drawing.curves, drawing.panels, CORRECTED, label, None)
+    yield figure
+
+
+def _ablations(drawing: Drawing) -> Iterator[Figure]:
+    """One for each number that runs differ in alone, and its curves as CSV; lines are named by the number's value."""
+    panels = {"reward": "held-out reward"} | dict(list(drawing.statistics.items())[:2])
+    for (method, number), entries in drawing.compared.ablations.items():
+        title, caption = f"Ablation, {method}: {number}", "Runs that differ in this number alone. Band: 95 % interval."
+        figure = drawing.figure(f"ablation-{method}-{number.replace('.', '-')}", title, caption)
+        curves = _named_by_value(curve_table(entries, drawing.compared.prompts), entries, number)
+        figures.ablation(figure.path, curves, panels, f"{method}: {number}", AXES["updates"])
+        write_atomically(figure.path.with_suffix(".csv"), csv_bytes(curves))
+        yield figure
+
+
+def _named_by_value(curves: pd.DataFrame, entries: tuple[Entry, ...], number: str) -> pd.DataFrame:
+    values = {entry.label: str(setting_of(entry, number)) for entry in entries}
+    return curves.assign(label=curves["label"].map(values))
+
+
+FIGURES: tuple[Callable[[Drawing], Iterator[Figure]], ...] = (_reward, _statistics, _corrected, _ablations)
