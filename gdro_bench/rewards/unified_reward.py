@@ -30,6 +30,7 @@ from gdro_bench.errors import BenchError
 from gdro_bench.models import pick_device
 from gdro_bench.profile import JudgeConfig
 from gdro_bench.rewards import hub
+from gdro_bench.rewards.address import check_address, credentials, without_credentials
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
@@ -136,6 +137,7 @@ class Served:
 
     def __init__(self, server: Server) -> None:
         self.server = server
+        self.address = without_credentials(server.url).rstrip("/")  # to be shown
         self.model_name = server.model
         self.concurrency = server.concurrency
 
@@ -156,21 +158,25 @@ class Served:
                 trouble = error
         if _is_gone(trouble):
             raise BenchError(
-                f"The judge at {self.server.url} does not answer ({type(trouble).__name__}).",
+                f"The judge at {self.address} does not answer ({type(trouble).__name__}).",
                 "Start it again and type the same command; where vLLM is not installed, `pip install vllm` in an "
                 "environment of its own, then `vllm serve` as README says.",
             ) from trouble
         raise trouble if isinstance(trouble, _Failed) else _Failed(f"the judge broke off: {type(trouble).__name__}")
 
     def _post(self, message: dict[str, Any]) -> str:
-        url = f"{self.server.url.rstrip('/')}/chat/completions"
         body = {"model": self.server.model, "messages": [message], "temperature": 0, "max_tokens": ANSWER_TOKENS}
-        response = requests.post(url, json=body, timeout=self.server.timeout)
+        response = requests.post(
+            f"{self.address}/chat/completions",
+            json=body,
+            timeout=self.server.timeout,
+            auth=credentials(self.server.url),
+        )
         if response.status_code == 429 or response.status_code >= 500:
             raise _Failed(f"the judge answered HTTP {response.status_code}")
         if response.status_code != 200:
             raise BenchError(
-                f"The judge at {self.server.url} refuses: HTTP {response.status_code}, {response.text[:200]!r}.",
+                f"The judge at {self.address} refuses: HTTP {response.status_code}, {response.text[:200]!r}.",
                 f"Check its address and that it serves {self.server.model!r}.",
             )
         try:
@@ -183,7 +189,7 @@ def open_server(config: JudgeConfig) -> UnifiedReward:
     """The judge of a profile, behind a server.
 
     Raises:
-        BenchError: the profile gives no address.
+        BenchError: the profile gives no address, or one that cannot be an address.
     """
     if not config.url:
         raise BenchError(
@@ -191,6 +197,7 @@ def open_server(config: JudgeConfig) -> UnifiedReward:
             "Serve the model with vLLM and set profile.judge.url to its address, which ends in /v1.",
             2,
         )
+    check_address(config.url)
     return UnifiedReward(Served(Server(config.url, config.model)))
 
 
