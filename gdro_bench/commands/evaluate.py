@@ -151,7 +151,9 @@ def instruments(task: Task, profile: Profile, request: EvalRequest) -> tuple[Sco
     scorer = open_reward(task, profile, pick_device(request.device))
     if not hasattr(scorer, "detector"):
         raise BenchError(
-            f"The reward {task.reward!r} detects no objects.", "Leave out --mask2former and --clip, or name geneval.", 2
+            f"The reward {task.reward!r} detects no objects.",
+            "Leave out --mask2former and --clip, or choose the task geneval.",
+            2,
         )
     return scorer, judge
 

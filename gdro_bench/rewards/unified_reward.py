@@ -1,4 +1,4 @@
-"""UnifiedReward 2.0 (arXiv 2503.05236) as a judge: alignment, coherence and style, each 1 to 5, asked of a server that
+"""UnifiedReward 2.0 (arXiv 2503.05236) as a judge: alignment, coherence and style, each 1 to 5, from a server that
 speaks OpenAI's chat protocol (vLLM does), or of a copy on this machine through transformers.
 
 An answer must hold all three axes as numbers in 1..5. One that does not is asked for once more, then left unscored:
@@ -71,8 +71,8 @@ class _Failed(Exception):
 def parse(answer: str) -> dict[str, float] | None:
     """The three axes of an answer, or None unless each is there as a number in 1..5; the last mention counts, because
     some models repeat the instruction first."""
-    last = {axis.lower(): said for axis, said in _ANSWER.findall(answer)}
-    if set(last) != set(AXES) or not all(_NUMBER.fullmatch(said) for said in last.values()):
+    last = {axis.lower(): rating for axis, rating in _ANSWER.findall(answer)}
+    if set(last) != set(AXES) or not all(_NUMBER.fullmatch(rating) for rating in last.values()):
         return None
     rated = {axis: float(last[axis]) for axis in AXES}
     return rated if all(LOWEST <= value <= HIGHEST for value in rated.values()) else None
@@ -81,19 +81,19 @@ def parse(answer: str) -> dict[str, float] | None:
 class UnifiedReward:
     """A `Scorer`: `value` is the mean of the three axes, which are its parts; NaN where there is no valid answer."""
 
-    def __init__(self, asked: Served | Local) -> None:
-        self.asked = asked
-        self.name = f"{asked.model_name} (1-5)"
+    def __init__(self, backend: Served | Local) -> None:
+        self.backend = backend
+        self.name = f"{backend.model_name} (1-5)"
 
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
-        with ThreadPoolExecutor(self.asked.concurrency) as threads:
+        with ThreadPoolExecutor(self.backend.concurrency) as threads:
             return list(threads.map(self._judge, images, prompts))
 
     def _judge(self, image: NDArray[np.uint8], prompt: Prompt) -> Score:
         answer = ""
-        for _ in range(self.asked.tries):
+        for _ in range(self.backend.tries):
             try:
-                answer = self.asked(image, prompt)
+                answer = self.backend(image, prompt)
             except _Failed as error:
                 return _unscored(str(error))
             rated = parse(answer)
@@ -103,7 +103,7 @@ class UnifiedReward:
 
 
 class Local:
-    """The judge on this machine, one picture at a time, decoded greedily: asked again it would say the same."""
+    """The judge on this machine, one picture at a time, decoded greedily: a second answer would be the same."""
 
     concurrency = 1
     tries = 1
@@ -122,11 +122,11 @@ class Local:
     def __call__(self, image: NDArray[np.uint8], prompt: Prompt) -> str:
         text = {"type": "text", "text": REQUEST.format(caption=prompt.text)}
         turn = {"role": "user", "content": [{"type": "image", "image": Image.fromarray(image)}, text]}
-        asked = self.processor.apply_chat_template(
+        inputs = self.processor.apply_chat_template(
             [turn], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         ).to(self.model.device)
-        said = self.model.generate(**asked, do_sample=False, max_new_tokens=ANSWER_TOKENS)
-        answer: str = self.processor.decode(said[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
+        output = self.model.generate(**inputs, do_sample=False, max_new_tokens=ANSWER_TOKENS)
+        answer: str = self.processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return answer
 
 
