@@ -18,6 +18,7 @@ class Judge(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: list[str | int | Callable[[BaseHTTPRequestHandler], None]] = [RIGHT]
         self.asked: list[dict] = []
+        self.authorizations: list[str | None] = []
         self.lock = threading.Lock()
 
     @property
@@ -30,6 +31,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
             self.server.asked.append(body)
+            self.server.authorizations.append(self.headers["Authorization"])
             answers = self.server.answers
             answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if callable(answer):

@@ -1,22 +1,29 @@
 """Scoring without training: pictures from disk with the real reader, and a run's adapters against its record."""
 
+import base64
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_instruments
 from click.testing import CliRunner, Result
 from judge_server import RIGHT, Judge
 from numpy.random import default_rng
 from PIL import Image
 
+from gdro_bench import registry
 from gdro_bench.cli import main
 from gdro_bench.commands import evaluate
-from gdro_bench.engine import record
+from gdro_bench.engine import plan, record
+from gdro_bench.errors import BenchError
 from gdro_bench.models.pocket import world
 from gdro_bench.models.pocket.training import base_card
-from gdro_bench.score import Score, corrected_score, judge_mean
+from gdro_bench.rewards.instruments import Instruments
+from gdro_bench.score import Images, Score, corrected_score, judge_mean
 from gdro_bench.task import Correction, Prompt
 
 
@@ -77,7 +84,7 @@ SETTINGS = (
 )
 
 
-def test_a_run_s_adapters_paint_what_its_record_says(tmp_path: Path) -> None:
+def test_a_run_s_adapters_generate_what_its_record_says(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(base_card.ocr_prompts("tuning", 0, 16)))
     flags = [part for setting in SETTINGS for part in ("--set", setting)]
@@ -123,8 +130,9 @@ def test_both_orders_of_averaging_are_told_apart():
 def test_a_judge_can_be_asked_too(server: Judge, listed: Path, tmp_path: Path) -> None:
     server.answers = [RIGHT, RIGHT, "no", "no"]
     result = call(
-        "ocr", "--images", listed, "--judge", server.url, "--judge-model", "judge-7b", "--out", tmp_path / "o"
-    )
+        "ocr", "--images", listed, "--judge", "unified-reward", "--judge-url", server.url, "--judge-model", "judge-7b",
+        "--out", tmp_path / "o", "--set", "profile.max_unscored=0.5",
+    )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "Judge: judge-7b (1-5)." in result.output
     found = json.loads((tmp_path / "o" / "eval.json").read_text())
@@ -134,9 +142,96 @@ def test_a_judge_can_be_asked_too(server: Judge, listed: Path, tmp_path: Path) -
 
 
 def test_a_judge_that_is_not_there_is_named(listed: Path) -> None:
-    result = call("ocr", "--images", listed, "--judge", "http://127.0.0.1:9/v1")
+    result = call("ocr", "--images", listed, "--judge", "unified-reward", "--judge-url", "http://127.0.0.1:9/v1")
     assert result.exit_code == 1
     assert "The judge at http://127.0.0.1:9/v1 does not answer" in result.output
+
+
+def judged_by(url: str, *more: object) -> tuple[object, ...]:
+    return "--judge", "unified-reward", "--judge-url", url, "--judge-model", "judge-7b", *more
+
+
+def test_a_judge_that_fails_on_too_many_is_an_error_and_the_rewards_stay(
+    server: Judge, listed: Path, tmp_path: Path
+) -> None:
+    server.answers = ["no"]
+    result = call("ocr", "--images", listed, *judged_by(server.url), "--out", tmp_path / "o")
+    assert result.exit_code == 1
+    assert "judge-7b (1-5) gave no judgement on 3 of 3 pictures (no three ratings in 'no')" in result.output
+    text = (tmp_path / "o" / "eval.json").read_text()
+    evaluation = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert evaluation["reward"]["mean"] == pytest.approx(2 / 3)
+    assert evaluation["axes"]["style"]["mean"] is None
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "user:secret@host/v1", "ftp://user:secret@host/v1", "http://", "http://h:x"]
+)
+def test_what_is_no_address_is_refused_at_once_and_without_its_password(listed: Path, url: str) -> None:
+    result = call("ocr", "--images", listed, *judged_by(url))
+    assert result.exit_code == 2
+    assert "is no web address" in result.output
+    assert "secret" not in result.output
+
+
+def test_a_judge_s_password_is_sent_and_not_shown(server: Judge, listed: Path) -> None:
+    server.answers = [401]
+    result = call("ocr", "--images", listed, *judged_by(server.url.replace("://", "://user:se%40cret@")))
+    assert result.exit_code == 1
+    assert f"The judge at {server.url} refuses: HTTP 401" in result.output
+    assert "cret" not in result.output
+    assert server.authorizations[0] == "Basic " + base64.b64encode(b"user:se@cret").decode()
+
+
+def test_a_spreadsheet_s_byte_order_mark_does_no_harm(listed: Path) -> None:
+    listed.write_text(listed.read_text(), encoding="utf-8-sig")
+    assert call("ocr", "--images", listed).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('path,prompt\nright.png,"a caf\u00e9 ""CAFE"""\n'.encode("latin-1"), "Save it as a CSV file in UTF-8"),
+        (b"path,text\nright.png,a\nright.png,b\n", "has no column 'prompt'; it has: 'path', 'text'"),
+        (b"path;prompt\nright.png;a\n", "has no column 'path'; it has: 'path;prompt'"),
+    ],
+)
+def test_a_list_that_is_none_is_named_once(listed: Path, content: bytes, message: str) -> None:
+    listed.write_bytes(content)
+    result = call("ocr", "--images", listed)
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+def test_brackets_in_paths_are_no_markup(listed: Path, tmp_path: Path) -> None:
+    result = call("ocr", "--images", listed, "--out", tmp_path / "ev[/]x")
+    assert result.exit_code == 0, result.output
+    assert "ev[/]x/eval.json" in result.output
+
+
+class Detecting:
+    """The reward of another package, which looks at a detector's objects."""
+
+    name = "objects"
+
+    def __init__(self, instruments: Instruments) -> None:
+        self.detector = instruments.detector()
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        return [Score(float(len(detected.objects))) for detected in self.detector(images)]
+
+
+def test_any_reward_that_detects_takes_a_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.TABLES["reward"], "objects", f"{__name__}:Detecting")
+    request = evaluate.EvalRequest(
+        None, None, None, tiny_instruments.mask2former(tmp_path / "m"), tiny_instruments.clip(tmp_path / "c"),
+        "none", "", "", "cpu",
+    )  # fmt: skip
+    task, profile, _ = plan.evaluation_inputs("ocr", "pocket", (), None)
+    scorer, _ = evaluate.instruments(replace(task, reward="objects"), profile, request)
+    assert "Mask2Former" in scorer.detector.name
+    with pytest.raises(BenchError, match="'ocr' detects no objects"):
+        evaluate.instruments(task, profile, request)
 
 
 @pytest.mark.parametrize(
@@ -167,5 +262,5 @@ def test_adapters_that_are_not_there_are_named(tmp_path: Path) -> None:
     assert "cannot be loaded" in result.output
 
 
-def test_nothing_is_painted_where_pictures_are_given(tmp_path: Path) -> None:
-    assert "Leave out --model, --lora" in call("ocr", "--images", tmp_path, "--lora", tmp_path).output
+def test_nothing_is_generated_where_pictures_are_given(tmp_path: Path) -> None:
+    assert "Leave out --weights, --lora" in call("ocr", "--images", tmp_path, "--lora", tmp_path).output

@@ -3,23 +3,25 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
-from judge_server import Judge
+from click.testing import CliRunner, Result
+from judge_server import RIGHT, Judge
 from numpy.random import default_rng
 from test_compare import MARKS, make_run
 
 from gdro_bench.cli import main
-from gdro_bench.engine import judging, record, samples
+from gdro_bench.engine import judging, plan, record, samples
 from gdro_bench.errors import BenchError
 from gdro_bench.models.pocket import world
-from gdro_bench.profile import JudgeConfig
+from gdro_bench.profile import JudgeConfig, ReaderConfig
 from gdro_bench.rewards import ocr
-from gdro_bench.rewards.readers import TesseractReader
+from gdro_bench.rewards.readers import EngineReader, TesseractReader
+from gdro_bench.rewards.unified_reward import Served, Server, UnifiedReward
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
@@ -48,7 +50,13 @@ def quietly(run: Path, judge: Counting) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return make_run(tmp_path / "run")
+    """A finished run whose profile lets a fifth of the pictures be unscored."""
+    folder = make_run(tmp_path / "run")
+    made = record.read(folder)
+    record.write(
+        replace(made, settings=made.settings | {"profile": {"max_unscored": 0.2, "prompts": "pocket"}}), folder
+    )
+    return folder
 
 
 def test_every_kept_picture_of_every_mark_is_judged(run: Path) -> None:
@@ -87,6 +95,129 @@ def test_another_judge_begins_anew(run: Path) -> None:
     assert judging.instruments(run) == {"judge": "another"}
 
 
+def served(server: Judge) -> dict[str, UnifiedReward]:
+    return {"judge": UnifiedReward(Served(Server(server.url, "judge", attempts=2, backoff=0.01)))}
+
+
+def command(run: Path, url: str) -> Result:
+    arguments = ["judge", str(run), "--judge", "unified-reward", "--gold", "none", "--judge-url", url]
+    return CliRunner().invoke(main, arguments)
+
+
+def test_a_sick_server_is_an_error_and_a_well_one_mends_all(run: Path, server: Judge) -> None:
+    server.answers = [500]
+    sick = command(run, server.url)
+    assert sick.exit_code == 1
+    assert "gave no judgement on 8 of 8 pictures" in sick.output
+    assert "the judge answered HTTP 500" in sick.output
+    assert not (run / judging.TABLE).exists()
+    server.answers = [RIGHT]
+    assert command(run, server.url).exit_code == 0
+    assert judging.read(run)["u"].notna().all()
+
+
+def test_a_server_that_falls_sick_loses_nothing(run: Path, server: Judge) -> None:
+    server.answers = [RIGHT] * 12 + [500]
+    with pytest.raises(BenchError, match=r"no judgement on . of 8 pictures"):
+        judging.judge_run(run, served(server), lambda done, total: None)
+    begun = pd.read_parquet(run / judging.PARTIAL).query("mark > 0")  # the first two points have the same pictures
+    assert begun["u"].notna().sum() == 12
+    server.answers, before = [RIGHT], len(server.asked)
+    judging.judge_run(run, served(server), lambda done, total: None)
+    assert judging.read(run)["u"].notna().all()
+    assert len(server.asked) - before == (len(MARKS) - 1) * 8 - 12
+
+
+def test_a_few_failures_are_kept_and_asked_for_again(run: Path, server: Judge) -> None:
+    server.answers = ["no", "no", RIGHT]
+    with_failure = UnifiedReward(Served(Server(server.url, "judge", concurrency=1)))
+    judging.judge_run(run, {"judge": with_failure}, lambda done, total: None)
+    assert judging.read(run)["u"].isna().sum() == 2  # one of the base, whose pictures are those of the next point, too
+    before = len(server.asked)
+    judging.judge_run(run, served(server), lambda done, total: None)
+    assert judging.read(run)["u"].notna().all()
+    assert len(server.asked) == before + 1
+
+
+@pytest.mark.parametrize("answer", [404, 500])
+def test_a_judge_that_refuses_after_a_good_one_loses_nothing(run: Path, server: Judge, answer: int) -> None:
+    quietly(run, Counting())
+    good = judging.read(run)
+    server.answers = [answer]
+    with pytest.raises(BenchError):
+        judging.judge_run(run, served(server), lambda done, total: None)
+    pd.testing.assert_frame_equal(judging.read(run), good)
+    assert judging.instruments(run) == {"judge": Counting.name}
+    server.answers = [RIGHT]
+    judging.judge_run(run, served(server), lambda done, total: None)
+    assert judging.instruments(run) == {"judge": "judge (1-5)"}
+    assert judging.read(run)["coherence"].eq(3.0).all()
+    assert sorted(path.name for path in run.glob("judged*")) == [judging.TABLE]
+
+
+def test_a_finished_run_is_judged_again_where_an_older_version_left_failures(run: Path, server: Judge) -> None:
+    judging.judge_run(run, served(server), lambda done, total: None)
+    table = judging.read(run)
+    table.loc[table["mark"] == 1.0, ["u", "alignment", "coherence", "style"]] = np.nan
+    table.to_parquet(run / judging.TABLE)  # without metadata, as older versions wrote it
+    (run / judging.INSTRUMENTS).write_text(json.dumps({"judge": "UnifiedReward (1-5)"}))
+    config = JudgeConfig("unified-reward", "none", "none", server.url, "UnifiedReward")
+    judging.finish(record.read(run), run, config, lambda done, total: None)
+    assert judging.read(run)["u"].notna().all()
+    assert not (run / judging.INSTRUMENTS).exists()
+
+
+def test_committed_judgements_are_read_as_they_were() -> None:
+    folder = next(Path(__file__).parent.parent.glob("reports/ocr-pocket/runs/*-s0"))
+    assert set(judging.instruments(folder)) == {"judge", "gold"}
+    assert judging.is_complete(record.read(folder), folder)
+
+
+def test_a_prompt_that_a_judge_does_not_know_is_no_failure(run: Path) -> None:
+    for path in (run / "samples").iterdir():
+        samples.write(path, np.full((len(samples.numbers(path)), 64, 64, 3), 90, dtype=np.uint8))
+    judges = judging.open_judges(JudgeConfig("pocket", "pocket-facts", "none", "", ""))
+    judging.judge_run(run, judges, lambda done, total: None)
+    table = judging.read(run)
+    assert table["gold"].isna().all()
+    assert not any(judging.failures(row) for row in table.to_dict("records"))
+    written = (run / judging.TABLE).stat().st_mtime_ns
+    judging.judge_run(run, judges, lambda done, total: None)
+    assert (run / judging.TABLE).stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("name", ["judged.parquet", "judged.json"])
+def test_a_damaged_table_is_named_with_a_remedy(run: Path, name: str) -> None:
+    quietly(run, Counting())
+    if name == judging.INSTRUMENTS:
+        judging.read(run).to_parquet(run / judging.TABLE)
+    (run / name).write_bytes(b"PAR1{")
+    with pytest.raises(BenchError, match=rf"{name} cannot be read.*Delete that file"):
+        quietly(run, Counting())
+    (run / name).unlink()
+    quietly(run, Counting())
+
+
+def test_geneval_s_prompts_keep_their_metadata(tmp_path: Path) -> None:
+    task_, _, prompts = plan.evaluation_inputs("geneval", "pocket", (), None)
+    made = record.read(make_run(tmp_path / "geneval"))
+    settings = {"profile": {"prompts": "pocket"}}
+    scores = pd.read_parquet(tmp_path / "geneval" / "scores.parquet")
+    scores["text"] = scores["prompt"].map(lambda number: prompts[number].text)
+    scores.to_parquet(tmp_path / "geneval" / "scores.parquet")
+    read = judging._prompts(replace(made, task="geneval", settings=settings), tmp_path / "geneval")
+    assert [prompt.target for prompt in read] == [prompt.target for prompt in prompts[: len(read)]]
+    assert task_.name == "geneval"
+
+
+def test_a_second_reader_refuses_prompts_without_a_text(run: Path) -> None:
+    second = ocr.SecondReader(ocr.OcrReward(EngineReader(ReaderConfig(limit_side=128, workers=0))))
+    with pytest.raises(BenchError, match=r"with the text in quotes.*--second-reader"):
+        judging.judge_run(run, {"second reader": second}, lambda done, total: None)
+    metadata = Prompt('a red sign that reads "TREE"', '{"tag": "colors"}')  # of a reward that looks for something else
+    assert second(np.zeros((1, 64, 64, 3), dtype=np.uint8), [metadata])[0].value == 0
+
+
 def test_pictures_that_are_gone_are_named(run: Path) -> None:
     samples.path_of(run, 1.0).unlink()
     with pytest.raises(BenchError, match=r"pictures of .* at 100% are gone"):
@@ -104,11 +235,12 @@ def test_the_pocket_instruments_judge_from_the_command_line(run: Path) -> None:
     table = judging.read(run)
     assert table[["alignment", "coherence", "style"]].stack().between(1, 5).all()
     assert (table["gold"] < 0.5).all()
-    assert json.loads((run / judging.INSTRUMENTS).read_text())["judge"].startswith("pocket judge ")
+    assert judging.instruments(run)["judge"].startswith("pocket judge ")
+    assert not (run / judging.INSTRUMENTS).exists()
 
 
 def test_a_server_judges_from_the_command_line(run: Path, server: Judge) -> None:
-    arguments = ["judge", str(run), "--judge", "unified-reward", "--gold", "none", "--url", server.url]
+    arguments = ["judge", str(run), "--judge", "unified-reward", "--gold", "none", "--judge-url", server.url]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert judging.read(run)["coherence"].eq(3.0).all()
@@ -132,11 +264,11 @@ def test_no_judge_leaves_a_finished_run_alone(run: Path) -> None:
 def test_what_another_judge_has_begun_is_not_thrown_away(run: Path) -> None:
     with pytest.raises(BenchError, match="went away"):
         quietly(run, Counting(patience=2))
-    begun = judging.read(run)
+    begun = pd.read_parquet(run / judging.PARTIAL)
     pocket = JudgeConfig("pocket", "pocket-facts", "none", "", "")
     judging.finish(record.read(run), run, pocket, lambda done, total: None)
-    pd.testing.assert_frame_equal(judging.read(run), begun)
-    assert judging.instruments(run) == {"judge": Counting.name}
+    pd.testing.assert_frame_equal(pd.read_parquet(run / judging.PARTIAL), begun)
+    assert not (run / judging.TABLE).exists()
 
 
 @pytest.mark.skipif(shutil.which("tesseract") is None, reason="tesseract is not installed")

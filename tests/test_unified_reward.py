@@ -12,6 +12,7 @@ from PIL import Image
 
 from gdro_bench.errors import BenchError
 from gdro_bench.rewards import unified_reward
+from gdro_bench.rewards.address import without_credentials
 from gdro_bench.rewards.unified_reward import Served, Server, UnifiedReward
 from gdro_bench.task import Prompt
 
@@ -137,3 +138,31 @@ def test_many_pictures_keep_their_order_and_few_are_asked_at_a_time(server):
 def test_the_last_mention_of_an_axis_counts():
     twice = RIGHT + "\nStyle Score (1-5): 1"
     assert unified_reward.parse(twice) == {"alignment": 4.5, "coherence": 3.0, "style": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://127.0.0.1:8080/v1", "http://127.0.0.1:8080/v1"),
+        ("https://me:secret@host:1/v1", "https://host:1/v1"),
+        ("https://me:sec@ret@host/v1?a=b@c", "https://host/v1?a=b@c"),
+        ("https://me:sec/ret@host/v1", "https://host/v1"),
+        ("me:secret@host/v1", "host/v1"),
+        ("https://host/models/@a", "https://host/models/@a"),
+        ("http://host//v1", "http://host//v1"),
+        ("", ""),
+    ],
+)
+def test_an_address_is_shown_without_its_credentials(url, shown):
+    assert without_credentials(url) == shown
+
+
+@pytest.mark.parametrize("trouble", [404, "gone"])
+def test_errors_hold_no_credentials(server, trouble):
+    server.answers = [404]
+    address = server.url if trouble == 404 else "http://127.0.0.1:9/v1"
+    judge = UnifiedReward(Served(Server(address.replace("://", "://me:secret@"), "judge", attempts=1)))
+    with pytest.raises(BenchError) as error:
+        judge(IMAGE, PROMPT)
+    assert address in str(error.value)
+    assert "secret" not in str(error.value) + judge.name

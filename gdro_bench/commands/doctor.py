@@ -1,4 +1,4 @@
-"""Checks before hours are spent: each a tick, or what to do."""
+"""`doctor`: checks of this machine before hours are spent. Each passes, or says what to do."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.random import default_rng
@@ -23,8 +24,12 @@ from gdro_bench import content
 from gdro_bench.engine.plan import read_profile
 from gdro_bench.errors import BenchError
 from gdro_bench.profile import PretrainedConfig, Profile
+from gdro_bench.rewards.geneval_rules import Detection, Detector
 from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.task import Prompt
+
+if TYPE_CHECKING:
+    from gdro_bench.policy import Policy
 
 PACKAGES = ("torch", "diffusers", "peft", "transformers", "safetensors", "rapidocr", "onnxruntime")
 ROOM = 1.2  # what is needed, times this, should be free
@@ -49,13 +54,24 @@ def _version(package: str) -> str:
 
 
 def _weights(name: str, profile: Profile) -> str:
-    """That they are here: nothing large is loaded."""
-    if profile.pretrained is None:
-        from gdro_bench.models.pocket.policy import PocketPolicy
+    """That they are here. Of a pretrained pipeline the files are counted, because it is large; others are opened."""
+    if profile.pretrained is not None:
+        sizes = _sizes(_folder(profile.pretrained))
+        return f"{profile.pretrained.source}, {sum(sizes.values()) / 1e9:.1f} GB"
+    opened = (_open(replace(profile, model=model)) for model in _models(name, profile))
+    return ", ".join(model.name for model in opened)
 
-        return PocketPolicy.open("cpu", None, 0).name
-    sizes = _sizes(_folder(profile.pretrained))
-    return f"{profile.pretrained.source}, {sum(sizes.values()) / 1e9:.1f} GB"
+
+def _open(profile: Profile) -> Policy:
+    from gdro_bench.models import open_model  # here, because it needs torch, and a typo should not wait for that
+
+    return open_model(profile, None, None, "cpu")
+
+
+def _models(name: str, profile: Profile) -> list[str]:
+    """The profile's model, and those that it names for single tasks."""
+    by_task = content.read(content.find("profile", name) / "profile.toml").get("tasks", {})
+    return list(dict.fromkeys([profile.model, *(table["model"] for table in by_task.values() if "model" in table)]))
 
 
 def _folder(config: PretrainedConfig) -> Path:
@@ -106,8 +122,9 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _parts(folder: Path) -> dict[str, tuple[str | None, str]]:
+    """Library and class of each part of a pipeline."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    return {part: (what[0], what[1] or "") for part, what in index.items() if isinstance(what, list)}
+    return {part: (kind[0], kind[1] or "") for part, kind in index.items() if isinstance(kind, list)}
 
 
 def _device(name: str, profile: Profile) -> str:
@@ -115,25 +132,25 @@ def _device(name: str, profile: Profile) -> str:
     import torch
 
     if torch.cuda.is_available():
-        found, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
+        device, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
     else:
-        found = f"CPU, {torch.get_num_threads()} threads (no CUDA device)"
+        device = f"CPU, {torch.get_num_threads()} threads (no CUDA device)"
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    said = f"{found}, {memory / 1e9:.0f} GB"
+    description = f"{device}, {memory / 1e9:.0f} GB"
     if profile.pretrained is None:
-        return said
+        return description
     try:
         sizes = _sizes(_folder(profile.pretrained))
-    except BenchError:  # which the model's own check tells
-        return f"{said}; without the weights, what they take is not known"
+    except BenchError:  # the check of the model reports it
+        return f"{description}; without the weights, what they take is not known"
     held = sizes["transformer"] / (2 if profile.pretrained.float8 else 1)
     need = max(held + sizes["vae"], *(size for part, size in sizes.items() if "encoder" in part))
     if ROOM * need > memory:
         raise BenchError(
-            f"{said}: the weights take {need / 1e9:.0f} GB.",
+            f"{description}: the weights take {need / 1e9:.0f} GB.",
             "Use a larger device, or set profile.pretrained.float8, or profile.pretrained.sharded for several devices.",
         )
-    return f"{said}; weights take {need / 1e9:.1f} GB"
+    return f"{description}; weights take {need / 1e9:.1f} GB"
 
 
 def _disk(name: str, profile: Profile) -> str:
@@ -141,31 +158,29 @@ def _disk(name: str, profile: Profile) -> str:
     tables = [content.read(path) for path in content.find("profile", name).glob("*.toml")]
     images = max((t["pool"]["prompts"] * t["pool"]["images"] for t in tables if "pool" in t), default=0)
     need, free = images * _latent_bytes(profile), shutil.disk_usage(Path.cwd()).free
-    said = f"{free / 1e9:.1f} GB free here, a pool takes {need / 1e9:.2f} GB"
+    description = f"{free / 1e9:.1f} GB free here, a pool takes {need / 1e9:.2f} GB"
     if ROOM * need > free:
-        raise BenchError(f"{said}.", "Free some, or give --out on a larger disk.")
-    return said
+        raise BenchError(f"{description}.", "Free some, or give --out on a larger disk.")
+    return description
 
 
 def _latent_bytes(profile: Profile) -> int:
     if profile.pretrained is not None:
         return profile.pretrained.latent_elements * 4
-    from gdro_bench.models.pocket.network import LATENT_SHAPE
-
-    return int(np.prod(LATENT_SHAPE)) * 4
+    return int(np.prod(_open(profile).latent_shape)) * 4
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# The instruments, each on a picture whose answer is known
+# The instruments, each on a picture whose right answer is known
 
 
 def _picture(profile: Profile, *, sign: bool) -> NDArray[np.uint8]:
     """A red sign that says CAFE, or a yellow bus, each on a blue wall; as large as the profile's pictures."""
     from gdro_bench.models.pocket import world
 
-    saying = world.SignFacts("CAFE", "red", "top", "large") if sign else None
+    cafe = world.SignFacts("CAFE", "red", "top", "large") if sign else None
     things = () if sign else (world.ThingFacts("bus", "yellow"),)
-    pixels = world.render(world.Facts("blue", "plain", saying, things), default_rng(0)).pixels
+    pixels = world.render(world.Facts("blue", "plain", cafe, things), default_rng(0)).pixels
     if profile.pretrained is None:
         return pixels
     side = profile.pretrained.side
@@ -189,39 +204,40 @@ def _reader(name: str, profile: Profile) -> str:
 
 
 def _detector(name: str, profile: Profile) -> str:
-    """The pocket detector looks at a yellow bus, which swapped channels would give another colour; of others, who see
-    no drawn bus, the colours alone are asked."""
-    from gdro_bench.rewards.geneval_rules import Detection
-
-    detector, picture = _instruments(profile).detector(), _picture(profile, sign=False)
-    seen = detector(picture[None])[0]
-    if profile.detector is None:
-        found = {what: [d.colour for d in each if d.score > 0.5] for what, each in seen.objects.items()}
-        if {what: colours for what, colours in found.items() if colours} != {"bus": ["yellow"]}:
-            raise BenchError(f"It saw {found} for a yellow bus.", "Restore models/pocket/detector_weights/.")
-        return f"{detector.name} sees a yellow bus"
-    whole = Detection((0.0, 0.0, float(picture.shape[1]), float(picture.shape[0])), 1.0)
-    flat = np.full_like(picture, (220, 20, 20))
-    told = detector(flat[None])[0].colours("car", [whole])
-    if told != ["red"]:
-        raise BenchError(f"{detector.name} calls a red picture {told}.", "Check profile.detector.clip.")
+    """The pocket detector must find a yellow bus, which swapped channels would give another colour. Others find no bus
+    in a drawing, so they are only asked for the colour of a red picture."""
+    detector = _instruments(profile).detector()
+    if profile.detector is None or profile.detector.name == "pocket":
+        return _pocket_detector(detector, _picture(profile, sign=False))
+    side = profile.pretrained.side if profile.pretrained else 64
+    red = np.full((1, side, side, 3), (220, 20, 20), dtype=np.uint8)
+    thing = "car" if "car" in detector.classes else detector.classes[0]
+    colours = detector(red)[0].colours(thing, [Detection((0.0, 0.0, float(side), float(side)), 1.0)])
+    if colours != ["red"]:
+        raise BenchError(f"{detector.name} calls a red picture {colours}.", "Check profile.detector.clip.")
     return f"{detector.name} tells red"
 
 
+def _pocket_detector(detector: Detector, picture: NDArray[np.uint8]) -> str:
+    objects = detector(picture[None])[0].objects
+    colours = {name: [d.colour for d in detections if d.score > 0.5] for name, detections in objects.items()}
+    if {name: each for name, each in colours.items() if each} != {"bus": ["yellow"]}:
+        raise BenchError(f"It saw {colours} for a yellow bus.", "Restore models/pocket/detector_weights/.")
+    return f"{detector.name} sees a yellow bus"
+
+
 def _judge(name: str, profile: Profile) -> str:
-    """Asks for one opinion."""
+    """Asks each of the profile's judges about one picture."""
     from gdro_bench.engine import judging
 
     judges = judging.open_judges(profile.judge)
-    if not judges:
-        return "none"
     prompt = Prompt('a red sign that reads "CAFE" at the top of a blue wall', "CAFE")
     picture = _picture(profile, sign=True)
-    said = {judge.name: judge(picture[None], [prompt])[0] for judge in judges.values()}
-    for judge, score in said.items():
+    scores = {judge.name: judge(picture[None], [prompt])[0] for judge in judges.values()}
+    for judge, score in scores.items():
         if not score.scored:
             raise BenchError(f"{judge} gives no score: {score.note}.", "Check profile.judge.")
-    return ", ".join(f"{judge} gives {score.value:.2f}" for judge, score in said.items())
+    return ", ".join(f"{judge} gives {score.value:.2f}" for judge, score in scores.items()) or "none"
 
 
 CHECKS: dict[str, Callable[[str, Profile], str]] = {
@@ -244,8 +260,8 @@ def print_checks(console: Console, name: str, settings: Sequence[str] = ()) -> b
     profile = read_profile(name, settings)
     from huggingface_hub.utils.logging import set_verbosity
 
-    set_verbosity(logging.ERROR)  # its retries are no news to who is offline; imported first, because that sets it back
-    table = Table("check", "", "found, or what to do", title=f"profile {name}", title_justify="left")
+    set_verbosity(logging.ERROR)  # offline, its retries are only noise; imported first, because importing resets it
+    table = Table("check", "", "found, or what to do", title=escape(f"profile {name}"), title_justify="left")
     passed = True
     for what, check in CHECKS.items():
         try:

@@ -1,14 +1,17 @@
-"""Scores pictures without training anything: those of a folder or a list, or those that a model paints."""
+"""Scores pictures without training anything: those of a folder or a list, or those that a model generates."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +33,7 @@ from gdro_bench.stats import Estimate
 from gdro_bench.task import Correction, Prompt, PromptOf, Task
 
 BATCH = 64
-Done = Callable[[int, int], None]  # how many of how many
+Done = Callable[[int, int], None]  # pictures scored, of how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an instrument said of a set of pictures, and perhaps a judge; `corrected` is the corrected score of the
+    """The reward of a set of pictures, and perhaps their judgements; `corrected` is the corrected score of the
     means, and the mean of the corrected scores, over the pictures that both could score."""
 
     instrument: str
@@ -101,41 +104,63 @@ def execute(
     """
     request.check(prompts)
     task, profile, held_out = evaluation_inputs(task_name, profile_name, settings, prompts)
-    pictures = (
-        read(request.images, prompt_reader(task)) if request.images else paint(profile, held_out, task_name, request)
-    )
     scorer, judge = instruments(task, profile, request)
+    if request.images:
+        pictures = read(request.images, prompt_reader(task))
+    else:
+        pictures = generate(profile, held_out, task_name, request)
     with progress.EvaluationBar(console) as bar:
         scores = score(pictures, scorer, bar.evaluating)
         judgements = None if judge is None else score(pictures, judge, bar.evaluating)
-    found = result(scorer, pictures.prompts, scores, profile.max_unscored)
+    evaluation = result(scorer, pictures.prompts, scores, profile.max_unscored)
     if judge is not None and judgements is not None:
-        found = with_judge(found, pictures.prompts, scores, judge, judgements, task.correction)
-    summary.print_evaluation(console, found)
+        evaluation = with_judge(evaluation, pictures.prompts, scores, judge, judgements, task.correction)
+    summary.print_evaluation(console, evaluation)
     if out is not None:
-        write(out, pictures, scores, judgements, found)
+        write(out, pictures, scores, judgements, evaluation)
         written = f"Written: {out / 'eval.json'}, {out / 'scores.csv'}"
         console.print(written, soft_wrap=True, markup=False)
+    check_judged(evaluation.judge, judgements or [], profile.max_unscored)
 
 
-def instruments(measured: Task, profile: Profile, asked: EvalRequest) -> tuple[Scorer, Scorer | None]:
-    """The reward, and the judge if one is asked.
+def check_judged(judge: str, judgements: Sequence[Score], max_unscored: float) -> None:
+    """Raises:
+    BenchError: the judge gave no judgement on more than a share `max_unscored` of the pictures."""
+    failed = [judgement for judgement in judgements if not judgement.scored]
+    if len(failed) > max_unscored * len(judgements):
+        raise BenchError(
+            f"{judge} gave no judgement on {len(failed)} of {len(judgements)} pictures "
+            f"({failed[-1].note.removeprefix('not judged: ')}).",
+            "The rewards above stand; mend the judge and type the same command again.",
+        )
+
+
+def instruments(task: Task, profile: Profile, request: EvalRequest) -> tuple[Scorer, Scorer | None]:
+    """The reward, and the judge if one is named.
 
     Raises:
         BenchError: an instrument cannot be had.
     """
-    config = JudgeConfig(asked.judge, "none", "none", asked.judge_url, asked.judge_model)
+    config = JudgeConfig(request.judge, "none", "none", request.judge_url, request.judge_model)
     judge = judging.open_judges(config).get("judge")
-    if asked.mask2former or asked.clip:
-        if not (asked.mask2former and asked.clip) or "geneval" not in measured.reward:
-            raise BenchError("--mask2former and --clip go together, for GenEval.", "Give both, or neither.", 2)
-        profile = replace(profile, detector=DetectorConfig("mask2former", asked.mask2former, asked.clip))
-    return open_reward(measured, profile, pick_device(asked.device)), judge
+    if not (request.mask2former or request.clip):
+        return open_reward(task, profile, pick_device(request.device)), judge
+    if not (request.mask2former and request.clip):
+        raise BenchError("--mask2former and --clip go together.", "Give both, or neither.", 2)
+    profile = replace(profile, detector=DetectorConfig("mask2former", request.mask2former, request.clip))
+    scorer = open_reward(task, profile, pick_device(request.device))
+    if not hasattr(scorer, "detector"):
+        raise BenchError(
+            f"The reward {task.reward!r} detects no objects.",
+            "Leave out --mask2former and --clip, or choose the task geneval.",
+            2,
+        )
+    return scorer, judge
 
 
-def paint(profile: Profile, prompts: list[Prompt], task_name: str, asked: EvalRequest) -> Pictures:
-    """The prompts' pictures, from the noise that a run's marks are evaluated with."""
-    policy = open_model(profile, asked.weights, asked.lora, pick_device(asked.device))
+def generate(profile: Profile, prompts: list[Prompt], task_name: str, request: EvalRequest) -> Pictures:
+    """The prompts' pictures, from the noise that a run's evaluation points use."""
+    policy = open_model(profile, request.weights, request.lora, pick_device(request.device))
     images = sampling.held_out_images(policy, prompts, task_name, profile.sampler)
     return Pictures([policy.name] * len(prompts), list(images), prompts)
 
@@ -159,17 +184,28 @@ def read(path: Path, prompt_of: PromptOf) -> Pictures:
 
 
 def _from_csv(path: Path) -> Iterator[tuple[Path, str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), 2):
-            if not row.get("path") or not row.get("prompt"):
-                raise BenchError(f"{path}, line {number}, lacks a path or a prompt.", "Give both columns a value.")
-            yield path.parent / row["path"], row["prompt"], row.get("metadata") or ""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # a spreadsheet's byte-order mark is no part of a name
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"The list {path} cannot be read: {error}.", "Save it as a CSV file in UTF-8.") from error
+    table = csv.DictReader(io.StringIO(text, newline=""))
+    columns = table.fieldnames or []
+    for column in ("path", "prompt"):
+        if columns and column not in columns:
+            raise BenchError(
+                f"{path} has no column {column!r}; it has: {', '.join(map(repr, columns))}.",
+                "Name the columns path and prompt in its first line, with commas between them.",
+            )
+    for row in table:
+        if not row.get("path") or not row.get("prompt"):
+            raise BenchError(f"{path}, line {table.line_num}, lacks a path or a prompt.", "Give both columns a value.")
+        yield path.parent / row["path"], row["prompt"], row.get("metadata") or ""
 
 
 def _from_folders(path: Path) -> Iterator[tuple[Path, str, str]]:
     for metadata in sorted(path.glob("*/metadata.jsonl")):
-        line = metadata.read_text(encoding="utf-8").strip()
         try:
+            line = metadata.read_text(encoding="utf-8").strip()
             prompt = str(json.loads(line)["prompt"])
         except (ValueError, KeyError, TypeError) as error:
             raise BenchError(f"{metadata} gives no prompt: {error}.", "It must be one JSON object with one.") from error
@@ -218,46 +254,65 @@ def result(scorer: Scorer, prompts: Sequence[Prompt], scores: Sequence[Score], m
 
 
 def with_judge(
-    found: Result,
+    evaluation: Result,
     prompts: Sequence[Prompt],
     scores: Sequence[Score],
     judge: Scorer,
-    said: Sequence[Score],
-    by: Correction,
+    judgements: Sequence[Score],
+    correction: Correction,
 ) -> Result:
     """The result with a judge's axes and the corrected score, both its orders of averaging, with 95 % intervals."""
     texts = [prompt.text for prompt in prompts]
-    parts = {name: np.array([score.parts[name] for score in said]) for name in said[0].parts}
-    reward, u = np.array([score.value for score in scores]), judge_mean(parts, by)
-    both = ~np.isnan(reward) & ~np.isnan(u)
-    estimates = {
-        "of the means": _nothing(),
-        "mean": stats.bootstrap_mean(corrected_score(reward, u, by), prompts=texts),
+    parts = {name: np.array([one.parts[name] for one in judgements]) for name in judgements[0].parts}
+    reward, u = np.array([score.value for score in scores]), judge_mean(parts, correction)
+    corrected = {
+        "of the means": _corrected_mean(reward, u, texts, correction),
+        "mean": stats.bootstrap_mean(corrected_score(reward, u, correction), prompts=texts),
     }
-    if both.any():
-        r, v = reward[both], u[both]
-        weights = stats.draws_of([text for text, there in zip(texts, both, strict=True) if there], seed=0)
-        weights /= weights.sum(axis=1, keepdims=True)
-        whole = corrected_score(np.array([r.mean()]), np.array([v.mean()]), by)[0]
-        estimates["of the means"] = stats.estimate(float(whole), corrected_score(weights @ r, weights @ v, by))
     axes = {name: stats.bootstrap_mean(values, prompts=texts) for name, values in parts.items()}
-    unjudged = sum(not score.scored for score in said)
-    return replace(found, judge=judge.name, unjudged=unjudged, axes=axes, corrected=estimates)
+    unjudged = sum(not judgement.scored for judgement in judgements)
+    return replace(evaluation, judge=judge.name, unjudged=unjudged, axes=axes, corrected=corrected)
 
 
-def _nothing() -> Estimate:
+def _corrected_mean(
+    reward: NDArray[np.float64], u: NDArray[np.float64], texts: Sequence[str], correction: Correction
+) -> Estimate:
+    """The corrected score of the means of reward [N] and u [N], over the pictures that have both."""
+    both = ~np.isnan(reward) & ~np.isnan(u)
+    if not both.any():
+        return _unknown()
+    r, v = reward[both], u[both]
+    weights = stats.draws_of([text for text, there in zip(texts, both, strict=True) if there], seed=0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    whole = corrected_score(np.array([r.mean()]), np.array([v.mean()]), correction)[0]
+    return stats.estimate(float(whole), corrected_score(weights @ r, weights @ v, correction))
+
+
+def _unknown() -> Estimate:
     return Estimate(np.nan, np.nan, np.nan)
 
 
 def write(
-    folder: Path, pictures: Pictures, scores: Sequence[Score], said: Sequence[Score] | None, found: Result
+    folder: Path,
+    pictures: Pictures,
+    scores: Sequence[Score],
+    judgements: Sequence[Score] | None,
+    evaluation: Result,
 ) -> None:
-    """`eval.json`, the result, and `scores.csv`, a row a picture. `said`: the judge's scores, if it was asked."""
+    """`eval.json`, the result, where null is unknown, and `scores.csv`, a row for each picture."""
     rows = [
         {"source": source, "prompt": prompt.text, "reward": score.value, "read": score.note, **score.parts}
         for source, prompt, score in zip(pictures.sources, pictures.prompts, scores, strict=True)
     ]
-    if said is not None:
-        rows = [row | dict(judgement.parts) for row, judgement in zip(rows, said, strict=True)]
-    write_atomically(folder / "eval.json", json.dumps(dataclasses.asdict(found), indent=1).encode())
+    if judgements is not None:
+        rows = [row | dict(judgement.parts) for row, judgement in zip(rows, judgements, strict=True)]
+    text = json.dumps(_without_nan(dataclasses.asdict(evaluation)), indent=1, allow_nan=False)
+    write_atomically(folder / "eval.json", text.encode())
     write_atomically(folder / "scores.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: an unknown number is null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

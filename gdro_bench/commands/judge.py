@@ -25,7 +25,7 @@ def execute(
     """Judges every finished run in the folders, or under `runs`.
 
     Raises:
-        BenchError: an unknown judge, one that is gone, or no finished run.
+        BenchError: an unknown judge, one that does not answer or fails too often, or no finished run.
     """
     judges = judging.open_judges(JudgeConfig(judge, gold, second_reader, judge_url, judge_model))
     finished = entries.finished(folders, runs)[0]

@@ -59,8 +59,8 @@ class TransformersClip:
         self.name = f"CLIP {Path(source).name}"
 
     def pictures(self, pixels: Tensor) -> Tensor:
-        seen = self.model.vision_model(pixel_values=pixels.to(self.device)).pooler_output
-        features: Tensor = self.model.visual_projection(seen)
+        pooled = self.model.vision_model(pixel_values=pixels.to(self.device)).pooler_output
+        features: Tensor = self.model.visual_projection(pooled)
         return features
 
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -125,9 +125,9 @@ class ClipColours:
         self._texts: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def __call__(self, image: NDArray[np.uint8], name: str, found: Sequence[Detection]) -> list[str]:
-        """The colour of each found object of class `name`; image is uint8 [H, W, 3]."""
-        crops = torch.stack([pixels_of(crop(image, detection)) for detection in found])
+    def __call__(self, image: NDArray[np.uint8], name: str, detections: Sequence[Detection]) -> list[str]:
+        """The colour of each detected object of class `name`; image is uint8 [H, W, 3]."""
+        crops = torch.stack([pixels_of(crop(image, detection)) for detection in detections])
         likeness = normalize(self.clip.pictures(crops), dim=-1) @ self.colour_features(name).T
         return [COLOURS[i] for i in likeness.argmax(1).tolist()]
 

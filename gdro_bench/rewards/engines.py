@@ -63,8 +63,8 @@ def start_rapid(limit_side: int, models: str | None) -> Engine:
     rapid = RapidOCR(params=parameters)
 
     def read(image: NDArray[np.uint8]) -> list[tuple[str, Box]]:
-        found = rapid(image)
-        return [] if found.txts is None else list(zip(found.txts, map(_box, found.boxes), strict=True))
+        result = rapid(image)
+        return [] if result.txts is None else list(zip(result.txts, map(_box, result.boxes), strict=True))
 
     return read
 
@@ -111,13 +111,13 @@ def _paddle_line() -> tuple[int, str]:
 
 def _model_folders(models: str) -> tuple[str, str]:
     """Of detection and recognition, each found by the end of its name, as Paddle's archives are called."""
-    found = [sorted(str(f) for f in Path(models).glob(f"*_{part}*") if f.is_dir()) for part in ("det", "rec")]
-    if [len(folders) for folders in found] != [1, 1]:
+    matches = [sorted(str(f) for f in Path(models).glob(f"*_{part}*") if f.is_dir()) for part in ("det", "rec")]
+    if [len(folders) for folders in matches] != [1, 1]:
         raise BenchError(
             f"{models} does not hold one folder *_det and one folder *_rec.",
             "Unpack PaddleOCR's detection and recognition model there, or leave profile.reader.models out.",
         )
-    return found[0][0], found[1][0]
+    return matches[0][0], matches[1][0]
 
 
 def _model_names(models: tuple[str, str]) -> tuple[str, str]:
@@ -157,8 +157,8 @@ def _start_paddle_3(limit_side: int, folders: tuple[str, str] | None) -> Engine:
 
 def lines_of_3(result: Any) -> list[tuple[str, Box]]:
     """What line 3 returns for one picture: [{"rec_texts": ..., "rec_scores": ..., "rec_polys": ...}]."""
-    seen = result[0]
-    read = zip(seen["rec_texts"], seen["rec_scores"], seen["rec_polys"], strict=True)
+    page = result[0]
+    read = zip(page["rec_texts"], page["rec_scores"], page["rec_polys"], strict=True)
     return [(text, _box(box)) for text, score, box in read if score > 0]
 
 

@@ -36,14 +36,14 @@ class GenEvalReward:
         for clause in (clause for scene in scenes for clause in scene.include):
             if clause.name not in self.detector.classes:
                 raise unknown(f"class of the {self.detector.name} called", clause.name, self.detector.classes)
-        return [self._judge(scene, seen) for scene, seen in zip(scenes, self.detector(images), strict=True)]
+        return [self._judge(scene, detections) for scene, detections in zip(scenes, self.detector(images), strict=True)]
 
-    def _judge(self, scene: Scene, seen: Detections) -> Score:
-        objects, colours = rules.kept(seen.objects, scene.tag), rules.cached_colours(seen.colours)
+    def _judge(self, scene: Scene, detections: Detections) -> Score:
+        objects, colours = rules.kept(detections.objects, scene.tag), rules.cached_colours(detections.colours)
         correct = float(rules.verdict(scene, objects, colours))
         parts = {"correct": correct, "strict": float(rules.strict(scene, objects, colours))}
         parts |= {f"correct {tag}": correct if tag == scene.tag else math.nan for tag in TAGS}
-        return Score(self.score(scene, objects, colours), parts, _said(objects))
+        return Score(self.score(scene, objects, colours), parts, _caption(objects))
 
 
 @cache
@@ -51,10 +51,10 @@ def scene_of(metadata: str) -> Scene:
     return parse(json.loads(metadata))
 
 
-def _said(objects: Objects) -> str:
+def _caption(objects: Objects) -> str:
     """What was detected, as a caption: `2 red cat, 1 black clock`."""
-    seen = Counter(f"{d.colour or ''} {name}".strip() for name, found in objects.items() for d in found)
-    return ", ".join(f"{count} {what}" for what, count in seen.items()) or "nothing seen"
+    counts = Counter(f"{d.colour or ''} {name}".strip() for name, detections in objects.items() for d in detections)
+    return ", ".join(f"{count} {what}" for what, count in counts.items()) or "nothing seen"
 
 
 def metadata_prompt(text: str, metadata: str, where: str) -> Prompt:

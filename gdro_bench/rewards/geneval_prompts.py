@@ -46,7 +46,7 @@ class Scene:
     def published(self) -> dict[str, Any]:
         """The line of GenEval's metadata file, its keys in the published order."""
         clauses = {name: [clause.published() for clause in getattr(self, name)] for name in ("include", "exclude")}
-        return {"tag": self.tag} | {name: found for name, found in clauses.items() if found} | {"prompt": self.prompt}
+        return {"tag": self.tag} | {name: value for name, value in clauses.items() if value} | {"prompt": self.prompt}
 
 
 def parse(line: dict[str, Any]) -> Scene:
@@ -59,9 +59,9 @@ def parse(line: dict[str, Any]) -> Scene:
     return Scene(line["tag"], clauses["include"], line["prompt"], clauses["exclude"])
 
 
-def _clause(found: dict[str, Any]) -> Clause:
-    relation = found.get("position")
-    return Clause(found["class"], found["count"], found.get("color"), relation and (relation[0], relation[1]))
+def _clause(table: dict[str, Any]) -> Clause:
+    relation = table.get("position")
+    return Clause(table["class"], table["count"], table.get("color"), relation and (relation[0], relation[1]))
 
 
 def article(noun: str) -> str:
@@ -108,9 +108,9 @@ def position(rng: Generator, classes: Sequence[str]) -> Scene:
 
 def color_attr(rng: Generator, classes: Sequence[str]) -> Scene:
     names, colours = _two(rng, _colourable(classes)), _two(rng, COLOURS)
-    said = [f"{article(colour)} {name}" for name, colour in zip(names, colours, strict=True)]
+    phrases = [f"{article(colour)} {name}" for name, colour in zip(names, colours, strict=True)]
     clauses = tuple(Clause(name, 1, colour) for name, colour in zip(names, colours, strict=True))
-    return Scene("color_attr", clauses, f"a photo of {said[0]} and {said[1]}")
+    return Scene("color_attr", clauses, f"a photo of {phrases[0]} and {phrases[1]}")
 
 
 DRAWN: dict[str, Callable[[Generator, Sequence[str]], Scene]] = {

@@ -59,20 +59,20 @@ class Detections:
     colours: Colours
 
 
-def detected_colours(name: str, found: Sequence[Detection]) -> list[str]:
-    """The colours that the detector told itself; an untold one is no colour."""
-    return [detection.colour or "" for detection in found]
+def detected_colours(name: str, detections: Sequence[Detection]) -> list[str]:
+    """The colours that the detector gave with its detections; one without a colour gets an empty string."""
+    return [detection.colour or "" for detection in detections]
 
 
 def cached_colours(colours: Colours) -> Colours:
     """The same, asking about each object once only: telling colours is dear."""
     known: dict[tuple[str, Detection], str] = {}
 
-    def tell(name: str, found: Sequence[Detection]) -> list[str]:
-        fresh = [detection for detection in found if (name, detection) not in known]
+    def tell(name: str, detections: Sequence[Detection]) -> list[str]:
+        fresh = [detection for detection in detections if (name, detection) not in known]
         if fresh:
             known.update(zip(((name, detection) for detection in fresh), colours(name, fresh), strict=True))
-        return [known[name, detection] for detection in found]
+        return [known[name, detection] for detection in detections]
 
     return tell
 
@@ -85,10 +85,12 @@ def kept(detected: Objects, tag: str) -> dict[str, list[Detection]]:
     """
     threshold = np.float32(COUNTING_THRESHOLD if tag == "counting" else THRESHOLD)
     best = {
-        name: sorted((d for d in found if np.float32(d.score) > threshold), key=lambda d: d.score)[::-1][:MAX_OBJECTS]
-        for name, found in detected.items()
+        name: sorted((d for d in detections if np.float32(d.score) > threshold), key=lambda d: d.score)[::-1][
+            :MAX_OBJECTS
+        ]
+        for name, detections in detected.items()
     }
-    return {name: found for name, found in best.items() if found}
+    return {name: detections for name, detections in best.items() if detections}
 
 
 def relations(a: Box, b: Box) -> set[str]:
@@ -113,27 +115,27 @@ def verdict(scene: Scene, objects: Objects, colours: Colours) -> bool:
     """Whether everything asked for is there: at least the count of each class, judged on its best `count` objects."""
     matched: list[Sequence[Detection] | None] = []
     for clause in scene.include:
-        found = list(objects.get(clause.name, ()))[: clause.count]
-        matched.append(found if _holds(clause, found, matched, colours) else None)
+        detections = list(objects.get(clause.name, ()))[: clause.count]
+        matched.append(detections if _holds(clause, detections, matched, colours) else None)
     excluded = any(len(objects.get(clause.name, ())) >= clause.count for clause in scene.exclude)
     return all(group is not None for group in matched) and not excluded
 
 
 def _holds(
     clause: Clause,
-    found: Sequence[Detection],
+    detections: Sequence[Detection],
     before: Sequence[Sequence[Detection] | None],
     colours: Colours,
 ) -> bool:
-    if len(found) < clause.count:
+    if len(detections) < clause.count:
         return False
-    if clause.colour is not None and colours(clause.name, found).count(clause.colour) < clause.count:
+    if clause.colour is not None and colours(clause.name, detections).count(clause.colour) < clause.count:
         return False
     if clause.position is None:
         return True
     relation, target = clause.position
     targets = before[target]
-    return targets is not None and all(relation in relations(a.box, b.box) for a in found for b in targets)
+    return targets is not None and all(relation in relations(a.box, b.box) for a in detections for b in targets)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -164,38 +166,38 @@ def _score(scene: Scene, objects: Objects, colours: Colours, mended: bool) -> fl
     parts: list[float] = []
     matched: list[Sequence[Detection] | None] = []
     for clause in scene.include:
-        found = objects.get(clause.name, ())
-        earned, holds = _earned(clause, found, matched, colours, mended)
+        detections = objects.get(clause.name, ())
+        earned, holds = _earned(clause, detections, matched, colours, mended)
         parts += earned
-        matched.append(found if holds else None)
+        matched.append(detections if holds else None)
     return float(np.mean([max(part, 0.0) if mended else part for part in parts]))
 
 
 def _earned(
     clause: Clause,
-    found: Sequence[Detection],
+    detections: Sequence[Detection],
     before: Sequence[Sequence[Detection] | None],
     colours: Colours,
     mended: bool,
 ) -> tuple[list[float], bool]:
     """What a clause earns, part by part, and whether it holds."""
-    parts = [_near(clause.count, len(found))]
-    if len(found) != clause.count:
+    parts = [_near(clause.count, len(detections))]
+    if len(detections) != clause.count:
         return [*parts, *([0.0] if clause.colour or clause.position else [])], False
     holds = True
     if clause.colour is not None:
-        right = colours(clause.name, found).count(clause.colour)
+        right = colours(clause.name, detections).count(clause.colour)
         parts.append(_near(clause.count, right))
         holds = right == clause.count
     if clause.position is not None and holds:
         relation, target = clause.position
         targets = before[target]
-        holds = targets is not None and all(relation in relations(a.box, b.box) for a in found for b in targets)
+        holds = targets is not None and all(relation in relations(a.box, b.box) for a in detections for b in targets)
         parts.append(float(holds))
         if not (mended or holds or targets is None):
             parts.append(1.0)
     return parts, holds
 
 
-def _near(asked: int, there: int) -> float:
-    return 1 - abs(asked - there) / asked
+def _near(wanted: int, count: int) -> float:
+    return 1 - abs(wanted - count) / wanted

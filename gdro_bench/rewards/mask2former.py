@@ -52,10 +52,10 @@ class Mask2FormerDetector:
             raise BenchError(
                 f"{source!r} knows {self.model.config.num_labels} classes, not COCO's 80.", "Give another."
             )
-        chosen = open_clip_or_transformers(clip, device)
-        self.colours = ClipColours(chosen)
+        classifier = open_clip_or_transformers(clip, device)
+        self.colours = ClipColours(classifier)
         self.device = device
-        self.name = f"Mask2Former {Path(source).name}, {chosen.name} (transformers {version('transformers')})"
+        self.name = f"Mask2Former {Path(source).name}, {classifier.name} (transformers {version('transformers')})"
 
     def __call__(self, images: Images) -> list[Detections]:
         return [self._see(image) for image in images]
@@ -64,7 +64,7 @@ class Mask2FormerDetector:
     def _see(self, image: NDArray[np.uint8]) -> Detections:
         pixels, size = prepare(image)
         output = self.model(pixel_values=pixels.to(self.device))
-        found = detections(
+        instances = detections(
             output.class_queries_logits[0].float().cpu(),
             output.masks_queries_logits[0].float().cpu(),
             (pixels.shape[2], pixels.shape[3]),
@@ -72,9 +72,9 @@ class Mask2FormerDetector:
             (image.shape[0], image.shape[1]),
         )
         objects: dict[str, list[Detection]] = {}
-        for label, detection in found:
+        for label, detection in instances:
             objects.setdefault(self.classes[label], []).append(detection)
-        return Detections(objects, lambda name, chosen: self.colours(image, name, chosen))
+        return Detections(objects, lambda name, objects_: self.colours(image, name, objects_))
 
 
 def _load(source: str) -> Any:
@@ -110,13 +110,13 @@ def detections(
     queries, labels = best.indices // scores.shape[1], best.indices % scores.shape[1]
     masks = interpolate(mask_logits[queries][None], padded, mode="bilinear", align_corners=False)
     masks = interpolate(masks[..., : resized[0], : resized[1]], size, mode="bilinear", align_corners=False)[0]
-    found = []
+    instances = []
     for score, label, mask in zip(best.values.tolist(), labels.tolist(), masks, strict=True):
         inside = mask > 0
         if inside.any():
             certainty = float(mask.sigmoid()[inside].mean())
-            found.append((label, Detection(_box(inside), score * certainty, mask=inside.numpy())))
-    return sorted(found, key=lambda pair: -pair[1].score)
+            instances.append((label, Detection(_box(inside), score * certainty, mask=inside.numpy())))
+    return sorted(instances, key=lambda pair: -pair[1].score)
 
 
 def _box(inside: Tensor) -> tuple[float, float, float, float]:

@@ -55,17 +55,17 @@ class MMDetDetector:
         get_test_pipeline_cfg(self.model.cfg)[0].to_float32 = False  # the published evaluator's mmdet 2 resizes bytes
         self._infer = inference_detector
         self.classes = coco_names()
-        chosen = open_clip_or_transformers(clip, device)
-        self.colours = ClipColours(chosen)
-        self.name = f"mmdet {number} {Path(checkpoint).stem}, {chosen.name}"
+        classifier = open_clip_or_transformers(clip, device)
+        self.colours = ClipColours(classifier)
+        self.name = f"mmdet {number} {Path(checkpoint).stem}, {classifier.name}"
 
     def __call__(self, images: Images) -> list[Detections]:
         return [self._see(image) for image in images]
 
     def _see(self, image: NDArray[np.uint8]) -> Detections:
-        found = self._infer(self.model, np.ascontiguousarray(image[:, :, ::-1])).pred_instances.cpu().numpy()
-        objects = objects_of(found.labels, found.scores, found.bboxes, found.masks, self.classes)
-        return Detections(objects, lambda name, chosen: self.colours(image, name, chosen))
+        instances = self._infer(self.model, np.ascontiguousarray(image[:, :, ::-1])).pred_instances.cpu().numpy()
+        objects = objects_of(instances.labels, instances.scores, instances.bboxes, instances.masks, self.classes)
+        return Detections(objects, lambda name, objects_: self.colours(image, name, objects_))
 
 
 def open_detector(config: DetectorConfig, device: str) -> MMDetDetector:

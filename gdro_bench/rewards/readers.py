@@ -1,8 +1,8 @@
 """Text readers: images in, lines of text out. The engine is named with its version in every record.
 
 Reading runs in worker processes of one thread each: ONNX Runtime gains little from a second thread on small images,
-and a crash in native code then costs an image at most, not the run. This module must not import torch: workers start
-faster.
+and a crash in native code then costs an image at most, not the run. Workers leave Ctrl-C to their parent and end with
+it, however it ends. This module must not import torch: workers start faster.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import io
 import math
 import os
 import shutil
+import signal
 import subprocess
+import threading
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Protocol
 
 import numpy as np
@@ -65,10 +67,10 @@ def _read_here(config: ReaderConfig, images: NDArray[np.uint8]) -> list[Reading]
 
 def _read_one(engine: Engine, image: NDArray[np.uint8]) -> Reading:
     try:
-        found = engine(np.ascontiguousarray(image[:, :, ::-1]))  # both engines take arrays as BGR
+        lines = engine(np.ascontiguousarray(image[:, :, ::-1]))  # both engines take arrays as BGR
     except Exception as error:  # an engine may raise anything; the image then has no score
         return Reading(failure=f"{type(error).__name__}: {error}"[:200])
-    return Reading(tuple(text for text, _ in found), tuple(box for _, box in found))
+    return Reading(tuple(text for text, _ in lines), tuple(box for _, box in lines))
 
 
 class EngineReader:
@@ -88,25 +90,37 @@ class EngineReader:
             return _read_here(self.config, images)
         if not len(images):
             return []
-        chunks = np.array_split(images, min(len(images), 4 * self.config.workers))
+        try:
+            return self._read(np.array_split(images, min(len(images), 4 * self.config.workers)))
+        except KeyboardInterrupt:
+            self.close()
+            raise
+
+    def _read(self, chunks: list[NDArray[np.uint8]]) -> list[Reading]:
         futures = [self._submit(chunk) for chunk in chunks]
-        found = [_result(future) for future in futures]
-        if None in found:
+        results = [_result(future) for future in futures]
+        if None in results:
             self._workers = None  # a new pool is started at the next submission
         return [
             reading
-            for chunk, readings in zip(chunks, found, strict=True)
+            for chunk, readings in zip(chunks, results, strict=True)
             for reading in ([self._alone(image) for image in chunk] if readings is None else readings)
         ]
 
+    def close(self) -> None:
+        """Ends the workers after what they are reading; what waits is not read."""
+        if self._workers is not None:
+            self._workers.shutdown(wait=False, cancel_futures=True)
+            self._workers = None
+
     def _submit(self, images: NDArray[np.uint8]) -> Future[list[Reading]]:
         if self._workers is None:
-            self._workers = ProcessPoolExecutor(self.config.workers, get_context("spawn"))
+            self._workers = _pool(self.config.workers)
         try:
-            return self._workers.submit(_read_here, self.config, images)
+            return _submit_shielded(self._workers, self.config, images)
         except BrokenProcessPool:  # it died since the last call
-            self._workers = ProcessPoolExecutor(self.config.workers, get_context("spawn"))
-            return self._workers.submit(_read_here, self.config, images)
+            self._workers = _pool(self.config.workers)
+            return _submit_shielded(self._workers, self.config, images)
 
     def _alone(self, image: NDArray[np.uint8]) -> Reading:
         """An image that a dying worker took with it, once more: if it was what killed the worker, it dies alone."""
@@ -115,6 +129,35 @@ class EngineReader:
             self._workers = None
             return Reading(failure="a reader process died")
         return readings[0]
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
+
+
+def _submit_shielded(
+    pool: ProcessPoolExecutor, config: ReaderConfig, images: NDArray[np.uint8]
+) -> Future[list[Reading]]:
+    """Submits with Ctrl-C blocked in this thread: a worker that this starts inherits that, and so prints no traceback
+    if it comes while the worker is still importing."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_read_here, config, images)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker() -> None:
+    """Leaves Ctrl-C to the parent, and ends this worker when the parent is gone, killed or not."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _result(future: Future[list[Reading]]) -> list[Reading] | None:
@@ -138,8 +181,8 @@ class TesseractReader:
         BenchError: there is no `tesseract` on this machine."""
         if shutil.which("tesseract") is None:
             raise BenchError("Tesseract is not installed.", "Install it (Debian: apt install tesseract-ocr).")
-        said = subprocess.run(["tesseract", "--version"], capture_output=True, text=True, check=True).stdout
-        self.name = said.splitlines()[0]
+        version = subprocess.run(["tesseract", "--version"], capture_output=True, text=True, check=True).stdout
+        self.name = version.splitlines()[0]
 
     def __call__(self, images: NDArray[np.uint8]) -> list[Reading]:
         with ThreadPoolExecutor() as threads:
@@ -152,10 +195,10 @@ class TesseractReader:
         picture.resize(size, Image.Resampling.BICUBIC).save(buffer, "PNG")
         command = ["tesseract", "stdin", "stdout", "--psm", "6", "-l", "eng"]  # one block of text
         environment = os.environ | {"OMP_THREAD_LIMIT": "1"}
-        found = subprocess.run(command, input=buffer.getvalue(), capture_output=True, env=environment, check=False)
-        if found.returncode:
-            return Reading(failure=found.stderr.decode(errors="replace").strip()[:200])
-        lines = (line.strip() for line in found.stdout.decode(errors="replace").splitlines())
+        result = subprocess.run(command, input=buffer.getvalue(), capture_output=True, env=environment, check=False)
+        if result.returncode:
+            return Reading(failure=result.stderr.decode(errors="replace").strip()[:200])
+        lines = (line.strip() for line in result.stdout.decode(errors="replace").splitlines())
         return Reading(tuple(line for line in lines if line))
 
 

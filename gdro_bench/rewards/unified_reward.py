@@ -1,4 +1,4 @@
-"""UnifiedReward 2.0 (arXiv 2503.05236) as a judge: alignment, coherence and style, each 1 to 5, asked of a server that
+"""UnifiedReward 2.0 (arXiv 2503.05236) as a judge: alignment, coherence and style, each 1 to 5, from a server that
 speaks OpenAI's chat protocol (vLLM does), or of a copy on this machine through transformers.
 
 An answer must hold all three axes as numbers in 1..5. One that does not is asked for once more, then left unscored:
@@ -30,6 +30,7 @@ from gdro_bench.errors import BenchError
 from gdro_bench.models import pick_device
 from gdro_bench.profile import JudgeConfig
 from gdro_bench.rewards import hub
+from gdro_bench.rewards.address import check_address, credentials, without_credentials
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
@@ -70,8 +71,8 @@ class _Failed(Exception):
 def parse(answer: str) -> dict[str, float] | None:
     """The three axes of an answer, or None unless each is there as a number in 1..5; the last mention counts, because
     some models repeat the instruction first."""
-    last = {axis.lower(): said for axis, said in _ANSWER.findall(answer)}
-    if set(last) != set(AXES) or not all(_NUMBER.fullmatch(said) for said in last.values()):
+    last = {axis.lower(): rating for axis, rating in _ANSWER.findall(answer)}
+    if set(last) != set(AXES) or not all(_NUMBER.fullmatch(rating) for rating in last.values()):
         return None
     rated = {axis: float(last[axis]) for axis in AXES}
     return rated if all(LOWEST <= value <= HIGHEST for value in rated.values()) else None
@@ -80,19 +81,19 @@ def parse(answer: str) -> dict[str, float] | None:
 class UnifiedReward:
     """A `Scorer`: `value` is the mean of the three axes, which are its parts; NaN where there is no valid answer."""
 
-    def __init__(self, asked: Served | Local) -> None:
-        self.asked = asked
-        self.name = f"{asked.model_name} (1-5)"
+    def __init__(self, backend: Served | Local) -> None:
+        self.backend = backend
+        self.name = f"{backend.model_name} (1-5)"
 
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
-        with ThreadPoolExecutor(self.asked.concurrency) as threads:
+        with ThreadPoolExecutor(self.backend.concurrency) as threads:
             return list(threads.map(self._judge, images, prompts))
 
     def _judge(self, image: NDArray[np.uint8], prompt: Prompt) -> Score:
         answer = ""
-        for _ in range(self.asked.tries):
+        for _ in range(self.backend.tries):
             try:
-                answer = self.asked(image, prompt)
+                answer = self.backend(image, prompt)
             except _Failed as error:
                 return _unscored(str(error))
             rated = parse(answer)
@@ -102,7 +103,7 @@ class UnifiedReward:
 
 
 class Local:
-    """The judge on this machine, one picture at a time, decoded greedily: asked again it would say the same."""
+    """The judge on this machine, one picture at a time, decoded greedily: a second answer would be the same."""
 
     concurrency = 1
     tries = 1
@@ -121,11 +122,11 @@ class Local:
     def __call__(self, image: NDArray[np.uint8], prompt: Prompt) -> str:
         text = {"type": "text", "text": REQUEST.format(caption=prompt.text)}
         turn = {"role": "user", "content": [{"type": "image", "image": Image.fromarray(image)}, text]}
-        asked = self.processor.apply_chat_template(
+        inputs = self.processor.apply_chat_template(
             [turn], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         ).to(self.model.device)
-        said = self.model.generate(**asked, do_sample=False, max_new_tokens=ANSWER_TOKENS)
-        answer: str = self.processor.decode(said[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
+        output = self.model.generate(**inputs, do_sample=False, max_new_tokens=ANSWER_TOKENS)
+        answer: str = self.processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return answer
 
 
@@ -136,6 +137,7 @@ class Served:
 
     def __init__(self, server: Server) -> None:
         self.server = server
+        self.address = without_credentials(server.url).rstrip("/")  # to be shown
         self.model_name = server.model
         self.concurrency = server.concurrency
 
@@ -156,21 +158,25 @@ class Served:
                 trouble = error
         if _is_gone(trouble):
             raise BenchError(
-                f"The judge at {self.server.url} does not answer ({type(trouble).__name__}).",
+                f"The judge at {self.address} does not answer ({type(trouble).__name__}).",
                 "Start it again and type the same command; where vLLM is not installed, `pip install vllm` in an "
                 "environment of its own, then `vllm serve` as README says.",
             ) from trouble
         raise trouble if isinstance(trouble, _Failed) else _Failed(f"the judge broke off: {type(trouble).__name__}")
 
     def _post(self, message: dict[str, Any]) -> str:
-        url = f"{self.server.url.rstrip('/')}/chat/completions"
         body = {"model": self.server.model, "messages": [message], "temperature": 0, "max_tokens": ANSWER_TOKENS}
-        response = requests.post(url, json=body, timeout=self.server.timeout)
+        response = requests.post(
+            f"{self.address}/chat/completions",
+            json=body,
+            timeout=self.server.timeout,
+            auth=credentials(self.server.url),
+        )
         if response.status_code == 429 or response.status_code >= 500:
             raise _Failed(f"the judge answered HTTP {response.status_code}")
         if response.status_code != 200:
             raise BenchError(
-                f"The judge at {self.server.url} refuses: HTTP {response.status_code}, {response.text[:200]!r}.",
+                f"The judge at {self.address} refuses: HTTP {response.status_code}, {response.text[:200]!r}.",
                 f"Check its address and that it serves {self.server.model!r}.",
             )
         try:
@@ -183,7 +189,7 @@ def open_server(config: JudgeConfig) -> UnifiedReward:
     """The judge of a profile, behind a server.
 
     Raises:
-        BenchError: the profile gives no address.
+        BenchError: the profile gives no address, or one that cannot be an address.
     """
     if not config.url:
         raise BenchError(
@@ -191,6 +197,7 @@ def open_server(config: JudgeConfig) -> UnifiedReward:
             "Serve the model with vLLM and set profile.judge.url to its address, which ends in /v1.",
             2,
         )
+    check_address(config.url)
     return UnifiedReward(Served(Server(config.url, config.model)))
 
 

@@ -1,16 +1,20 @@
 """`gdro-bench doctor`: each check sees what is there and says what is not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from tiny_pipelines import save_flux, save_sd3
 
+from gdro_bench import registry
 from gdro_bench.cli import main
 from gdro_bench.commands import doctor
 from gdro_bench.engine import plan
 from gdro_bench.errors import BenchError
-from gdro_bench.profile import Profile
+from gdro_bench.profile import DetectorConfig, Profile
+from gdro_bench.rewards.geneval_rules import Detections
+from gdro_bench.score import Images
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +33,49 @@ def test_pocket_is_whole() -> None:
     assert "reads CAFE" in result.output
     assert "yellow bus" in result.output
     assert "pocket judge" in result.output
+
+
+def test_models_of_single_tasks_are_opened_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = doctor._weights("pocket", profile("pocket")).split(", ")
+    assert len(set(names)) == 2
+    monkeypatch.setitem(registry.TABLES["model"], "pocket-weathered", f"{__name__}:without_weights")
+    with pytest.raises(BenchError, match="no weathered weights"):
+        doctor._weights("pocket", profile("pocket"))
+
+
+def without_weights(*arguments: object) -> None:
+    raise BenchError("There are no weathered weights.", "Restore them.")
+
+
+def test_a_model_of_another_package_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile without `[pretrained]` need not be the pocket's."""
+    monkeypatch.setitem(registry.TABLES["model"], "other", f"{__name__}:without_weights")
+    with pytest.raises(BenchError, match="no weathered weights"):
+        doctor._weights("pocket", replace(profile("pocket"), model="other"))
+
+
+def test_a_named_pocket_detector_is_checked_as_such() -> None:
+    named = replace(profile("pocket"), detector=DetectorConfig("pocket", "", ""))
+    assert "sees a yellow bus" in doctor._detector("pocket", named)
+
+
+class NearlyRed:
+    """A detector of another package, which knows one class."""
+
+    name, classes = "nearly red", ("boat",)
+
+    def __init__(self, config: DetectorConfig, device: str) -> None:
+        pass
+
+    def __call__(self, images: Images) -> list[Detections]:
+        assert images.shape == (1, 64, 64, 3)
+        return [Detections({}, lambda name, detections: ["pink" if name == "boat" else "red"])]
+
+
+def test_a_detector_of_another_package_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.TABLES["detector"], "nearly-red", f"{__name__}:NearlyRed")
+    with pytest.raises(BenchError, match=r"nearly red calls a red picture \['pink'\]"):
+        doctor._detector("pocket", replace(profile("pocket"), detector=DetectorConfig("nearly-red", "", "")))
 
 
 def test_remedies_keep_their_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +110,7 @@ def test_what_is_checked_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Did you mean 'workers'" in result.output
 
 
-def test_a_device_that_is_too_small_is_told(saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_is_too_small_is_named(saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "ROOM", 1e9)
     with pytest.raises(BenchError, match=r"weights take.*profile\.pretrained\.float8"):
         doctor._device("flux1-dev", profile("flux1-dev", saved["flux1-dev"]))
@@ -84,6 +131,6 @@ def test_a_pool_must_find_room(monkeypatch: pytest.MonkeyPatch) -> None:
         doctor._disk("flux1-dev", profile("flux1-dev"))
 
 
-def test_a_judge_that_is_not_there_is_told() -> None:
+def test_a_judge_that_is_not_there_is_named() -> None:
     with pytest.raises(BenchError, match=r"does not answer.*Start it"):
         doctor._judge("flux1-dev", profile("flux1-dev"))

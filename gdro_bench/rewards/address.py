@@ -1,0 +1,47 @@
+"""The address of a judge's server, which may hold a user's name and password: these go to the server and nowhere else.
+
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote, urlsplit
+
+from gdro_bench.errors import BenchError
+
+
+def check_address(url: str) -> None:
+    """Raises:
+    BenchError: it is no address of a web server."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a bad port or bad brackets
+        valid = False
+    if not valid:
+        raise BenchError(
+            f"The judge's address {without_credentials(url)!r} is no web address.",
+            "Give one that begins with http:// or https://, such as http://127.0.0.1:8080/v1.",
+            2,
+        )
+
+
+def without_credentials(url: str) -> str:
+    """The address without `user:password@`, which is what messages and records may show."""
+    scheme, separator, rest = url.partition("//") if "//" in url else ("", "", url)
+    authority = re.split("[/?#]", rest)[0]
+    port = authority.partition(":")[2]
+    if "@" in authority:
+        rest = rest[authority.rindex("@") + 1 :]
+    elif port and not port.isdigit():  # a password that holds / ? or #, which makes no valid address
+        rest = rest.rpartition("@")[2]
+    return f"{scheme}{separator}{rest}"
+
+
+def credentials(url: str) -> tuple[bytes, bytes] | None:
+    """Name and password of an address that holds them."""
+    parts = urlsplit(url)
+    if parts.username is None:
+        return None
+    return unquote(parts.username).encode(), unquote(parts.password or "").encode()

@@ -1,0 +1,109 @@
+"""Reading in worker processes: however the parent ends, its workers end with it, and print nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import sys
+import numpy as np
+from gdro_bench.profile import ReaderConfig
+from gdro_bench.rewards.readers import EngineReader
+
+if __name__ == "__main__":
+    reader = EngineReader(ReaderConfig(limit_side=128, workers=2))
+    print("starting", flush=True)
+    while True:
+        reader(np.zeros((16, 64, 64, 3), np.uint8))
+        print("read", flush=True)
+"""
+
+
+def children(parent: int) -> list[int]:
+    """Processes of this parent that have not ended."""
+    rows = [[*status.split(")")[-1].split(), pid] for pid, status in _statuses()]
+    return [int(row[-1]) for row in rows if int(row[1]) == parent and row[0] != "Z"]
+
+
+def running(pids: list[int]) -> list[int]:
+    return [int(pid) for pid, status in _statuses() if int(pid) in pids and status.split(")")[-1].split()[0] != "Z"]
+
+
+def _statuses() -> Iterator[tuple[str, str]]:
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            yield path.parent.name, path.read_text()
+        except OSError:  # it ended while we looked
+            continue
+
+
+def started(*command: object) -> subprocess.Popen[str]:
+    """In a process group of its own, as a terminal gives it."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for_children(process: subprocess.Popen[str], count: int) -> list[int]:
+    deadline = time.monotonic() + 120
+    while len(pids := children(process.pid)) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return pids
+
+
+def check_ended(process: subprocess.Popen[str], workers: list[int]) -> None:
+    _, errors = process.communicate(timeout=60)
+    deadline = time.monotonic() + 20
+    while running(workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert running(workers) == []
+    for of_a_worker in ("Process SpawnProcess", "spawn_main"):
+        assert of_a_worker not in errors
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals, early: bool) -> None:
+    script = tmp_path / "reads.py"
+    script.write_text(SCRIPT)
+    process = started(script)
+    assert process.stdout is not None
+    process.stdout.readline()
+    workers = wait_for_children(process, 3)  # two, and Python's own tracker of resources
+    if not early:
+        process.stdout.readline()
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # Ctrl-C reaches the whole group
+    else:
+        process.send_signal(number)
+    check_ended(process, workers)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_stopped_says_so_in_one_sentence(tmp_path: Path, number: signal.Signals) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text("path,prompt\n" + 20000 * 'a.png,"a sign ""CAFE"""\n')
+    process = started("-m", "gdro_bench.cli", "eval", "ocr", "--images", tmp_path / "list.csv", "--device", "cpu")
+    workers = wait_for_children(process, 3)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert errors == "Stopped. Type the same command again to go on from here.\n"
+    assert process.returncode == 130
+    deadline = time.monotonic() + 20
+    while running(workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert running(workers) == []
