@@ -276,8 +276,8 @@ def _judged_parts(run: Run, table: pd.DataFrame, reward: Floats, correction: Cor
 
 def identity(run: Run) -> dict[str, Any]:
     """All that must be equal for runs to share a figure, by name; single settings before the digests of many."""
-    settings = content.flatten({"profile": record.result_settings(run.settings["profile"])})
-    digests = {f"digest of {name}": value for name, value in run.digests.items() if name != "method"}
+    settings = content.flatten({"profile": record.identity_settings(run.settings["profile"])})
+    digests = {f"digest of {name}": value for name, value in run.digests.items() if name not in ("method", "profile")}
     own = {"task": run.task, "profile": run.profile, "budget kind": run.budget_kind, "budget": run.limit}
     return own | run.instruments | settings | digests
 

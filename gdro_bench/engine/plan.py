@@ -5,7 +5,6 @@ Names and settings are checked before anything heavy is imported.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from gdro_bench import task as tasks
 from gdro_bench.engine import record
 from gdro_bench.errors import BenchError, unknown
 from gdro_bench.profile import Profile
+from gdro_bench.rewards.address import without_credentials
 from gdro_bench.task import Prompt, PromptOf, PromptSet, Task
 
 if TYPE_CHECKING:
@@ -142,11 +142,6 @@ def folder_name(method: str, changed: Sequence[str], seed: int) -> str:
     name = name if len(name) <= 60 else content.digest(name)[:12]
     name = "".join(c if c.isalnum() or c in "._=-" else "_" for c in name)
     return "-".join(part for part in (method, name, f"s{seed}") if part)
-
-
-def without_credentials(text: str) -> str:
-    """The same, less the `user:password@` of an address in it."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
 
 
 def _check(profile: Profile) -> None:
