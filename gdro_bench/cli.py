@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import sys
 import threading
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from gdro_bench import __version__
 from gdro_bench.errors import BenchError
+from gdro_bench.files import REMEDIES
 
 AXIS_NAMES = ("evaluations", "seconds", "images", "updates")
 START = """Train a small model on this machine, with no downloads:
@@ -41,26 +41,21 @@ class Group(click.Group):
             click.echo(f"Error: {error.problem}\n{error.remedy}", err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
-            if error.errno not in WRITE_REMEDIES:
+            if error.errno not in REMEDIES:
                 raise
             click.echo(f"Error: {error.filename or 'A file'} cannot be written: {error.strerror}.", err=True)
-            click.echo(WRITE_REMEDIES[error.errno], err=True)
+            click.echo(REMEDIES[error.errno], err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("Stopped. Type the same command again to go on from here.", err=True)
             ctx.exit(130)
 
 
-GO_ON = "The same command then goes on from the last checkpoint."
-WRITE_REMEDIES = {
-    errno.ENOSPC: f"Free some space on that disk. {GO_ON}",
-    errno.EDQUOT: f"Free some of your quota on that disk. {GO_ON}",
-    errno.EACCES: "Ask for the right to write there, or give another --out.",
-    errno.EPERM: "Ask for the right to write there, or give another --out.",
-    errno.EROFS: "That disk is read-only. Give another --out.",
-    errno.ENOTDIR: "A part of that path is a file, not a folder. Give another --out.",
-    errno.EEXIST: "A file is there already. Give another --out.",
-}
+PIPE_WIDTH = 160  # columns where no terminal says how many there are: intervals stay on one line
+
+
+def _console(quiet: bool = False) -> Console:
+    return Console(quiet=quiet, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -163,10 +158,10 @@ def run(device: str, dry_run: bool, **options: Any) -> None:
         from gdro_bench.commands.dry_run import forecast
 
         processes = distributed.ProcessGroup(device=models.pick_device(device))
-        summary.print_forecast(Console(), plan, forecast(plan, processes))
+        summary.print_forecast(_console(), plan, forecast(plan, processes))
         return
     with distributed.process_group(models.pick_device(device)) as processes:
-        console = Console(quiet=not processes.is_main)
+        console = _console(quiet=not processes.is_main)
         with progress.RunBars(console) as bars:
             finished = runner.execute(plan, bars, processes)
     summary.print_run(console, finished, plan)
@@ -199,7 +194,7 @@ def sweep(task: str, methods: tuple[str, ...], over: tuple[str, ...], seeds: str
     from gdro_bench.commands import summary
 
     with distributed.process_group(models.pick_device(device)) as processes:
-        console = Console(quiet=not processes.is_main)
+        console = _console(quiet=not processes.is_main)
         with progress.RunBars(console) as bars:
             outcomes = sweep_command.execute(plans, bars, processes)
     summary.print_sweep(console, outcomes)
@@ -222,7 +217,7 @@ def compare(
     """Make figures, tables and a page from the finished runs in FOLDERS, or from all under --runs."""
     from gdro_bench.commands import compare as compare_command
 
-    compare_command.execute(Console(), folders, runs, out, axis, level, reference)
+    compare_command.execute(_console(), folders, runs, out, axis, level, reference)
 
 
 @main.command(**_examples("judge", "judge runs/ocr --judge unified-reward --judge-url http://127.0.0.1:8080/v1"))
@@ -235,7 +230,7 @@ def judge(folders: tuple[Path, ...], runs: Path, **options: str) -> None:
     """Have the pictures of the finished runs in FOLDERS, or of all under --runs, judged. Killed, it goes on."""
     from gdro_bench.commands import judge as judge_command
 
-    judge_command.execute(Console(), folders, runs, **options)
+    judge_command.execute(_console(), folders, runs, **options)
 
 
 @main.command(
@@ -265,7 +260,7 @@ def evaluate(
     from gdro_bench.commands import evaluate as evaluate_command
 
     request = evaluate_command.EvalRequest(**options)
-    evaluate_command.execute(Console(), request, task, profile, settings, prompts, out)
+    evaluate_command.execute(_console(), request, task, profile, settings, prompts, out)
 
 
 @main.command("list", **_examples("list"))
@@ -273,7 +268,7 @@ def list_() -> None:
     """Show tasks, profiles and the methods that each profile has numbers for."""
     from gdro_bench.commands import listing
 
-    listing.print_list(Console())
+    listing.print_list(_console())
 
 
 @main.command(**_examples("pretrain pocket", "pretrain pocket-judge --out judge"))
@@ -289,7 +284,7 @@ def pretrain(model: str, out: Path | None, seed: int, device: str, train_images:
     pocket-judge. A base that was killed goes on."""
     from gdro_bench.models.pocket import training
 
-    training.pretrain(model, out or Path(f"runs/pretrain-{model}"), seed, device, train_images, Console())
+    training.pretrain(model, out or Path(f"runs/pretrain-{model}"), seed, device, train_images, _console())
 
 
 @main.command(**_examples("prompts ocr --split tuning", "prompts geneval --seed 43 -n 100"))
@@ -313,7 +308,7 @@ def doctor(profile: str, settings: tuple[str, ...]) -> None:
     """Check this machine before hours are spent: versions, memory, disk, weights and every instrument."""
     from gdro_bench.commands import doctor as doctor_command
 
-    if not doctor_command.print_checks(Console(), profile, settings):
+    if not doctor_command.print_checks(_console(), profile, settings):
         sys.exit(1)
 
 

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from pathlib import Path
 
 from gdro_bench.errors import BenchError
 
+GO_ON = "The same command then goes on from the last checkpoint."
+REMEDIES = {  # of what keeps a file from being written
+    errno.ENOSPC: f"Free some space on that disk. {GO_ON}",
+    errno.EDQUOT: f"Free some of your quota on that disk. {GO_ON}",
+    errno.EACCES: "Ask for the right to write there, or give another --out.",
+    errno.EPERM: "Ask for the right to write there, or give another --out.",
+    errno.EROFS: "That disk is read-only: give another --out.",
+    errno.ENOTDIR: "A part of that path is a file, not a folder: give another --out.",
+    errno.EEXIST: "A file is there already: give another --out.",
+    errno.EISDIR: "A folder is there already: give another --out.",
+    errno.ENAMETOOLONG: "That name is too long: give another --out.",
+}
 
-def no_room(path: Path, error: Exception) -> BenchError:
-    return BenchError(
-        f"{path} cannot be written: {error}.", "Free some space or give another --out; the run goes on from here."
-    )
+
+def not_written(path: Path, error: Exception) -> BenchError:
+    """The error for a file that cannot be written, with the remedy for its cause."""
+    number = error.errno if isinstance(error, OSError) else None
+    remedy = REMEDIES.get(number or 0, f"Free some space there, or give another --out. {GO_ON}")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    return BenchError(f"{path} cannot be written: {reason}.", remedy)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -30,4 +46,4 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise no_room(path, error) from error
+        raise not_written(path, error) from error

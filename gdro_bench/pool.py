@@ -25,7 +25,7 @@ from torch import Tensor
 from gdro_bench.budget import Cost, Ledger
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
-from gdro_bench.files import no_room, write_atomically
+from gdro_bench.files import not_written, write_atomically
 from gdro_bench.score import Score
 
 Sampled = tuple[Tensor, list[list[Score]]]  # latents [P, G, *latent_shape] and P lists of G scores
@@ -103,7 +103,7 @@ class Pool:
             pd.DataFrame(rows).to_parquet(partial)
             os.replace(partial, stem.with_suffix(".parquet"))
         except (OSError, SafetensorError) as error:
-            raise no_room(self.path, error) from error
+            raise not_written(self.path, error) from error
         entry = {"checksums": self._checksums(index), "cost": dataclasses.asdict(shard.cost)}
         write_atomically(stem.with_suffix(".json"), json.dumps(entry, indent=1).encode())
 

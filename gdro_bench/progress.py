@@ -72,6 +72,9 @@ class RunBars:
     def evaluating(self, done: int, total: int) -> None:
         self.progress.update(self.evaluation, completed=done, total=total, visible=done < total)
 
+    def warn(self, sentence: str) -> None:
+        self.console.print(f"Warning: {sentence}", soft_wrap=True, markup=False)
+
     def next_run(self, name: str, done: int, total: int) -> None:
         self.progress.reset(self.budget)
         self.tenth = -1

@@ -23,6 +23,7 @@ class Prompt:
     draw: int = 0
 
 
+LONGEST_LINE = 4_000  # characters: no text encoder takes more
 PromptOf = Callable[[str, str, str], Prompt]  # (text, metadata or "", where it stands) -> a task's prompt
 
 
@@ -95,6 +96,11 @@ def read_prompts(path: Path, prompt_of: PromptOf = quoted_prompt) -> list[Prompt
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"The prompt file {path} cannot be read: {error}.", "Give a UTF-8 text file.") from error
+    for number, line in enumerate(lines, 1):
+        if len(line) > LONGEST_LINE:
+            raise BenchError(
+                f"{path}, line {number}, has {len(line):,} characters.", f"Give a prompt of at most {LONGEST_LINE:,}."
+            )
     prompts = [prompt_of(line, "", f"{path}, line {n},") for n, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
         raise BenchError(f"The prompt file {path} is empty.", "Give one prompt a line.")
@@ -113,7 +119,7 @@ def interleave_kinds(prompts: list[Prompt]) -> list[Prompt]:
 
 
 def repeat_draws(prompts: list[Prompt], images: int) -> list[Prompt]:
-    """All prompts, then all once more, until each has so many pictures to be painted."""
+    """All prompts, then all once more, until each has so many pictures."""
     return [replace(prompt, draw=draw) for draw in range(images) for prompt in prompts]
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from gdro_bench import content
 from gdro_bench.cli import main
+from gdro_bench.errors import BenchError
 
 FROZEN = {
     "eval": [
@@ -114,3 +116,35 @@ def test_list_shows_task_profile_and_method() -> None:
     result = call("list")
     assert result.exit_code == 0
     assert all(name in result.output for name in ("ocr", "pocket", "gdro"))
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_every_command_s_help_has_an_example(name: str) -> None:
+    result = call(name, "--help")
+    assert result.exit_code == 0
+    assert f"gdro-bench {name}" in result.output.split("Examples:")[1]
+
+
+def test_a_broken_profile_does_not_stop_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = content.read
+
+    def broken(path: Path) -> dict[str, object]:
+        if path.parent.name == "flux1-dev":
+            raise BenchError(f"{path} cannot be read: oops.", "Mend it.")
+        return whole(path)
+
+    monkeypatch.setattr(content, "read", broken)
+    result = call("list")
+    assert result.exit_code == 0
+    assert "sd35-medium" in result.output
+    assert "Left out" in result.output
+
+
+@pytest.mark.parametrize("arguments", [["run", "orc"], ["run", "ocr", "--set", "method.tao=1"]])
+def test_a_wrong_name_is_told_before_anything_heavy_is_loaded(arguments: list[str]) -> None:
+    code = (
+        "import sys; from gdro_bench.cli import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit as end: sys.exit(100 * ('torch' in sys.modules) + end.code)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 2

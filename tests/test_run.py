@@ -167,6 +167,15 @@ def test_passwords_in_a_judge_s_address_are_not_kept(tmp_path: Path) -> None:
     assert "secret" not in repr((made.settings, made.changed, made.folder))
 
 
+def test_prompts_that_the_model_was_never_taught_are_warned_of(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text('a red sign that reads "TREE" at the top of a blue wall\n\u6d77 "TREE"\na sign "T-R-E-E"\n')
+    result = CliRunner().invoke(main, [*arguments(tmp_path), "--prompts", str(prompts)])
+    assert result.exit_code == 0, result.output
+    assert "Warning: 2 of 3 prompts ask for what pocket-" in result.output
+    assert "the words \u6d77 are unknown" in result.output
+
+
 def test_the_next_command_keeps_what_was_given(tmp_path: Path) -> None:
     made = plan.make_plan("ocr", "rft", "pocket", 3, tmp_path / "a b", ("method.best=2",), 5000)
     command = summary.next_seed(made)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 def print_run(console: Console, run: Run, plan: Plan) -> None:
     """Base, marks, gain with interval, what it cost, where it is and what to type next."""
     folder = plan.folder
-    table = Table(title=f"{run.method} on {run.task}, {run.profile}, seed {run.seed}", title_justify="left")
+    title = f"{run.method} on {run.task}, {run.profile}, seed {run.seed}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # within 80 columns
     for heading in ("budget", "updates", "velocity evaluations", "reward [95 %]", "gain over base [95 %]", "unscored"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap="[" in heading)
     for point in (p for p in run.points if p.mark == 0 or p.updates):  # a mark before the first update is the base
         name = "base" if point.mark == 0 else f"{point.mark:.0%}"
         gain = "" if point.mark == 0 else str(point.gain)

@@ -13,7 +13,7 @@ from gdro_bench import content
 from gdro_bench.engine import record
 from gdro_bench.engine.plan import Plan
 from gdro_bench.errors import BenchError
-from gdro_bench.files import no_room, write_atomically
+from gdro_bench.files import not_written, write_atomically
 
 ANEW = "Delete that file and type the same command again: the run goes on."
 
@@ -29,7 +29,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
-        raise no_room(folder, error) from error
+        raise not_written(folder, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -20,7 +20,7 @@ from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.record import Run
 from gdro_bench.engine.run_state import RunState
 from gdro_bench.errors import BenchError
-from gdro_bench.files import no_room
+from gdro_bench.files import not_written
 from gdro_bench.methods import Method, TrainContext, Training
 from gdro_bench.models import open_policy
 from gdro_bench.policy import Policy
@@ -36,6 +36,7 @@ class ProgressListener(Protocol):
 
     def spent(self, spent: float, limit: int, doing: str) -> None: ...
     def evaluating(self, done: int, total: int) -> None: ...
+    def warn(self, sentence: str) -> None: ...
 
 
 def execute(plan: Plan, listener: ProgressListener, processes: ProcessGroup) -> Run:
@@ -78,7 +79,20 @@ class Execution:
         self.held_out = HeldOut(plan, self.policy, scorer, processes)
         self.checkpoint = plan.folder / "checkpoint.pt"
         folders.claim(plan, self.policy.name, scorer.name, processes.is_main)
+        self._warn()
         self.training = self._start()
+
+    def _warn(self) -> None:
+        """Of one's own prompts that the model cannot show: their scores say nothing of a method."""
+        unsupported = getattr(self.policy, "unsupported", None)
+        if not (self.plan.prompts and unsupported):
+            return
+        reasons = [reason for prompt in self.plan.held_out if (reason := unsupported(prompt))]
+        if reasons:
+            total = len(self.plan.held_out)
+            self.listener.warn(
+                f"{len(reasons)} of {total} prompts ask for what {self.policy.name} was never taught: {reasons[0]}."
+            )
 
     def _start(self) -> Training:
         """The training, fresh or as the checkpoint has it."""
@@ -150,7 +164,7 @@ class Execution:
             torch.save({"method": self.training.state_dict(), "state": self.state.to_json()}, partial)
             os.replace(partial, self.checkpoint)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise no_room(self.checkpoint, error) from error
+            raise not_written(self.checkpoint, error) from error
 
     # -- evaluation
 

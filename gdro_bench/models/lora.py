@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,11 @@ from safetensors.torch import load_file
 from torch.nn import Parameter
 
 from gdro_bench.errors import BenchError
+from gdro_bench.files import write_atomically
 from gdro_bench.profile import LoraConfig
 
 ADAPTER = "policy"
+BASE = "base.json"
 FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 
 
@@ -79,3 +82,26 @@ def adapters_off(transformer: Any) -> Iterator[None]:
 def save_lora(transformer: Any, folder: Path) -> None:
     """Writes the adapters as safetensors that diffusers' `load_lora_adapter` reads."""
     transformer.save_lora_adapter(folder, adapter_name=ADAPTER)
+
+
+def note_base(folder: Path, base: str) -> None:
+    """Notes beside saved adapters which model they were trained on."""
+    write_atomically(folder / BASE, json.dumps({"base": base}).encode())
+
+
+def check_base(folder: Path, base: str) -> None:
+    """Adapters without a note are taken as they are.
+
+    Raises:
+        BenchError: they were trained on another model.
+    """
+    path = folder / BASE
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))["base"] if path.exists() else base
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"{path} is damaged: {error}.", "Delete it to load the adapters unchecked.") from error
+    if noted != base:
+        raise BenchError(
+            f"The adapters in {folder} were trained on {noted}, not on {base}.",
+            "Choose the task or profile that they were trained with, or give their base by --weights.",
+        )

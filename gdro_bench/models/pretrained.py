@@ -23,7 +23,7 @@ from torch.nn import Parameter
 from gdro_bench import content, sampling
 from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
-from gdro_bench.models.lora import ADAPTER, adapters_off, add_lora, load_lora, lora_parameters
+from gdro_bench.models.lora import ADAPTER, adapters_off, add_lora, check_base, load_lora, lora_parameters, note_base
 from gdro_bench.models.pixels import to_images
 from gdro_bench.policy import Cond
 from gdro_bench.profile import LoraConfig, PretrainedConfig, Profile
@@ -142,8 +142,10 @@ class PretrainedPolicy:
         weights = get_peft_model_state_dict(self.transformer, adapter_name=ADAPTER)
         numbers = self.transformer.peft_config[ADAPTER].to_dict()
         type(self.pipeline).save_lora_weights(folder, weights, transformer_lora_adapter_metadata=numbers)
+        note_base(folder, Path(self.config.source).name)
 
     def load(self, folder: Path) -> None:
+        check_base(folder, Path(self.config.source).name)
         load_lora(self.transformer, folder, PREFIX)
 
 

@@ -15,7 +15,15 @@ from torch.nn import Parameter
 
 from gdro_bench import sampling
 from gdro_bench.errors import BenchError
-from gdro_bench.models.lora import adapters_off, add_lora, load_lora, lora_parameters, save_lora
+from gdro_bench.models.lora import (
+    adapters_off,
+    add_lora,
+    check_base,
+    load_lora,
+    lora_parameters,
+    note_base,
+    save_lora,
+)
 from gdro_bench.models.pixels import to_images
 from gdro_bench.models.pocket import network, text
 from gdro_bench.policy import Cond
@@ -96,9 +104,15 @@ class PocketPolicy:
 
     def save(self, folder: Path) -> None:
         save_lora(self.transformer, folder)
+        note_base(folder, self.name)
 
     def load(self, folder: Path) -> None:
+        check_base(folder, self.name)
         load_lora(self.transformer, folder)
+
+    def unsupported(self, prompt: Prompt) -> str | None:
+        """What of the prompt this model was never taught to show, in words."""
+        return self.tokenizer.unknown(prompt.text)
 
 
 def open_pocket(

@@ -58,14 +58,21 @@ class Tokenizer:
 
     def slots(self, prompt: str) -> dict[int, int]:
         """Slot -> token id. The first double-quoted span gives the letters; what does not fit is left out."""
-        before, quote, rest = prompt.partition('"')
-        quoted, _, after = rest.partition('"') if quote else ("", "", "")
+        quoted, words = _parts(prompt)
         letters = [c for c in quoted.upper() if c in self.letters][: world.MAX_LETTERS]
         first = LETTER_SLOTS // 2 - (len(letters) - 1)
         filled = {first + 2 * i: len(self.words) + self.letters.index(c) for i, c in enumerate(letters)}
-        said = [w for w in re.findall(r"[a-z]+", f"{before} {after}".lower()) if w not in ARTICLES]
-        known = [self.words.index(w) for w in said if w in self.words][:WORD_SLOTS]
+        known = [self.words.index(w) for w in words if w in self.words][:WORD_SLOTS]
         return filled | {LETTER_SLOTS + i: token for i, token in enumerate(known)}
+
+    def unknown(self, prompt: str) -> str | None:
+        """What of the prompt has no token, in words; None if all of it has one."""
+        quoted, words = _parts(prompt)
+        letters = [c for c in quoted.upper() if c not in self.letters and c != " "]
+        new = [word for word in words if word not in self.words]
+        if letters or len(quoted) > world.MAX_LETTERS:
+            return f"the text {quoted[:40]!r} is not of 1 to {world.MAX_LETTERS} letters A to Z"
+        return f"the words {', '.join(new[:3])} are unknown" if new else None
 
     def letter_columns(self, prompts: Sequence[str]) -> Tensor:
         """Which letter stands at which column of image tokens, float32 [B, GRID, letters], as the model is hinted.
@@ -89,6 +96,14 @@ class Tokenizer:
                 encoded[row, slot, token] = 1.0
                 encoded[row, slot, len(self.words) + len(self.letters) + slot] = 1.0
         return encoded
+
+
+def _parts(prompt: str) -> tuple[str, list[str]]:
+    """The first double-quoted span, and the words around it without articles; other scripts count as words."""
+    before, quote, rest = prompt.partition('"')
+    quoted, _, after = rest.partition('"') if quote else ("", "", "")
+    around = f"{before} {after}".lower()
+    return quoted, [word for word in re.findall(r"[a-z]+|[^\x00-\x7f]+", around) if word not in ARTICLES]
 
 
 def letter_column(slot: int) -> float:
