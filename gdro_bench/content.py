@@ -180,10 +180,10 @@ def set_value(tables: Mapping[str, dict[str, Any]], dotted: str, value: Any) -> 
 
 def flatten(table: Mapping[str, Any], group: str = "") -> dict[str, Any]:
     """Every value of nested tables by its dotted name."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in table.items():
-        found |= flatten(value, f"{group}{key}.") if isinstance(value, dict) else {f"{group}{key}": value}
-    return found
+        values |= flatten(value, f"{group}{key}.") if isinstance(value, dict) else {f"{group}{key}": value}
+    return values
 
 
 def without(table: Mapping[str, Any], names: Collection[str], group: str = "") -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Profile:
     budget: BudgetConfig
     pretrained: PretrainedConfig | None  # for models that do not come with the package
     detector: DetectorConfig | None  # of objects; without it, the pocket's
-    score_ahead: Natural | None  # batches that may wait for their scores while the next are painted; without it, none
+    score_ahead: Natural | None  # batches that may wait for their scores while the next are generated; without it, none
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class PretrainedConfig:
     source: str  # hub id or folder of a whole pipeline
     side: Count  # px of a picture
     dtype: Literal["float32", "bfloat16", "float16"]
-    distilled_guidance: NonNegative  # what FLUX.1-dev is told; SD3.5 has none
+    distilled_guidance: NonNegative  # an input of FLUX.1-dev; SD3.5 has none
     text_tokens: Count  # of T5, at most
     gradient_checkpointing: bool
     compiled: bool  # torch.compile of the transformer's blocks

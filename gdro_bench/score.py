@@ -50,19 +50,19 @@ class Scorer(Protocol):
 GeneratedBatch = tuple[Images, Sequence[Prompt]]  # a batch of pictures, each with what it was to show
 
 
-def score_batches(painted: Iterable[GeneratedBatch], scorer: Scorer, ahead: int) -> list[list[Score]]:
-    """Scores batches as they are painted, in order. With `ahead` a thread does it while the next are painted, so many
-    batches at most waiting: reading on CPUs then costs no time of a GPU."""
+def score_batches(generated: Iterable[GeneratedBatch], scorer: Scorer, ahead: int) -> list[list[Score]]:
+    """Scores batches as they are generated, in order. With `ahead` a thread does it while the next are generated; at
+    most so many batches wait: reading on CPUs then costs no time of a GPU."""
     if not ahead:
-        return [scorer(images, prompts) for images, prompts in painted]
-    found: list[list[Score]] = []
+        return [scorer(images, prompts) for images, prompts in generated]
+    scores: list[list[Score]] = []
     waiting: deque[Future[list[Score]]] = deque()
     with ThreadPoolExecutor(1) as thread:
-        for images, prompts in painted:
+        for images, prompts in generated:
             while len(waiting) >= ahead:
-                found.append(waiting.popleft().result())
+                scores.append(waiting.popleft().result())
             waiting.append(thread.submit(scorer, images, prompts))
-        return found + [future.result() for future in waiting]
+        return scores + [future.result() for future in waiting]
 
 
 def check(scores: Sequence[Score], max_unscored: float) -> None:

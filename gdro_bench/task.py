@@ -46,7 +46,7 @@ class PromptSet:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """`tasks/<name>/task.toml`. A held-out prompt is painted `images` times, once if that is not said."""
+    """`tasks/<name>/task.toml`. A held-out prompt gives `images` pictures, one if that is left out."""
 
     name: str
     title: str

@@ -20,8 +20,8 @@ from gdro_bench.cli import main
 from gdro_bench.commands import evaluate
 from gdro_bench.engine import plan, record
 from gdro_bench.errors import BenchError
+from gdro_bench.models.pocket import prompts as pocket_prompts
 from gdro_bench.models.pocket import world
-from gdro_bench.models.pocket.training import base_card
 from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images, Score, corrected_score, judge_mean
 from gdro_bench.task import Correction, Prompt
@@ -86,7 +86,7 @@ SETTINGS = (
 
 def test_a_run_s_adapters_generate_what_its_record_says(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("\n".join(base_card.ocr_prompts("tuning", 0, 16)))
+    prompts.write_text("\n".join(pocket_prompts.ocr_prompts("tuning", 0, 16)))
     flags = [part for setting in SETTINGS for part in ("--set", setting)]
     chosen = ["--out", str(tmp_path / "runs"), "--device", "cpu", "--prompts", str(prompts)]
     made = CliRunner().invoke(main, ["run", "ocr", "--method", "flow-grpo", *chosen, *flags])

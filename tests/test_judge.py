@@ -10,10 +10,11 @@ from numpy.random import default_rng
 
 from gdro_bench.errors import BenchError
 from gdro_bench.models.pocket import judge, world
+from gdro_bench.models.pocket import prompts as pocket_prompts
 from gdro_bench.models.pocket.judge import AXES, FIELDS, PocketJudge
 from gdro_bench.models.pocket.network import Autoencoder
 from gdro_bench.models.pocket.policy import PocketPolicy
-from gdro_bench.models.pocket.training import base_card, judge_card, train_judge
+from gdro_bench.models.pocket.training import judge_card, train_judge
 from gdro_bench.models.pocket.training.train_judge import COHERENCE, STYLE, JudgeTraining
 from gdro_bench.task import Prompt
 
@@ -165,4 +166,4 @@ def test_a_saved_judge_says_the_same_when_loaded(tmp_path: Path):
 def test_the_card_is_of_the_shipped_words_and_axes():
     text = (judge.WEIGHTS / "CARD.md").read_text(encoding="utf-8")
     assert all(f"| {kind} |" in text for kind in ("wrong facts", *DAMAGES))
-    assert base_card.words("held-out")
+    assert pocket_prompts.words("held-out")

@@ -12,8 +12,8 @@ import pytest
 
 from gdro_bench import task
 from gdro_bench.errors import BenchError
+from gdro_bench.models.pocket import prompts as pocket_prompts
 from gdro_bench.models.pocket import world
-from gdro_bench.models.pocket.training import base_card
 from gdro_bench.profile import ReaderConfig
 from gdro_bench.rewards import engines, readers
 from gdro_bench.rewards.ocr import OcrReward, TextSize, ocr_reward
@@ -42,7 +42,7 @@ def score(*readings: Reading, target: str = "FOLD"):
 def signs(count: int, seed: int = 0):
     """Rendered signs with held-out words, and what a prompt says of them."""
     rng = np.random.default_rng(seed)
-    words = rng.permutation(base_card.words("held-out"))[:count]
+    words = rng.permutation(pocket_prompts.words("held-out"))[:count]
     facts = [world.sign_facts(rng, str(word)) for word in words]
     images = np.stack([world.render(f, rng).pixels for f in facts])
     return images, [Prompt(world.phrase(f, rng), f.sign.word) for f in facts]

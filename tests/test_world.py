@@ -11,6 +11,7 @@ from numpy.random import default_rng
 
 from gdro_bench import content, task
 from gdro_bench.models.pocket import network, text, world
+from gdro_bench.models.pocket import prompts as pocket_prompts
 from gdro_bench.models.pocket.policy import WEIGHTS, PocketPolicy
 from gdro_bench.models.pocket.training import base_card
 from gdro_bench.models.pocket.training.train_base import Pretrainer, Pretraining, Progress, Stage, draw_batch, rate
@@ -178,7 +179,7 @@ def test_a_sign_prompt_quotes_its_word_once_and_says_all_its_facts():
 
 
 def test_words_of_the_splits_differ_and_fit_a_sign():
-    train, held_out = base_card.words("train"), base_card.words("held-out")
+    train, held_out = pocket_prompts.words("train"), pocket_prompts.words("held-out")
     assert not set(train) & set(held_out)
     for words in (train, held_out):
         assert len(set(words)) == len(words) > 0
@@ -195,8 +196,8 @@ def test_words_of_the_splits_differ_and_fit_a_sign():
 )
 def test_shipped_prompts_are_those_that_the_command_makes(split, count, name):
     shipped = (OCR / name).read_text(encoding="utf-8").splitlines()
-    assert shipped == base_card.ocr_prompts(split, 0, count)
-    assert {task.first_quoted(line) for line in shipped} <= set(base_card.words(split))
+    assert shipped == pocket_prompts.ocr_prompts(split, 0, count)
+    assert {task.first_quoted(line) for line in shipped} <= set(pocket_prompts.words(split))
     assert len(set(shipped)) == count
 
 
@@ -287,7 +288,7 @@ def tiny() -> Pretraining:
 
 
 def test_a_batch_is_a_function_of_its_seed():
-    words = base_card.words("train")
+    words = pocket_prompts.words("train")
     first, again, other = (draw_batch(tiny(), words, (0, 1, n), 16) for n in (5, 5, 6))
     assert torch.equal(first.pixels, again.pixels)
     assert first.prompts == again.prompts != other.prompts
@@ -296,7 +297,9 @@ def test_a_batch_is_a_function_of_its_seed():
 
 
 def test_signs_and_objects_weigh_what_the_content_says():
-    batch = draw_batch(replace(tiny(), panel_weight=5.0, thing_weight=3.0), base_card.words("train"), (0, 1, 0), 32)
+    batch = draw_batch(
+        replace(tiny(), panel_weight=5.0, thing_weight=3.0), pocket_prompts.words("train"), (0, 1, 0), 32
+    )
     for prompt, weight in zip(batch.prompts, batch.weight, strict=True):
         seen = set(weight.unique().tolist())
         named = any(thing in prompt for thing in world.THINGS)
@@ -314,7 +317,7 @@ class Killed(Exception):
 
 def train(folder, killed_at: tuple[str, int] | None = None) -> Pretrainer:
     """Trains to the end, or dies after a batch whose work no checkpoint holds yet."""
-    trainer = Pretrainer(tiny(), base_card.words("train"), 0, "cpu", folder)
+    trainer = Pretrainer(tiny(), pocket_prompts.words("train"), 0, "cpu", folder)
 
     def report(seen: Progress) -> None:
         if (seen.stage, seen.images) == killed_at:
@@ -341,7 +344,7 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path):
 def test_training_that_goes_on_from_the_base_keeps_its_autoencoder(tmp_path):
     recipe = content.load(content.find("profile", "pocket") / "pretrain-weathered.toml", Pretraining)
     short = replace(recipe, transformer=replace(recipe.transformer, images=16, batch=8, warmup_images=8, ema=0.5))
-    trainer = Pretrainer(short, base_card.words("train"), 0, "cpu", tmp_path)
+    trainer = Pretrainer(short, pocket_prompts.words("train"), 0, "cpu", tmp_path)
     stages = []
     trainer.run(lambda seen: stages.append(seen.stage))
     assert stages == ["transformer"] * 2

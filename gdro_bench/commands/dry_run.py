@@ -65,28 +65,28 @@ class Forecast:
         return sum(spent.seconds for spent in (self.pool, self.rollouts, self.optimisation, self.marks))
 
 
-def forecast(chosen: Plan, processes: ProcessGroup) -> Forecast:
+def forecast(plan: Plan, processes: ProcessGroup) -> Forecast:
     """Opens the model and the reward, measures both on one batch, and follows the plan to the end of its budget."""
-    policy = open_policy(chosen.profile, processes.device, chosen.seed)
-    scorer = open_reward(chosen.task, chosen.profile, processes.device)
-    method: Method = registry.lookup("method", chosen.method)
+    policy = open_policy(plan.profile, processes.device, plan.seed)
+    scorer = open_reward(plan.task, plan.profile, processes.device)
+    method: Method = registry.lookup("method", plan.method)
     if method.costs is None:
-        raise BenchError(f"The method {chosen.method!r} does not foretell its cost.", "Run it with a small --budget.")
-    costs = method.costs(chosen.config, chosen.profile.sampler)
-    speed = measure(chosen, policy, scorer, costs.batch)
-    ledger, updates = follow(chosen, costs, speed)
-    marks = at_marks(chosen)
+        raise BenchError(f"The method {plan.method!r} does not foretell its cost.", "Run it with a small --budget.")
+    costs = method.costs(plan.config, plan.profile.sampler)
+    speed = measure(plan, policy, scorer, costs.batch)
+    ledger, updates = follow(plan, costs, speed)
+    marks = at_marks(plan)
     marks.seconds = speed.seconds(marks, trained=False)
     rollouts = ledger.collection - ledger.pool
     for spent in (ledger.pool, rollouts, ledger.optimisation, marks):
         spent.seconds /= processes.size
-    disk = _disk(chosen, policy, speed, ledger, costs)
+    disk = _disk(plan, policy, speed, ledger, costs)
     return Forecast(ledger.pool, rollouts, ledger.optimisation, marks, updates, speed.memory, disk)
 
 
-def follow(chosen: Plan, costs: CostModel, speed: Speed) -> tuple[Ledger, int]:
+def follow(plan: Plan, costs: CostModel, speed: Speed) -> tuple[Ledger, int]:
     """The ledger at the end of the budget, and the updates made by then."""
-    budget = chosen.profile.budget
+    budget = plan.profile.budget
     ledger, updates = Ledger(budget.limit, budget.kind), 0
 
     def timed(spent: Cost, trained: bool) -> Cost:
@@ -104,7 +104,7 @@ def follow(chosen: Plan, costs: CostModel, speed: Speed) -> tuple[Ledger, int]:
     return ledger, updates
 
 
-def measure(chosen: Plan, policy: Policy, scorer: Scorer, batch: int) -> Speed:
+def measure(plan: Plan, policy: Policy, scorer: Scorer, batch: int) -> Speed:
     """Each part once to warm up and once by the clock, `batch` images with gradient and the sampler's without."""
     device = next(iter(policy.parameters())).device
     if device.type == "cuda":
@@ -117,7 +117,7 @@ def measure(chosen: Plan, policy: Policy, scorer: Scorer, batch: int) -> Speed:
         return (_now(device) - start) / images
 
     def drawn(count: int) -> tuple[torch.Tensor, torch.Tensor, sampling.Velocity]:
-        prompts = [chosen.train[i % len(chosen.train)] for i in range(count)]
+        prompts = [plan.train[i % len(plan.train)] for i in range(count)]
         x = sampling.noise_for([("calibration", i) for i in range(count)], policy.latent_shape).to(device)
         cond = policy.encode(prompts)
         return x, torch.full((count,), 0.5, device=device), lambda x, t: policy.velocity(x, t, cond)
@@ -129,13 +129,13 @@ def measure(chosen: Plan, policy: Policy, scorer: Scorer, batch: int) -> Speed:
 
     x, t, velocity = drawn(batch)
     gradient = clock(train, batch)
-    count = min(chosen.profile.sampler.batch, len(chosen.train))
+    count = min(plan.profile.sampler.batch, len(plan.train))
     x, t, velocity = drawn(count)
     with torch.no_grad():
         evaluation = clock(lambda: velocity(x, t), count)
         decoding = clock(lambda: policy.decode(x), count)
         images = policy.decode(x)
-    reward = clock(lambda: scorer(images, chosen.train[:count]), count)
+    reward = clock(lambda: scorer(images, plan.train[:count]), count)
     picture = io.BytesIO()
     Image.fromarray(images[0]).save(picture, "PNG")
     return Speed(evaluation, gradient, decoding, reward, _peak(device), picture.tell())
@@ -153,22 +153,22 @@ def _peak(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def at_marks(chosen: Plan) -> Cost:
+def at_marks(plan: Plan) -> Cost:
     """The base and every mark: a picture a held-out prompt, and what `drift` samples."""
-    sampler, drift = chosen.profile.sampler, chosen.profile.drift
-    pictures, looked_at = len(chosen.held_out), min(drift.prompts, len(chosen.held_out))
+    sampler, drift = plan.profile.sampler, plan.profile.drift
+    pictures, looked_at = len(plan.held_out), min(drift.prompts, len(plan.held_out))
     each = pictures * sampler.evaluations + looked_at * sampler.evaluations * (2 + drift.images)
-    times = len(chosen.profile.budget.marks) + 1
+    times = len(plan.profile.budget.marks) + 1
     return Cost(times * each, times * (pictures + looked_at * drift.images), times * pictures)
 
 
-def _disk(chosen: Plan, policy: Policy, speed: Speed, ledger: Ledger, costs: CostModel) -> int:
+def _disk(plan: Plan, policy: Policy, speed: Speed, ledger: Ledger, costs: CostModel) -> int:
     """Pool, checkpoint (twice while it is written, with an epoch's chains if there are any) and kept pictures."""
     latent = FLOAT
     for side in policy.latent_shape:
         latent *= side
-    steps = getattr(chosen.config, "rollout_steps", None) or chosen.profile.sampler.steps
+    steps = getattr(plan.config, "rollout_steps", None) or plan.profile.sampler.steps
     adapters = sum(parameter.numel() for parameter in policy.parameters()) * FLOAT
     checkpoint = COPIES * adapters + costs.collected.images * (steps + 1) * latent
-    pictures = (len(chosen.profile.budget.marks) + 1) * min(chosen.profile.kept_images, len(chosen.held_out))
+    pictures = (len(plan.profile.budget.marks) + 1) * min(plan.profile.kept_images, len(plan.held_out))
     return ledger.pool.images * latent + 2 * checkpoint + pictures * speed.picture

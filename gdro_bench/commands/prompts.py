@@ -10,6 +10,7 @@ from numpy.random import default_rng
 
 from gdro_bench import content
 from gdro_bench.errors import unknown
+from gdro_bench.models.pocket import prompts as pocket_prompts
 from gdro_bench.rewards import geneval_prompts, ocr_prompts
 
 Split = Literal["train", "tuning", "held-out"]
@@ -34,26 +35,25 @@ def lines(task: str, split: Split | None, seed: int | None, count: int | None, w
 
 
 def _ocr(split: Split | None, seed: int | None, count: int | None, world: World | None) -> list[str]:
-    from gdro_bench.models.pocket.training import base_card
 
-    chosen: Split = split or "train"
+    chosen_split: Split = split or "train"
     if world == "photo":
-        rng, usual = default_rng([seed or 0, list(OCR_PHOTO_LINES).index(chosen)]), OCR_PHOTO_LINES[chosen]
-        return ocr_prompts.draw(rng, [word.lower() for word in base_card.words(chosen)], count or usual)
-    return base_card.ocr_prompts(chosen, seed or 0, count or (2000 if chosen == "train" else 200))
+        rng, usual = default_rng([seed or 0, list(OCR_PHOTO_LINES).index(chosen_split)]), OCR_PHOTO_LINES[chosen_split]
+        return ocr_prompts.draw(rng, [word.lower() for word in pocket_prompts.words(chosen_split)], count or usual)
+    return pocket_prompts.ocr_prompts(chosen_split, seed or 0, count or (2000 if chosen_split == "train" else 200))
 
 
 def _geneval(split: Split | None, seed: int | None, count: int | None, world: World | None) -> list[str]:
     """Metadata in JSON: the test set, `count` draws of each tag (of COCO's classes the published one), or lines to
     train or to tune on, none of which is in the test set."""
     world = world or "photo"
-    names, chosen = class_names(world), split or "held-out"
-    rng = default_rng(GENEVAL_SEEDS[chosen] if seed is None else seed)
-    if chosen == "held-out":
+    names, chosen_split = class_names(world), split or "held-out"
+    rng = default_rng(GENEVAL_SEEDS[chosen_split] if seed is None else seed)
+    if chosen_split == "held-out":
         scenes = geneval_prompts.suite(rng, names, count or TEST_DRAWS[world])
     else:
         test = geneval_prompts.suite(default_rng(GENEVAL_SEEDS["held-out"]), names, TEST_DRAWS[world])
-        scenes = geneval_prompts.training(rng, names, count or GENEVAL_LINES[world, chosen], test)
+        scenes = geneval_prompts.training(rng, names, count or GENEVAL_LINES[world, chosen_split], test)
     if world == "pocket":
         scenes = list(dict.fromkeys(scenes))  # few classes repeat often; a pool of one scene twice is a waste
     return [json.dumps(scene.published()) for scene in scenes]

@@ -61,10 +61,10 @@ def next_seed(plan: Plan) -> str:
     return shlex.join(words)
 
 
-def print_forecast(console: Console, chosen: Plan, expected: Forecast) -> None:
+def print_forecast(console: Console, plan: Plan, expected: Forecast) -> None:
     """What a run will spend on what, and what it needs."""
-    budget = chosen.profile.budget
-    table = Table(title=f"{chosen.method} on {chosen.task.name}, {chosen.profile_name}: the plan", title_justify="left")
+    budget = plan.profile.budget
+    table = Table(title=f"{plan.method} on {plan.task.name}, {plan.profile_name}: the plan", title_justify="left")
     for heading in ("", "velocity evaluations", "images", "reward calls", "time"):
         table.add_column(heading, justify="right" if heading else "left")
     rows = {
@@ -109,25 +109,25 @@ def print_sweep(console: Console, outcomes: Sequence[Outcome]) -> None:
     _say(console, f"Next: gdro-bench compare --runs {outcomes[0].plan.folder.parents[2]}")
 
 
-def print_comparison(console: Console, said: Sequence[str], short: Written, folder: Path) -> None:
+def print_comparison(console: Console, headlines: Sequence[str], short: Written, folder: Path) -> None:
     """The headlines of a report, its table in short, and where it is."""
-    for sentence in said:
+    for sentence in headlines:
         _say(console, f"- {sentence}")
     for label, *cells in short.cells:  # as lines: a terminal is too narrow for so many intervals beside each other
-        said_of_it = [f"{name} {cell}" for name, cell in zip(short.header[1:], cells, strict=True) if cell]
-        console.print(f"- {label}: {'; '.join(said_of_it)}", soft_wrap=True, markup=False)
+        cells_of_it = [f"{name} {cell}" for name, cell in zip(short.header[1:], cells, strict=True) if cell]
+        console.print(f"- {label}: {'; '.join(cells_of_it)}", soft_wrap=True, markup=False)
     _say(console, f"Report: {folder / 'page.html'} (figures, tables and data beside it)")
 
 
-def print_evaluation(console: Console, found: Result) -> None:
+def print_evaluation(console: Console, result: Result) -> None:
     """The reward and its parts, with intervals."""
-    table = Table(title=f"{found.instrument}, {found.pictures} pictures", title_justify="left")
+    table = Table(title=f"{result.instrument}, {result.pictures} pictures", title_justify="left")
     for heading in ("what", "mean [95 %]"):
         table.add_column(heading, justify="left" if heading == "what" else "right")
-    corrected = {f"corrected score, {order}": value for order, value in found.corrected.items()}
-    for name, value in {"reward": found.reward, **found.parts, **found.axes, **corrected}.items():
+    corrected = {f"corrected score, {order}": value for order, value in result.corrected.items()}
+    for name, value in {"reward": result.reward, **result.parts, **result.axes, **corrected}.items():
         table.add_row(name.replace("_", " "), str(value))
     console.print(table)
-    console.print(f"Not scored: {found.unscored}." + (f" Not judged: {found.unjudged}." if found.judge else ""))
-    if found.judge:
-        console.print(f"Judge: {found.judge}.")
+    console.print(f"Not scored: {result.unscored}." + (f" Not judged: {result.unjudged}." if result.judge else ""))
+    if result.judge:
+        console.print(f"Judge: {result.judge}.")

@@ -62,11 +62,11 @@ def plans(
     over: Sequence[str],
     seeds: Sequence[int],
     settings: Sequence[str] = (),
-    **chosen: Any,
+    **options: Any,
 ) -> list[Plan]:
     """Every run of the sweep, checked before the first begins; those that come out the same are made once."""
     made = [
-        plan.make_plan(task, method, seed=seed, settings=(*settings, *varied), **chosen)
+        plan.make_plan(task, method, seed=seed, settings=(*settings, *varied), **options)
         for method in methods
         for varied in combinations(over)
         for seed in seeds
@@ -74,13 +74,13 @@ def plans(
     return list({made.folder: made for made in made}.values())
 
 
-def execute(chosen: Sequence[Plan], watcher: Watcher, processes: ProcessGroup) -> list[Outcome]:
+def execute(plans: Sequence[Plan], listener: Watcher, processes: ProcessGroup) -> list[Outcome]:
     """Runs them all; one that fails does not keep the others from their turn."""
     outcomes = []
-    for done, one in enumerate(chosen):
-        watcher.next_run(one.folder.name, done, len(chosen))
+    for done, one in enumerate(plans):
+        listener.next_run(one.folder.name, done, len(plans))
         try:
-            outcomes.append(Outcome(one, runner.execute(one, watcher, processes)))
+            outcomes.append(Outcome(one, runner.execute(one, listener, processes)))
         except BenchError as error:
             outcomes.append(Outcome(one, None, str(error)))
     return outcomes

@@ -27,7 +27,7 @@ class TrainContext:
     pool: Pool
     seed: int
     processes: ProcessGroup = field(default_factory=ProcessGroup)
-    ahead: int = 0  # batches that may wait for their scores while the next are painted
+    ahead: int = 0  # batches that may wait for their scores while the next are generated
     max_unscored: float = 1.0  # share of a shard's or an epoch's images
 
 

@@ -152,9 +152,9 @@ class Objective:
     def draw(self, generator: torch.Generator) -> Drawn:
         pool, c, shape = self.source.groups, self.config, self.policy.latent_shape
         usable = self.source.usable(c.k, c.drop_flat)
-        chosen = usable[torch.randint(len(usable), (c.groups,), generator=generator)]
-        members = [draw_members(pool.rewards[g], c.k, c.draw == "spread", generator) for g in chosen]
-        x0, r, prompts = self.source.taken(chosen, members)
+        groups = usable[torch.randint(len(usable), (c.groups,), generator=generator)]
+        members = [draw_members(pool.rewards[g], c.k, c.draw == "spread", generator) for g in groups]
+        x0, r, prompts = self.source.taken(groups, members)
         times, noises = [], []
         for _ in range(c.draws):
             t = draw_t((c.groups, 1 if c.share_t else c.k), c.t_distribution, generator)

@@ -158,37 +158,37 @@ class RolloutTraining:
     @torch.no_grad()
     def _collect(self) -> Step:
         c, context, generator = self.config, self.context, self._generator("rollout", self.epoch)
-        chosen = torch.randperm(len(context.prompts), generator=generator)[: c.prompts].repeat_interleave(c.k)
+        prompt_ids = torch.randperm(len(context.prompts), generator=generator)[: c.prompts].repeat_interleave(c.k)
         noisy = stochastic_steps(c, len(self.schedule) - 1, generator)
-        states, log_p, scores = self._sample(chosen, noisy, generator)
+        states, log_p, scores = self._sample(prompt_ids, noisy, generator)
         r = torch.tensor([score.value for score in scores]).view(-1, c.k)
         advantage = advantages(r, c.std, c.advantage_clip).flatten()
-        steps = trained_steps(c, noisy, len(chosen), generator)
+        steps = trained_steps(c, noisy, len(prompt_ids), generator)
         kept = torch.nonzero(advantage).flatten()
         kept = kept[torch.randperm(len(kept), generator=generator)]
         self.epoch += 1
         if len(kept) >= c.updates_per_epoch:
-            self.rollout = Rollout(*(part[kept] for part in (states, log_p, advantage, chosen, steps)))
+            self.rollout = Rollout(*(part[kept] for part in (states, log_p, advantage, prompt_ids, steps)))
         reward = r.nanmean().item()
         metrics = {
             "rollout_reward": reward,
             "unscored": float(r.isnan().sum()),
             "flat_groups": float(flat_groups(r).sum()),
-            "dropped": float(len(chosen) - len(kept)),
+            "dropped": float(len(prompt_ids) - len(kept)),
         }
         return Step("collect", metrics, f"epoch {self.epoch}: rollout reward {reward:.3f}")
 
     def _sample(
-        self, chosen: Tensor, noisy: list[int], generator: torch.Generator
+        self, prompt_ids: Tensor, noisy: list[int], generator: torch.Generator
     ) -> tuple[Tensor, Tensor, list[Score]]:
         """Chains, their log-probabilities and their last states' scores. Each process takes some batches."""
-        context, prompts = self.context, [self.context.prompts[int(p)] for p in chosen]
-        noise = self._first_noise(len(chosen), generator)
+        context, prompts = self.context, [self.context.prompts[int(p)] for p in prompt_ids]
+        noise = self._first_noise(len(prompt_ids), generator)
         eps = self._step_noise(noise, noisy, generator)
-        batches = context.processes.batches(len(chosen), context.sampler.batch)
+        batches = context.processes.batches(len(prompt_ids), context.sampler.batch)
         chains: list[Chain] = []
 
-        def painted() -> Iterator[GeneratedBatch]:
+        def generated() -> Iterator[GeneratedBatch]:
             for rows in context.processes.own(batches):
                 drawn = {step: unit[rows] for step, unit in eps.items()}
                 cond = context.policy.encode(prompts[rows])
@@ -197,11 +197,11 @@ class RolloutTraining:
                 chains.append(chain)
                 yield context.policy.decode(chain.states[:, -1]), prompts[rows]
 
-        scored = score.score_batches(painted(), context.scorer, context.ahead)
-        found = gather_scores(context.processes, scored, len(batches), context.max_unscored)
+        scored = score.score_batches(generated(), context.scorer, context.ahead)
+        scores = gather_scores(context.processes, scored, len(batches), context.max_unscored)
         states = context.processes.gather_tensors([chain.states for chain in chains], len(batches))
         log_p = context.processes.gather_tensors([chain.log_p for chain in chains], len(batches))
-        return torch.cat(states), torch.cat(log_p), found
+        return torch.cat(states), torch.cat(log_p), scores
 
     def _first_noise(self, images: int, generator: torch.Generator) -> Tensor:
         shape, c = self.context.policy.latent_shape, self.config
@@ -225,9 +225,9 @@ class RolloutTraining:
         processes = self.context.processes
         for batch in processes.own(processes.batches(len(pairs), self.context.sampler.batch)):
             some = pairs[batch]
-            loss, measured = self._loss(rollout, torch.tensor(some))
+            loss, metrics = self._loss(rollout, torch.tensor(some))
             self.trainer.backward(loss * len(some) / len(pairs))
-            for key, value in measured.items():
+            for key, value in metrics.items():
                 sums[key] = sums.get(key, 0.0) + value * len(some) / len(pairs)
         sums = self.context.processes.all_reduce_dict(sums) | {"gradient_norm": self.trainer.update()}
         if part + 1 == c.updates_per_epoch:
@@ -246,16 +246,16 @@ class RolloutTraining:
         ratio = (new.log_p(x_next) - rollout.log_p[images, step].to(device)).exp()
         advantage = rollout.advantage[images].to(device)
         loss = clipped_loss(ratio, advantage, c.clip_range).mean()
-        measured = {
+        metrics = {
             "policy_loss": loss.item(),
             "clipped": ((ratio - 1).abs() > c.clip_range).float().mean().item(),
             "approx_kl": 0.5 * ratio.detach().log().square().mean().item(),
         }
         if c.kl_weight:
             kl = self._kl(new, x, step, cond)
-            measured["kl"] = kl.item()
+            metrics["kl"] = kl.item()
             loss = loss + c.kl_weight * kl
-        return loss, measured
+        return loss, metrics
 
     def _transition(self, velocity: sampling.Velocity, x: Tensor, step: Tensor) -> sampling.Transition:
         schedule = self.schedule.to(x.device)

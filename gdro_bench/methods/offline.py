@@ -65,7 +65,7 @@ class Source:
         return self.collected == self.shards
 
     def collect(self) -> Step:
-        """One more shard, made or found."""
+        """One more shard, made or read."""
         first = self.collected * self.config.shard_prompts
         prompts = self.prompts[first : first + self.config.shard_prompts]
         shard = self.context.pool.shard(self.collected, lambda: self._sample(prompts))
@@ -83,16 +83,16 @@ class Source:
         batches = context.processes.batches(len(each), context.sampler.batch)
         latents: list[Tensor] = []
 
-        def painted() -> Iterator[GeneratedBatch]:
+        def generated() -> Iterator[GeneratedBatch]:
             for rows in context.processes.own(batches):
                 noise = sampling.noise_for(keys[rows], context.policy.latent_shape)
                 latents.append(sampling.sample(context.policy, noise, each[rows], context.sampler, reference=True))
                 yield context.policy.decode(latents[-1]), each[rows]
 
-        scored = score.score_batches(painted(), context.scorer, context.ahead)
-        found = gather_scores(context.processes, scored, len(batches), context.max_unscored)
+        scored = score.score_batches(generated(), context.scorer, context.ahead)
+        gathered = gather_scores(context.processes, scored, len(batches), context.max_unscored)
         whole = torch.cat(context.processes.gather_tensors(latents, len(batches))).cpu()
-        scores = iter(found)
+        scores = iter(gathered)
         return whole.view(len(prompts), n, *whole.shape[1:]), [[next(scores) for _ in range(n)] for _ in prompts]
 
     @property

@@ -73,9 +73,9 @@ class Objective:
     def draw(self, generator: torch.Generator) -> Drawn:
         c, pool = self.config, self.source.groups
         usable = self.source.usable(c.best, c.drop_flat)
-        chosen = usable[torch.randint(len(usable), (c.groups,), generator=generator)]
-        members = [draw_best(pool.rewards[g], c.best, generator) for g in chosen]
-        x0, r, prompts = self.source.taken(chosen, members)
+        groups = usable[torch.randint(len(usable), (c.groups,), generator=generator)]
+        members = [draw_best(pool.rewards[g], c.best, generator) for g in groups]
+        x0, r, prompts = self.source.taken(groups, members)
         t = draw_t((c.groups, 1, c.best), c.t_distribution, generator)
         eps = torch.randn((c.groups, 1, *x0.shape[1:]), generator=generator)
         return Drawn(x0, r, prompts, t, eps)

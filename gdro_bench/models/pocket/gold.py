@@ -57,17 +57,17 @@ def held(pixels: Images, facts: Facts) -> dict[str, bool]:
     """For each of the facts whether the picture [64, 64, 3] shows it."""
     image = pixels.astype(np.float64)
     wall = read_wall(image, _free(facts))
-    found: dict[str, bool] = {}
+    truth: dict[str, bool] = {}
     if facts.sign is not None:
         shown = _panel_colour(image, facts.sign)
         elsewhere = _panel_colour(image, world.SignFacts(facts.sign.word, "", _opposite(facts.sign.place), ""))
-        found |= {"wall colour": wall.colour == facts.wall, "wall texture": wall.texture == facts.texture}
-        found["sign place"] = _distance(shown, wall) > max(APART, _distance(elsewhere, wall) / 2)
-        found["sign colour"] = found["sign place"] and nearest_colour(shown) == facts.sign.colour
-    found |= _things_held(image, wall, facts)
+        truth |= {"wall colour": wall.colour == facts.wall, "wall texture": wall.texture == facts.texture}
+        truth["sign place"] = _distance(shown, wall) > max(APART, _distance(elsewhere, wall) / 2)
+        truth["sign colour"] = truth["sign place"] and nearest_colour(shown) == facts.sign.colour
+    truth |= _things_held(image, wall, facts)
     if facts.sign is None:
-        found["nothing else"] = float((np.abs(image - wall.pixels).max(axis=2) > APART)[_free(facts)].mean()) < EMPTY
-    return found
+        truth["nothing else"] = float((np.abs(image - wall.pixels).max(axis=2) > APART)[_free(facts)].mean()) < EMPTY
+    return truth
 
 
 def _opposite(place: str) -> str:
@@ -98,27 +98,27 @@ def _spots(facts: Facts) -> list[tuple[int, int]]:
 @cache
 def _patterns() -> dict[str, NDArray[np.float64]]:
     """How far each texture has gone from the wall's colour to its other one: [64, 64] in 0..1."""
-    found = {"gradient": np.repeat(np.linspace(0, 1, SIZE)[:, None], SIZE, axis=1)}
+    shares = {"gradient": np.repeat(np.linspace(0, 1, SIZE)[:, None], SIZE, axis=1)}
     for texture in ("striped", "dotted"):
         image = Image.new("L", (SIZE, SIZE))
         world.draw_pattern(ImageDraw.Draw(image), texture, 1)
-        found[texture] = np.asarray(image, dtype=np.float64)
-    return found
+        shares[texture] = np.asarray(image, dtype=np.float64)
+    return shares
 
 
 def read_wall(image: Pixels, free: Mask) -> Wall:
     """The texture that explains most of what is free, if it is not too faint, and the colour that it starts from."""
-    seen = image[free]
-    best, left = Wall(np.broadcast_to(np.median(seen, axis=0), image.shape), "", "plain"), math.inf
+    pixels = image[free]
+    best, left = Wall(np.broadcast_to(np.median(pixels, axis=0), image.shape), "", "plain"), math.inf
     for texture, pattern in _patterns().items():
-        here = np.stack((np.ones(len(seen)), pattern[free]), axis=1)
-        fitted = np.linalg.lstsq(here, seen, rcond=None)[0]
-        error = np.abs(seen - here @ fitted).mean()
+        here = np.stack((np.ones(len(pixels)), pattern[free]), axis=1)
+        fitted = np.linalg.lstsq(here, pixels, rcond=None)[0]
+        error = np.abs(pixels - here @ fitted).mean()
         if np.abs(fitted[1]).mean() > PATTERN and error < left:
             best, left = Wall(fitted[0] + pattern[..., None] * fitted[1], "", texture), error
-    plain = np.abs(seen - np.median(seen, axis=0)).mean()
+    plain = np.abs(pixels - np.median(pixels, axis=0)).mean()
     if left > 0.8 * plain:
-        best = Wall(np.broadcast_to(np.median(seen, axis=0), image.shape), "", "plain")
+        best = Wall(np.broadcast_to(np.median(pixels, axis=0), image.shape), "", "plain")
     return Wall(best.pixels, nearest_colour(best.pixels[0, -1]), best.texture)
 
 
@@ -162,12 +162,12 @@ def read_thing(image: Pixels, wall: Wall, spot: tuple[int, int]) -> tuple[str, s
     """(class, colour) of what stands in a box of 30x30 px, or two empty strings."""
     x, y = spot
     box = np.s_[y : y + THING_SIDE + 1, x : x + THING_SIDE + 1]
-    seen, behind = image[box], wall.pixels[box]
-    off_wall = np.abs(seen - behind).mean(axis=2)
+    pixels, behind = image[box], wall.pixels[box]
+    off_wall = np.abs(pixels - behind).mean(axis=2)
     errors, colours = {"": THERE * float(off_wall.mean())}, {"": ""}
     for name, stencil in _stencils().items():
-        own = np.median(seen[stencil.own], axis=0)
-        inside = np.abs(seen[stencil.own] - own).mean()
+        own = np.median(pixels[stencil.own], axis=0)
+        inside = np.abs(pixels[stencil.own] - own).mean()
         errors[name] = float(inside * stencil.own.mean() + (off_wall * ~stencil.any).mean()) / float(
             stencil.own.mean() + (~stencil.any).mean()
         )
@@ -178,15 +178,15 @@ def read_thing(image: Pixels, wall: Wall, spot: tuple[int, int]) -> tuple[str, s
 
 def _things_held(image: Pixels, wall: Wall, facts: Facts) -> dict[str, bool]:
     each = [thing for thing in facts.things for _ in range(thing.count)]
-    found: dict[str, bool] = {}
+    truth: dict[str, bool] = {}
     for i, (thing, spot) in enumerate(zip(each, _spots(facts), strict=True)):
         name, colour = read_thing(image, wall, spot)
-        found[f"object {i}"] = name == thing.name
+        truth[f"object {i}"] = name == thing.name
         if thing.colour is not None:
-            found[f"object {i} colour"] = bool(name) and colour == thing.colour
+            truth[f"object {i} colour"] = bool(name) and colour == thing.colour
         if thing.side is not None:
-            found[f"object {i} side"] = bool(name) and not read_thing(image, wall, _other_side(thing, spot))[0]
-    return found
+            truth[f"object {i} side"] = bool(name) and not read_thing(image, wall, _other_side(thing, spot))[0]
+    return truth
 
 
 def _other_side(thing: ThingFacts, spot: tuple[int, int]) -> tuple[int, int]:
@@ -213,6 +213,6 @@ class Gold:
         facts = parse.facts_of(prompt.text)
         if facts is None:
             return Score(math.nan, note="not a prompt of the pocket world")
-        found = held(image, facts)
-        wrong = ", ".join(name for name, holds in found.items() if not holds)
-        return Score(sum(found.values()) / len(found), note=f"wrong: {wrong}" if wrong else "all facts hold")
+        truth = held(image, facts)
+        wrong = ", ".join(name for name, holds in truth.items() if not holds)
+        return Score(sum(truth.values()) / len(truth), note=f"wrong: {wrong}" if wrong else "all facts hold")

@@ -19,6 +19,7 @@ from gdro_bench.engine import plan
 from gdro_bench.models import pick_device
 from gdro_bench.models.pocket import world
 from gdro_bench.models.pocket.policy import PocketPolicy
+from gdro_bench.models.pocket.prompts import words
 from gdro_bench.models.pocket.training.train_base import Pretrainer, Pretraining, Progress
 from gdro_bench.profile import Sampler
 from gdro_bench.rewards.instruments import open_reward
@@ -29,7 +30,7 @@ SHEET = 24  # pictures on a sample sheet
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Measured:
+class CardTask:
     """The task that a base is made for, what its card calls the reward, and the stricter part that it tells, too."""
 
     task: str
@@ -38,26 +39,10 @@ class Measured:
 
 
 RECIPES = {"pocket": "pretrain.toml", "pocket-weathered": "pretrain-weathered.toml"}
-MEASURED = {
-    "pocket": Measured("ocr", "OCR reward", "exact"),
-    "pocket-weathered": Measured("geneval", "GenEval's mended score", "correct"),
+CARD_TASKS = {
+    "pocket": CardTask("ocr", "OCR reward", "exact"),
+    "pocket-weathered": CardTask("geneval", "GenEval's mended score", "correct"),
 }
-WORD_FILES = {"train": "words_train.txt", "held-out": "words_held_out.txt", "tuning": "words_train.txt"}
-
-
-def words(split: str) -> list[str]:
-    """The capitalised words of a split; no held-out word is ever seen in training."""
-    path = content.find("task", "ocr") / WORD_FILES[split]
-    return path.read_text(encoding="utf-8").upper().split()
-
-
-def ocr_prompts(split: str, seed: int, count: int) -> list[str]:
-    """`count` prompts for signs, with words of the split in turn."""
-    rng = np.random.default_rng([seed, list(WORD_FILES).index(split)])
-    chosen: list[str] = []
-    while len(chosen) < count:
-        chosen += [str(word) for word in rng.permutation(words(split))]
-    return [world.phrase(world.sign_facts(rng, word), rng) for word in chosen[:count]]
 
 
 def pretrain(model: str, out: Path, seed: int, device: str, images: int | None, console: Console) -> None:
@@ -70,9 +55,9 @@ def pretrain(model: str, out: Path, seed: int, device: str, images: int | None, 
         stages = ("autoencoder", "transformer") if config.autoencoder else ("transformer",)
         shown = {stage: bars.add_task(stage, total=None) for stage in stages}
 
-        def report(seen: Progress) -> None:
-            what = f"{seen.stage}, loss {seen.loss:.3f}"
-            bars.update(shown[seen.stage], completed=seen.images, total=seen.total, description=what)
+        def report(state: Progress) -> None:
+            what = f"{state.stage}, loss {state.loss:.3f}"
+            bars.update(shown[state.stage], completed=state.images, total=state.total, description=what)
 
         trainer.run(report)
     export(trainer, out / "weights")
@@ -106,20 +91,20 @@ def _forget_where_it_began(path: Path) -> None:
 
 def write_card(model: str, out: Path, seed: int, config: Pretraining, console: Console) -> None:
     """MODEL_CARD.md, loss curve and sample sheet beside the weights, every number from this very training."""
-    weights, measured = out / "weights", MEASURED[model]
-    chosen, profile, held_out = plan.evaluation_inputs(measured.task, "pocket", (), None)
+    weights, card_task = out / "weights", CARD_TASKS[model]
+    task_, profile, held_out = plan.evaluation_inputs(card_task.task, "pocket", (), None)
     policy = PocketPolicy.open("cpu", None, 0, weights)
     console.print(f"Scoring {len(held_out)} held-out images for the card")
-    images = sampling.held_out_images(policy, held_out, chosen.name, profile.sampler)
-    scores = open_reward(chosen, profile, "cpu")(images, held_out)
+    images = sampling.held_out_images(policy, held_out, task_.name, profile.sampler)
+    scores = open_reward(task_, profile, "cpu")(images, held_out)
     figures.loss_curve(weights / "loss", pd.read_json(out / "losses.jsonl", lines=True))
     notes = {"base": [score.note for score in scores[:SHEET]]}
     figures.sample_sheet(weights / "samples", {"base": images[:SHEET]}, notes, [p.text for p in held_out[:SHEET]])
     scenes = things_prompts(SHEET)
     images = sampling.held_out_images(policy, scenes, "things", profile.sampler)
     figures.sample_sheet(weights / "things", {"base": images}, {}, [p.text for p in scenes])
-    said = _held_out(held_out, scores, measured, profile.sampler)
-    (weights / "MODEL_CARD.md").write_text(_card(policy.name, model, seed, config, said), encoding="utf-8")
+    summary = _held_out(held_out, scores, card_task, profile.sampler)
+    (weights / "MODEL_CARD.md").write_text(_card(policy.name, model, seed, config, summary), encoding="utf-8")
     console.print(f"Weights and card: {weights}", soft_wrap=True)
 
 
@@ -129,14 +114,14 @@ def things_prompts(count: int) -> list[task.Prompt]:
     return [task.Prompt(world.phrase(world.thing_facts(rng), rng), "") for _ in range(count)]
 
 
-def _held_out(prompts: list[task.Prompt], scores: list[Score], measured: Measured, sampler: Sampler) -> str:
+def _held_out(prompts: list[task.Prompt], scores: list[Score], card_task: CardTask, sampler: Sampler) -> str:
     texts = [prompt.text for prompt in prompts]
     values, strict = (
         stats.bootstrap_mean(np.array(each), prompts=texts)
-        for each in ([s.value for s in scores], [s.parts[measured.strict] for s in scores])
+        for each in ([s.value for s in scores], [s.parts[card_task.strict] for s in scores])
     )
-    return f"""{measured.title}, {len(set(texts))} held-out prompts, {len(scores)} images, {sampler.steps} Euler steps,
-  no guidance: **{values}** (95 % bootstrap over prompts); {measured.strict} {strict};
+    return f"""{card_task.title}, {len(set(texts))} held-out prompts, {len(scores)} images, {sampler.steps} Euler steps,
+  no guidance: **{values}** (95 % bootstrap over prompts); {card_task.strict} {strict};
   {sum(math.isnan(score.value) for score in scores)} not scored."""
 
 

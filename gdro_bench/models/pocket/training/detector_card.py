@@ -10,11 +10,12 @@ from numpy.random import Generator
 from rich.console import Console
 
 from gdro_bench import content, progress, stats
+from gdro_bench.models.pocket import prompts as pocket_prompts
 from gdro_bench.models.pocket import world
 from gdro_bench.models.pocket.detector import CLASSES, PocketDetector, save
 from gdro_bench.models.pocket.network import Autoencoder
 from gdro_bench.models.pocket.policy import PocketPolicy
-from gdro_bench.models.pocket.training import base_card, train_detector
+from gdro_bench.models.pocket.training import train_detector
 from gdro_bench.models.pocket.training.fit import through
 from gdro_bench.models.pocket.training.train_detector import DetectorTraining
 from gdro_bench.rewards import geneval_prompts, geneval_rules
@@ -28,7 +29,7 @@ def pretrain(out: Path, seed: int, console: Console) -> None:
     """Trains the detector and writes weights and card to `out/weights`."""
     config = content.load(content.find("profile", "pocket") / "detector.toml", DetectorTraining)
     autoencoder = PocketPolicy.open("cpu", None, 0).autoencoder
-    train, words = train_detector.train, base_card.words("train")
+    train, words = train_detector.train, pocket_prompts.words("train")
     network = progress.fitted(
         console, "detector", config.images, lambda report: train(config, words, autoencoder, seed, report)
     )
@@ -53,12 +54,12 @@ def accuracy(detector: PocketDetector, autoencoder: Autoencoder | None, rng: Gen
     scenes = [
         s for s in geneval_prompts.suite(rng, CLASSES, A_TAG) for _ in range(6 if s.tag == "single_object" else 1)
     ]
-    found: dict[str, list[Estimate]] = {}
+    shares: dict[str, list[Estimate]] = {}
     for tag in geneval_prompts.TAGS:
         of_tag = [scene for scene in scenes if scene.tag == tag]
         others = [_other(scene, of_tag, rng) for scene in of_tag]
-        found[tag] = [_share(detector, autoencoder, of_tag, shown, rng) for shown in (of_tag, others)]
-    return found
+        shares[tag] = [_share(detector, autoencoder, of_tag, shown, rng) for shown in (of_tag, others)]
+    return shares
 
 
 def _other(scene: Scene, scenes: list[Scene], rng: Generator) -> Scene:
@@ -66,13 +67,13 @@ def _other(scene: Scene, scenes: list[Scene], rng: Generator) -> Scene:
 
 
 def _share(
-    detector: PocketDetector, autoencoder: Autoencoder | None, asked: list[Scene], shown: list[Scene], rng: Generator
+    detector: PocketDetector, autoencoder: Autoencoder | None, prompted: list[Scene], shown: list[Scene], rng: Generator
 ) -> Estimate:
     images = np.stack([world.render(facts_of(scene), rng).pixels for scene in shown])
     detected = detector(images if autoencoder is None else through(autoencoder, images))
     verdicts = [
         geneval_rules.verdict(scene, geneval_rules.kept(seen.objects, scene.tag), seen.colours)
-        for scene, seen in zip(asked, detected, strict=True)
+        for scene, seen in zip(prompted, detected, strict=True)
     ]
     return stats.bootstrap_mean(np.array(verdicts, dtype=float))
 
@@ -89,7 +90,7 @@ verdicts. Made by `gdro-bench pretrain pocket-detector --seed {seed}` (torch {to
 scenes; its numbers are in `baselines/pocket/detector.toml`.
 
 How often GenEval's verdict on its detections is `correct`, on fresh scenes (95 % bootstrap over scenes): where the
-scene is the one asked for, and where it is that of another prompt with the same tag.
+scene is the one prompted for, and where it is that of another prompt with the same tag.
 
 | tag | right scene, as drawn | other scene, as drawn | right scene, through the autoencoder | other scene, so |
 | --- | ---: | ---: | ---: | ---: |

@@ -10,11 +10,12 @@ from numpy.random import Generator
 from rich.console import Console
 
 from gdro_bench import content, progress, stats
+from gdro_bench.models.pocket import prompts as pocket_prompts
 from gdro_bench.models.pocket import world
 from gdro_bench.models.pocket.judge import AXES, PocketJudge, save
 from gdro_bench.models.pocket.network import Autoencoder
 from gdro_bench.models.pocket.policy import PocketPolicy
-from gdro_bench.models.pocket.training import base_card, train_judge
+from gdro_bench.models.pocket.training import train_judge
 from gdro_bench.models.pocket.training.fit import through
 from gdro_bench.models.pocket.training.train_judge import COHERENCE, STYLE, JudgeTraining
 from gdro_bench.score import Images
@@ -29,7 +30,7 @@ def pretrain(out: Path, seed: int, console: Console) -> None:
     """Trains the judge and writes weights and card to `out/weights`."""
     config = content.load(content.find("profile", "pocket") / "judge.toml", JudgeTraining)
     autoencoder = PocketPolicy.open("cpu", None, 0).autoencoder
-    train, words = train_judge.train, base_card.words("train")
+    train, words = train_judge.train, pocket_prompts.words("train")
     network = progress.fitted(
         console, "judge", config.images, lambda report: train(config, words, autoencoder, seed, report)
     )
@@ -41,46 +42,46 @@ def pretrain(out: Path, seed: int, console: Console) -> None:
 
 def scenes(rng: Generator, count: int = SCENES) -> list[world.Facts]:
     """Half signs with held-out words, half objects."""
-    held_out = base_card.words("held-out")
+    held_out = pocket_prompts.words("held-out")
     return [
         world.sign_facts(rng, world.choose(rng, held_out)) if i % 2 else world.thing_facts(rng) for i in range(count)
     ]
 
 
-def answers(judge: PocketJudge, asked: list[world.Facts], images: Images, rng: Generator) -> Answers:
+def answers(judge: PocketJudge, facts: list[world.Facts], images: Images, rng: Generator) -> Answers:
     """What the judge says of pictures for these prompts."""
-    said = judge(images, [Prompt(world.phrase(one, rng), "") for one in asked])
-    return {axis: np.array([score.parts[axis] for score in said]) for axis in AXES}
+    scores = judge(images, [Prompt(world.phrase(one, rng), "") for one in facts])
+    return {axis: np.array([score.parts[axis] for score in scores]) for axis in AXES}
 
 
-def painted(autoencoder: Autoencoder, facts: list[world.Facts], rng: Generator) -> Images:
+def reconstructed(autoencoder: Autoencoder, facts: list[world.Facts], rng: Generator) -> Images:
     return through(autoencoder, np.stack([world.render(one, rng).pixels for one in facts]))
 
 
 def by_damage(judge: PocketJudge, autoencoder: Autoencoder, kind: str, seed: int) -> list[Answers]:
     """What the judge says at each of `SEVERITIES` of one damage, on the same fresh scenes."""
     damage = (COHERENCE | STYLE)[kind]
-    asked = scenes(np.random.default_rng(seed))
-    images = painted(autoencoder, asked, np.random.default_rng(seed + 1))
-    found = []
+    facts = scenes(np.random.default_rng(seed))
+    images = reconstructed(autoencoder, facts, np.random.default_rng(seed + 1))
+    by_step = []
     for s in SEVERITIES:
         rng = np.random.default_rng(seed + 2)
-        found.append(answers(judge, asked, np.stack([damage(i, s, rng) if s else i for i in images]), rng))
-    return found
+        by_step.append(answers(judge, facts, np.stack([damage(i, s, rng) if s else i for i in images]), rng))
+    return by_step
 
 
 def by_wrong_facts(judge: PocketJudge, autoencoder: Autoencoder, seed: int) -> list[Answers]:
     """What the judge says where about such shares of the prompt's facts are wrong."""
-    found = []
+    by_step = []
     for s in SEVERITIES:
         rng = np.random.default_rng(seed)
-        asked = scenes(rng)
+        facts = scenes(rng)
         shown = []
-        for one in asked:
+        for one in facts:
             names = [str(name) for name in rng.permutation(train_judge.said(one))]
             shown.append(train_judge.with_wrong(one, names[: round(s * len(names))], rng))
-        found.append(answers(judge, asked, painted(autoencoder, shown, rng), rng))
-    return found
+        by_step.append(answers(judge, facts, reconstructed(autoencoder, shown, rng), rng))
+    return by_step
 
 
 def card(judge: PocketJudge, autoencoder: Autoencoder, config: JudgeTraining, seed: int) -> str:
@@ -106,8 +107,10 @@ scenes at both ends; beside them what the damage at its worst costs the other tw
 """
 
 
-def _row(kind: str, axis: str, found: list[Answers]) -> str:
-    ends = (0, len(found) - 1)
-    cells = [str(stats.bootstrap_mean(f[axis])) if i in ends else f"{f[axis].mean():.3f}" for i, f in enumerate(found)]
-    others = [f"{a} {found[-1][a].mean() - found[0][a].mean():+.2f}" for a in AXES if a != axis]
+def _row(kind: str, axis: str, by_step: list[Answers]) -> str:
+    ends = (0, len(by_step) - 1)
+    cells = [
+        str(stats.bootstrap_mean(f[axis])) if i in ends else f"{f[axis].mean():.3f}" for i, f in enumerate(by_step)
+    ]
+    others = [f"{a} {by_step[-1][a].mean() - by_step[0][a].mean():+.2f}" for a in AXES if a != axis]
     return f"| {kind} | {axis} | {' | '.join(cells)} | {', '.join(others)} |"
