@@ -55,16 +55,33 @@ def root() -> Path:
     return checkout if (checkout / "pyproject.toml").exists() and (checkout / "tasks").exists() else package / "content"
 
 
+def roots() -> tuple[Path, Path]:
+    """Where `tasks/` and `baselines/` may lie: the package's place, then the current folder, for what it lacks."""
+    return root(), Path.cwd()
+
+
 def names(kind: str) -> list[str]:
     """The tasks or profiles that exist: folders with a `task.toml` or `profile.toml`."""
-    return sorted(path.parent.name for path in (root() / FOLDERS[kind]).glob(f"*/{kind}.toml"))
+    return sorted({path.parent.name for place in roots() for path in (place / FOLDERS[kind]).glob(f"*/{kind}.toml")})
 
 
 def find(kind: str, name: str) -> Path:
     """The folder of a task or profile; a name with anything but letters, digits, `.`, `_`, `-` is never a path."""
     if name not in names(kind):
         raise unknown(kind, name, names(kind))
-    return root() / FOLDERS[kind] / name
+    folders = [place / FOLDERS[kind] / name for place in roots()]
+    return next(folder for folder in folders if (folder / f"{kind}.toml").exists())
+
+
+def method_files(profile: str) -> dict[str, Path]:
+    """The TOML files of a profile by their names: the package's, then those of the current folder for methods that it
+    lacks.
+
+    Raises:
+        BenchError: there is no such profile.
+    """
+    folders = (Path.cwd() / FOLDERS["profile"] / profile, find("profile", profile))
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
 
 
 def read(path: Path) -> dict[str, Any]:

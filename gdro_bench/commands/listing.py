@@ -32,4 +32,4 @@ def _methods(task: str, profile: str) -> list[str]:
     if content.read(folder / "profile.toml").get("prompts") not in prompt_sets:
         return []
     known = registry.names("method")
-    return sorted(path.stem for path in folder.glob("*.toml") if path.stem in known)
+    return sorted(name for name in content.method_files(profile) if name in known)

@@ -73,9 +73,10 @@ def make_plan(
     task_ = tasks.load(task)
     folder = content.find("profile", profile)
     registry.check("method", method)
-    path = folder / f"{method}.toml"
-    if not path.exists():
-        raise BenchError(f"Profile {profile!r} has no numbers for {method!r}.", f"Write {path.name} beside it.", 2)
+    path = content.method_files(profile).get(method)
+    if path is None:
+        remedy = f"Write baselines/{profile}/{method}.toml in the current folder."
+        raise BenchError(f"Profile {profile!r} has no numbers for {method!r}.", remedy, 2)
     tables = {"profile": read_numbers(folder / "profile.toml", task), "method": read_numbers(path, task)}
     budget_setting = [f"profile.budget.limit={budget}"] if budget is not None else []
     changed = content.apply_settings(tables, [*settings, *budget_setting])
