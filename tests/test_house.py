@@ -7,19 +7,67 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gdro_bench"
+MOST_PARTS = 22  # modules and packages at the top level
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
 
 
-def functions() -> Iterator[tuple[str, int]]:
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                yield f"{path.name}:{node.name}", (node.end_lineno or node.lineno) - node.lineno + 1
+def definitions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Every function's dotted name and lines."""
+    for child in ast.iter_child_nodes(node):
+        name = f"{prefix}{getattr(child, 'name', '')}"
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield name, (child.end_lineno or child.lineno) - child.lineno + 1
+        inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        yield from definitions(child, f"{name}." if inside else prefix)
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def test_functions_are_short() -> None:
-    lengths = dict(functions())
-    assert statistics.median(lengths.values()) <= 12
-    assert {name: length for name, length in lengths.items() if length > 70} == {}
+    found = [
+        (f"{path.relative_to(PACKAGE)}:{name}", lines)
+        for path in PACKAGE.rglob("*.py")
+        for name, lines in definitions(parsed(path))
+    ]
+    assert statistics.median(lines for _, lines in found) <= 8
+    assert {name: lines for name, lines in found if lines > 45} == {}
+
+
+def imports(path: Path) -> set[str]:
+    """The package's modules that one imports, anywhere in it: in functions and for type checkers, too."""
+    names: set[str] = set()
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in MODULES else node.module for name in inner}
+    return names & set(MODULES)
+
+
+def reached(start: str, graph: dict[str, set[str]]) -> set[str]:
+    """What a module imports, and what that imports, and so on."""
+    seen: set[str] = set()
+    waiting = set(graph[start])
+    while waiting:
+        seen.add(name := waiting.pop())
+        waiting |= graph[name] - seen
+    return seen
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    graph = {name: imports(path) for name, path in MODULES.items()}
+    assert [name for name in graph if name in reached(name, graph)] == []
+
+
+def test_the_package_has_few_parts() -> None:
+    parts = {name.split(".")[1] for name in MODULES if "." in name}
+    assert len(parts) <= MOST_PARTS
 
 
 def test_python_lives_in_the_package_and_its_tests() -> None:

@@ -1,5 +1,6 @@
 """A reward, a method and a judge of another package, installed by its entry points and used from the command line."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,9 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from test_run import SHORT
 
+from gdro_bench import content
+from gdro_bench.cli import main
 from gdro_bench.engine import judging
+from gdro_bench.methods import Method
+from gdro_bench.registry import TABLES, lookup
 
 PLUGIN = Path(__file__).parent / "plugin"
 ROOT = PLUGIN.parents[1]
@@ -35,21 +41,17 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (info / "entry_points.txt").write_text("\n".join(groups))
     shutil.copy(PLUGIN / "plugin_example.py", folder)
-    for content in ("tasks", "baselines"):
-        shutil.copytree(PLUGIN / content, folder / content)
+    for part in ("tasks", "baselines"):
+        shutil.copytree(PLUGIN / part, folder / part)
     return folder
 
 
-def gdro_bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def call(folder: Path, *arguments: str) -> None:
+    """The real command line, in a process and a folder of its own."""
     environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "gdro_bench.cli", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
-def call(folder: Path, *arguments: str) -> str:
-    result = gdro_bench(folder, *arguments)
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
 
 
 def run_arguments(settings: dict[str, object]) -> list[str]:
@@ -82,23 +84,56 @@ def test_another_packages_judge_judges_it_and_compare_shows_it(installed: Path, 
     assert "contrast (1-5)" in next((installed / "report").rglob("page.html")).read_text(encoding="utf-8")
 
 
-def test_eval_takes_its_reward_and_judge(installed: Path) -> None:
+@pytest.fixture
+def here(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same in this process, which saves importing torch once more."""
+    monkeypatch.syspath_prepend(str(installed))
+    monkeypatch.chdir(installed)
+    return installed
+
+
+def invoke(*arguments: str) -> str:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_eval_takes_its_reward_and_judge(here: Path) -> None:
     settings = ("--set", "profile.held_out_prompts=4", "--set", "profile.sampler.steps=2")
-    output = call(installed, "eval", "redness", "--judge", "contrast", "--device", "cpu", "--out", "scores", *settings)
+    output = invoke("eval", "redness", "--judge", "contrast", "--device", "cpu", "--out", "scores", *settings)
     assert "redness (share of red light)" in output
-    assert json.loads((installed / "scores" / "eval.json").read_text())["judge"] == "contrast (1-5)"
+    assert json.loads((here / "scores" / "eval.json").read_text())["judge"] == "contrast (1-5)"
 
 
-def test_list_and_doctor_know_its_parts(installed: Path) -> None:
-    row = next(line for line in call(installed, "list").splitlines() if "redness" in line)
+def test_list_and_doctor_know_its_parts(here: Path) -> None:
+    row = next(line for line in invoke("list").splitlines() if "redness" in line)
     assert "best-half" in row
-    call(installed, "doctor", "--set", "profile.judge.name=contrast")
+    invoke("doctor", "--set", "profile.judge.name=contrast")
 
 
-def test_a_method_without_costs_says_so(installed: Path) -> None:
-    result = gdro_bench(installed, *run_arguments(SETTINGS), "--out", "elsewhere", "--dry-run")
-    assert result.returncode == 1
-    assert "The method 'best-half' does not foretell its cost." in result.stdout + result.stderr
+def test_a_method_without_costs_says_so(here: Path) -> None:
+    result = CliRunner().invoke(main, [*run_arguments(SETTINGS), "--out", "elsewhere", "--dry-run"])
+    assert result.exit_code == 1
+    assert "The method 'best-half' does not foretell its cost." in result.output
+
+
+def test_a_name_of_the_package_stays_its_own(here: Path) -> None:
+    own = here / "tasks" / "ocr"
+    own.mkdir()
+    (own / "task.toml").write_text("")
+    try:
+        assert content.find("task", "ocr") == ROOT / "tasks" / "ocr"
+    finally:
+        shutil.rmtree(own)
+
+
+@pytest.mark.parametrize("name", TABLES["method"])
+def test_every_method_keeps_the_contract(name: str) -> None:
+    method = lookup("method", name)
+    assert isinstance(method, Method)
+    assert dataclasses.is_dataclass(method.config_type)
+    assert callable(method.start)
+    assert callable(method.costs)
 
 
 def parts() -> dict[str, str]:

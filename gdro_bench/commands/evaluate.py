@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from rich.console import Console
 
 from gdro_bench import progress, sampling, stats
 from gdro_bench.commands import summary
+from gdro_bench.commands.results import Result
 from gdro_bench.engine import judging
 from gdro_bench.engine.plan import evaluation_inputs, prompt_reader
 from gdro_bench.errors import BenchError
@@ -43,22 +44,6 @@ class Pictures:
     sources: list[str]
     images: list[NDArray[np.uint8]]
     prompts: list[Prompt]
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The reward of a set of pictures, and perhaps their judgements; `corrected` is the corrected score of the
-    means, and the mean of the corrected scores, over the pictures that both could score."""
-
-    instrument: str
-    pictures: int
-    unscored: int
-    reward: Estimate
-    parts: dict[str, Estimate]
-    judge: str = ""
-    unjudged: int = 0
-    axes: dict[str, Estimate] = field(default_factory=dict)
-    corrected: dict[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

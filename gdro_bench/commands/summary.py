@@ -15,7 +15,7 @@ from gdro_bench.engine.record import Run
 
 if TYPE_CHECKING:
     from gdro_bench.commands.dry_run import Forecast
-    from gdro_bench.commands.evaluate import Result
+    from gdro_bench.commands.results import Result
     from gdro_bench.commands.sweep import Outcome
     from gdro_bench.compare.tables import Table as Written
     from gdro_bench.engine.plan import Plan
