@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
+from gdro_bench import content, registry
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gdro_bench"
 MOST_PARTS = 22  # modules and packages at the top level
@@ -75,6 +77,11 @@ def test_python_lives_in_the_package_and_its_tests() -> None:
     assert places <= {"gdro_bench", "tests", "benchmarks"}
 
 
+def test_a_profile_holds_itself_and_methods() -> None:
+    for profile in content.names("profile"):
+        assert set(content.method_files(profile)) - {"profile"} <= set(registry.TABLES["method"])
+
+
 def test_shipped_weights_stay_small() -> None:
     for folder, most in {
         "weights": 20e6,
@@ -84,6 +91,17 @@ def test_shipped_weights_stay_small() -> None:
     }.items():
         files = [path for path in (PACKAGE / "models" / "pocket" / folder).rglob("*") if path.is_file()]
         assert 0 < sum(path.stat().st_size for path in files) <= most
+
+
+def test_shipped_weights_are_there_once() -> None:
+    contents = [path.read_bytes() for path in (PACKAGE / "models").rglob("*.safetensors")]
+    assert len(set(contents)) == len(contents)
+
+
+def test_a_run_needs_nothing_of_the_trainings() -> None:
+    trainings = {name for name in MODULES if name.startswith("gdro_bench.models.pocket.training")}
+    needing = {name for name, path in MODULES.items() if imports(path) & trainings} - trainings
+    assert needing == {"gdro_bench.cli"}  # `gdro-bench pretrain`
 
 
 def test_shipped_weights_name_no_folder_of_a_machine() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from numpy.random import default_rng
 
 from gdro_bench import content, task
+from gdro_bench.errors import BenchError
 from gdro_bench.models.pocket import network, text, world
 from gdro_bench.models.pocket import prompts as pocket_prompts
-from gdro_bench.models.pocket.policy import WEIGHTS, PocketPolicy
+from gdro_bench.models.pocket.policy import WEATHERED, WEIGHTS, PocketPolicy
 from gdro_bench.models.pocket.training import base_card
 from gdro_bench.models.pocket.training.train_base import Pretrainer, Pretraining, Progress, Stage, draw_batch, rate
 
@@ -278,7 +280,7 @@ def test_a_token_holds_the_two_by_two_latents_of_its_position():
 
 
 def tiny() -> Pretraining:
-    whole = content.load(content.find("profile", "pocket") / "pretrain.toml", Pretraining)
+    whole = content.load(content.find("profile", "pocket") / "training" / "pretrain.toml", Pretraining)
     autoencoder, transformer = (
         replace(stage, images=images, batch=8, warmup_images=16)
         for stage, images in ((whole.autoencoder, 56), (whole.transformer, 56))
@@ -342,7 +344,7 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path):
 
 
 def test_training_that_goes_on_from_the_base_keeps_its_autoencoder(tmp_path):
-    recipe = content.load(content.find("profile", "pocket") / "pretrain-weathered.toml", Pretraining)
+    recipe = content.load(content.find("profile", "pocket") / "training" / "pretrain-weathered.toml", Pretraining)
     short = replace(recipe, transformer=replace(recipe.transformer, images=16, batch=8, warmup_images=8, ema=0.5))
     trainer = Pretrainer(short, pocket_prompts.words("train"), 0, "cpu", tmp_path)
     stages = []
@@ -363,6 +365,26 @@ def test_training_that_goes_on_from_the_base_keeps_its_autoencoder(tmp_path):
     assert again.name != base.name
     noted = [(folder / "transformer" / "config.json").read_text() for folder in (tmp_path / "weights", WEIGHTS)]
     assert json.loads(noted[0]) == json.loads(noted[1])  # and no word of the folder that it went on from
+
+
+@pytest.mark.parametrize("part", ["autoencoder.json", "autoencoder.safetensors", "tokenizer.json"])
+def test_a_folder_of_weights_that_lacks_a_part_is_not_completed_from_the_shipped_ones(tmp_path, part):
+    folder = tmp_path / "weights"
+    shutil.copytree(WEIGHTS, folder)
+    (folder / part).unlink()
+    with pytest.raises(BenchError, match=part):
+        PocketPolicy.open("cpu", None, 0, folder)
+
+
+def test_the_weathered_base_shares_autoencoder_and_tokenizer_and_an_export_is_complete(tmp_path):
+    shared, base = PocketPolicy.open("cpu", None, 0, WEATHERED), PocketPolicy.open("cpu", None, 0)
+    assert shared.name == "pocket-d6416ba9ece4"  # as records carry it
+    assert shared.tokenizer == base.tokenizer
+    whole = tmp_path / "weights"
+    shutil.copytree(WEATHERED, whole)
+    for part in ("autoencoder.json", "autoencoder.safetensors", "tokenizer.json"):
+        shutil.copy(WEIGHTS / part, whole)
+    assert PocketPolicy.open("cpu", None, 0, whole).name == shared.name
 
 
 def test_pretraining_changes_every_weight_that_it_should(tmp_path):

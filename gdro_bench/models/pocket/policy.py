@@ -128,8 +128,10 @@ def open_weathered(
 
 
 def _part(folder: Path, name: str) -> Path:
-    """A file of a model's folder; bases that were trained on from the first one share its autoencoder and tokenizer."""
-    return folder / name if (folder / name).exists() else WEIGHTS / name
+    """A file of a model's folder. Only the shipped weathered base shares the first one's autoencoder and tokenizer: any
+    other folder that lacks a part is damaged, and completing it would score another model than the user's."""
+    shared = folder.resolve() == WEATHERED.resolve() and not (folder / name).exists()
+    return (WEIGHTS if shared else folder) / name
 
 
 def weights_digest(folder: Path) -> str:
