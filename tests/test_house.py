@@ -86,6 +86,11 @@ def test_shipped_weights_stay_small() -> None:
         assert 0 < sum(path.stat().st_size for path in files) <= most
 
 
+def test_shipped_weights_are_there_once() -> None:
+    contents = [path.read_bytes() for path in (PACKAGE / "models").rglob("*.safetensors")]
+    assert len(set(contents)) == len(contents)
+
+
 def test_shipped_weights_name_no_folder_of_a_machine() -> None:
     for path in (PACKAGE / "models").rglob("*.json"):
         assert '": "/' not in path.read_text(encoding="utf-8"), path
