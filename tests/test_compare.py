@@ -391,8 +391,12 @@ def cut(path: Path) -> None:
     ("damage", "problem", "remedy"),
     [
         (lambda run: cut(run / "scores.parquet"), "scores.parquet cannot be read", "run it again"),
-        (lambda run: cut(judge(run, FALLING) / "judged.parquet"), "The judgements in", "gdro-bench judge"),
-        (lambda run: (judge(run, FALLING) / "judged.json").write_text("{"), "The judgements in", "gdro-bench judge"),
+        (lambda run: cut(judge(run, FALLING) / "judged.parquet"), "judged.parquet cannot be read", "gdro-bench judge"),
+        (
+            lambda run: (judge(run, FALLING) / "judged.json").write_text("{"),
+            "judged.json cannot be read",
+            "gdro-bench judge",
+        ),
         (lambda run: (run / "timing.json").write_text("[]"), "0 rows for 5 evaluation points", "Delete that file"),
         (lambda run: (run / "timing.json").write_text("[1"), "timing.json cannot be read", "Delete that file"),
         (lambda run: (run / "timing.json").write_text("3"), "timing.json cannot be read", "Delete that file"),

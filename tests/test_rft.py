@@ -19,6 +19,12 @@ def test_the_best_are_drawn_and_unscored_ones_never(seed):
     assert set(draw_best(r, 4, generator(seed)).tolist()) == {0, 2, 3, 4}
 
 
+def test_rewards_below_minus_one_come_before_unscored_images():
+    r = torch.tensor([-5.0, math.nan, -2.0, math.nan, -9.0])
+    for seed in range(5):
+        assert draw_best(r, 3, generator(seed)).tolist() == [2, 0, 4]
+
+
 def test_ties_are_broken_at_random():
     r = torch.tensor([1.0, 0.5, 1.0, 1.0])
     drawn = [draw_best(r, 1, generator(seed)).item() for seed in range(60)]

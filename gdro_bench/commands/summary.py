@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gdro_bench.engine.record import Run
@@ -35,7 +36,7 @@ def print_run(console: Console, run: Run, plan: Plan) -> None:
         table.add_row(name, f"{point.updates}", cost, str(point.reward), gain, str(point.unscored))
     console.print(table)
     last = run.points[-1]
-    console.print(f"The held-out reward is {last.gain.against_zero} the base's ({run.instruments['reward']}).")
+    _say(console, f"The held-out reward is {last.gain.against_zero} the base's ({run.instruments['reward']}).")
     console.print(
         f"Spent: {last.collection_evaluations:,} evaluations on collecting {last.images_sampled:,} images, "
         f"{last.optimisation_evaluations:,} on optimising, {last.reward_calls:,} reward calls."
@@ -121,7 +122,7 @@ def print_comparison(console: Console, headlines: Sequence[str], short: Written,
 
 def print_evaluation(console: Console, result: Result) -> None:
     """The reward and its parts, with intervals."""
-    table = Table(title=f"{result.instrument}, {result.pictures} pictures", title_justify="left")
+    table = Table(title=escape(f"{result.instrument}, {result.pictures} pictures"), title_justify="left")
     for heading in ("what", "mean [95 %]"):
         table.add_column(heading, justify="left" if heading == "what" else "right")
     corrected = {f"corrected score, {order}": value for order, value in result.corrected.items()}
@@ -130,4 +131,4 @@ def print_evaluation(console: Console, result: Result) -> None:
     console.print(table)
     console.print(f"Not scored: {result.unscored}." + (f" Not judged: {result.unjudged}." if result.judge else ""))
     if result.judge:
-        console.print(f"Judge: {result.judge}.")
+        _say(console, f"Judge: {result.judge}.")

@@ -8,16 +8,14 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from test_run import arguments, folder, recorded
 
 from gdro_bench.budget import Cost
 from gdro_bench.distributed import ProcessGroup, batches
-from gdro_bench.engine import record
+from gdro_bench.engine import record, samples
 from gdro_bench.errors import BenchError
 
 SMALL_BATCH = {"profile__sampler__batch": 3, "profile__kept_images": 100}
@@ -69,8 +67,8 @@ def test_the_number_of_processes_does_not_matter(size: int, alone: tuple[str, Pa
 def painted_alike(a_folder: Path, b_folder: Path, mark: float) -> bool:
     """Whether the pictures of two runs are the same at a mark. They may differ by a level of 255 in a value or two,
     rounded here up and there down, and then a reader may read an R for a P."""
-    folders = [where / "samples" / f"{mark:.2f}" for where in (a_folder, b_folder)]
-    a, b = (np.stack([np.asarray(Image.open(path), dtype=int) for path in sorted(f.glob("*.png"))]) for f in folders)
+    paths = [samples.path_of(folder, mark) for folder in (a_folder, b_folder)]
+    a, b = (samples.read(path, samples.numbers(path)).astype(int) for path in paths)
     assert abs(a - b).max() <= 1
     return bool((a == b).all())
 
