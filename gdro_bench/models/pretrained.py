@@ -75,8 +75,8 @@ class PretrainedPolicy:
     def _encode_new(self, texts: list[str]) -> None:
         for text in texts:
             if self._cached(text).exists():
-                found = load_file(self._cached(text))
-                self._encoded[text] = found["embeds"], found["pooled"]
+                saved = load_file(self._cached(text))
+                self._encoded[text] = saved["embeds"], saved["pooled"]
         new = [text for text in texts if text not in self._encoded]
         if not new:
             return

@@ -80,19 +80,19 @@ def decode(heads: Heads) -> list[dict[str, list[Detection]]]:
     scores = heads.classes.sigmoid()
     peaks = (scores == nn.functional.max_pool2d(scores, 3, stride=1, padding=1)) & (scores > FLOOR)
     x, y = centres()
-    found: list[dict[str, list[Detection]]] = [{} for _ in scores]
+    detections: list[dict[str, list[Detection]]] = [{} for _ in scores]
     for b, c, row, column in peaks.nonzero().tolist():
         left, upper, right, lower = heads.sides[b, :, row, column].tolist()
         cx, cy = float(x[row, column]), float(y[row, column])
         colour = COLOURS[int(heads.colours[b, :, row, column].argmax())]
         box = (cx - left, cy - upper, cx + right, cy + lower)
         detection = Detection(box, sharpened(float(scores[b, c, row, column])), colour)
-        found[b].setdefault(CLASSES[c], []).append(detection)
-    return [{name: sorted(of, key=lambda d: -d.score) for name, of in picture.items()} for picture in found]
+        detections[b].setdefault(CLASSES[c], []).append(detection)
+    return [{name: sorted(of, key=lambda d: -d.score) for name, of in picture.items()} for picture in detections]
 
 
 class PocketDetector:
-    """The shipped detector, on pictures: uint8 [B, 64, 64, 3] -> what is seen on each."""
+    """The shipped detector, on pictures: uint8 [B, 64, 64, 3] -> the detections on each."""
 
     def __init__(self, network: Detector) -> None:
         self.network = network.eval().requires_grad_(False)

@@ -144,21 +144,21 @@ class PocketJudge:
 
     @torch.no_grad()
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
-        asked = [parse.facts_of(prompt.text) for prompt in prompts]
-        seen = self.network(to_tensor(images))
-        chances = [logits.softmax(dim=1) for logits in seen.fields]
-        return [_score(one, [c[i] for c in chances], seen.quality[i].tolist()) for i, one in enumerate(asked)]
+        facts = [parse.facts_of(prompt.text) for prompt in prompts]
+        verdict = self.network(to_tensor(images))
+        chances = [logits.softmax(dim=1) for logits in verdict.fields]
+        return [_score(one, [c[i] for c in chances], verdict.quality[i].tolist()) for i, one in enumerate(facts)]
 
 
 def open_judge(config: JudgeConfig) -> PocketJudge:
     return PocketJudge.open()
 
 
-def _score(asked: Facts | None, chances: list[Tensor], quality: list[float]) -> Score:
-    """Alignment is the mean chance that what was asked for, field by field, is what is shown."""
-    if asked is None:
+def _score(facts: Facts | None, chances: list[Tensor], quality: list[float]) -> Score:
+    """Alignment is the mean chance, over the fields that the prompt names, that the picture shows them."""
+    if facts is None:
         return Score(math.nan, dict.fromkeys(AXES, math.nan), "not judged: not a prompt of the pocket world")
-    right = [float(chance[i]) for chance, i in zip(chances, fields(asked), strict=True) if i != NOTHING]
+    right = [float(chance[i]) for chance, i in zip(chances, fields(facts), strict=True) if i != NOTHING]
     axes = [LOWEST + (HIGHEST - LOWEST) * sum(right) / len(right), *quality]
     return Score(sum(axes) / len(axes), dict(zip(AXES, axes, strict=True)))
 

@@ -48,10 +48,10 @@ def _things(photo: str) -> tuple[ThingFacts, ...]:
         return (ThingFacts(name, count=count),)
     related = _RELATED.fullmatch(photo)
     parts = [related["reference"], related["subject"]] if related else photo.split(" and ")
-    found = [_THING.fullmatch(part) for part in parts]
-    if not all(found) or len(found) > 2:
+    matches = [_THING.fullmatch(part) for part in parts]
+    if not all(matches) or len(matches) > 2:
         return ()
-    things = [ThingFacts(m["name"], m["colour"]) for m in found if m]
+    things = [ThingFacts(m["name"], m["colour"]) for m in matches if m]
     if related:
         things[1] = ThingFacts(things[1].name, things[1].colour, relation=related["relation"])
     return tuple(things)

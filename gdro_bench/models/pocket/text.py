@@ -40,8 +40,8 @@ class Tokenizer:
     def of_the_world(cls) -> Tokenizer:
         grammar = "that reads at of with and sign saying word wall photo left right above below two three four"
         names = " ".join(f"{name} {plural(name)}" for name in world.THINGS)
-        said = f"{grammar} {names} {' '.join(world.COLOURS)} {' '.join(world.TEXTURES)} top bottom small large"
-        return cls(tuple(sorted(set(said.split()))), world.LETTERS)
+        vocabulary = f"{grammar} {names} {' '.join(world.COLOURS)} {' '.join(world.TEXTURES)} top bottom small large"
+        return cls(tuple(sorted(set(vocabulary.split()))), world.LETTERS)
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
