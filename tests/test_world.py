@@ -278,7 +278,7 @@ def test_a_token_holds_the_two_by_two_latents_of_its_position():
 
 
 def tiny() -> Pretraining:
-    whole = content.load(content.find("profile", "pocket") / "pretrain.toml", Pretraining)
+    whole = content.load(content.find("profile", "pocket") / "training" / "pretrain.toml", Pretraining)
     autoencoder, transformer = (
         replace(stage, images=images, batch=8, warmup_images=16)
         for stage, images in ((whole.autoencoder, 56), (whole.transformer, 56))
@@ -342,7 +342,7 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path):
 
 
 def test_training_that_goes_on_from_the_base_keeps_its_autoencoder(tmp_path):
-    recipe = content.load(content.find("profile", "pocket") / "pretrain-weathered.toml", Pretraining)
+    recipe = content.load(content.find("profile", "pocket") / "training" / "pretrain-weathered.toml", Pretraining)
     short = replace(recipe, transformer=replace(recipe.transformer, images=16, batch=8, warmup_images=8, ema=0.5))
     trainer = Pretrainer(short, pocket_prompts.words("train"), 0, "cpu", tmp_path)
     stages = []

@@ -47,7 +47,7 @@ CARD_TASKS = {
 
 def pretrain(model: str, out: Path, seed: int, device: str, images: int | None, console: Console) -> None:
     """Trains a model of `RECIPES`, exports to `out/weights` and writes the card there."""
-    config = content.load(content.find("profile", "pocket") / RECIPES[model], Pretraining)
+    config = content.load(content.find("profile", "pocket") / "training" / RECIPES[model], Pretraining)
     if images is not None:
         config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, images=images))
     trainer = Pretrainer(config, words("train"), seed, pick_device(device), out)
@@ -136,7 +136,7 @@ The model `{model}` of the `pocket` profile: diffusers' `FluxTransformer2DModel`
 blocks) on the 16x16x4 latents of a small convolutional autoencoder, for 64x64 pictures.
 
 - Made by: `gdro-bench pretrain {model} --seed {seed}` (torch {torch.__version__}); its numbers are in
-  `baselines/pocket/{RECIPES[model]}`.
+  `baselines/pocket/training/{RECIPES[model]}`.
 - Data: the procedural world of `gdro_bench/models/pocket/world.py`; {config.sign_share:.0%} signs, of which
   {config.random_share:.0%} show random letters and the others one of {len(words("train"))} training words. The
   {len(words("held-out"))} held-out words are never drawn as training words (random letters may spell one by chance).

@@ -27,7 +27,7 @@ A_TAG = 100  # scenes of each tag on the card
 
 def pretrain(out: Path, seed: int, console: Console) -> None:
     """Trains the detector and writes weights and card to `out/weights`."""
-    config = content.load(content.find("profile", "pocket") / "detector.toml", DetectorTraining)
+    config = content.load(content.find("profile", "pocket") / "training" / "detector.toml", DetectorTraining)
     autoencoder = PocketPolicy.open("cpu", None, 0).autoencoder
     train, words = train_detector.train, pocket_prompts.words("train")
     network = progress.fitted(
@@ -87,7 +87,7 @@ def card(detector: PocketDetector, autoencoder: Autoencoder, config: DetectorTra
 
 Finds the objects of the pocket world, their boxes and colours (`gdro_bench/models/pocket/detector.py`), for GenEval's
 verdicts. Made by `gdro-bench pretrain pocket-detector --seed {seed}` (torch {torch.__version__}) from {config.images:,}
-scenes; its numbers are in `baselines/pocket/detector.toml`.
+scenes; its numbers are in `baselines/pocket/training/detector.toml`.
 
 How often GenEval's verdict on its detections is `correct`, on fresh scenes (95 % bootstrap over scenes): where the
 scene is the one prompted for, and where it is that of another prompt with the same tag.

@@ -28,7 +28,7 @@ Answers = dict[str, np.ndarray]  # axis -> ratings [N]
 
 def pretrain(out: Path, seed: int, console: Console) -> None:
     """Trains the judge and writes weights and card to `out/weights`."""
-    config = content.load(content.find("profile", "pocket") / "judge.toml", JudgeTraining)
+    config = content.load(content.find("profile", "pocket") / "training" / "judge.toml", JudgeTraining)
     autoencoder = PocketPolicy.open("cpu", None, 0).autoencoder
     train, words = train_judge.train, pocket_prompts.words("train")
     network = progress.fitted(
@@ -95,7 +95,7 @@ def card(judge: PocketJudge, autoencoder: Autoencoder, config: JudgeTraining, se
 Rates pictures of the pocket world for alignment, coherence and style, each 1 to 5
 (`gdro_bench/models/pocket/judge.py`). Made by `gdro-bench pretrain pocket-judge --seed {seed}` (torch
 {torch.__version__}) from {config.images:,} scenes with damages of known severity s, for which it learns 5 - 4 s on the
-damage's axis; its numbers are in `baselines/pocket/judge.toml`. It does not read: a misspelt sign costs nothing here.
+damage's axis; its numbers are in `baselines/pocket/training/judge.toml`. It does not read: a misspelt sign costs nothing here.
 It is not UnifiedReward.
 
 Its mean rating on {SCENES} fresh scenes (held-out words, through the autoencoder) by severity, with 95 % bootstrap over

@@ -37,7 +37,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Pretraining:
-    """Numbers of `baselines/pocket/pretrain.toml` and `pretrain-weathered.toml`."""
+    """Numbers of `baselines/pocket/training/pretrain.toml` and `pretrain-weathered.toml`."""
 
     autoencoder: Stage | None  # without it, training goes on from the shipped base
     transformer: Stage

@@ -33,7 +33,7 @@ Damage = Callable[[Pixels, float, Generator], Pixels]  # (picture, severity in 0
 
 @dataclass(frozen=True, slots=True)
 class JudgeTraining:
-    """Numbers of `baselines/pocket/judge.toml`."""
+    """Numbers of `baselines/pocket/training/judge.toml`."""
 
     width: int
     images: int
