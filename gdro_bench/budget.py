@@ -1,4 +1,4 @@
-"""What a run may spend and has spent, counted by wrappers around the model and the reward, not by a method's word."""
+"""What a run may spend and has spent, counted by wrappers around the model and the reward, not by a method itself."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class ProcessGroup:
         if self.size == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
-        self._told(dist.all_reduce, flat)
+        self._communicate(dist.all_reduce, flat)
         for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
@@ -121,7 +121,7 @@ class ProcessGroup:
     def barrier(self) -> None:
         """Until all are here."""
         if self.size > 1:
-            self._told(dist.barrier)
+            self._communicate(dist.barrier)
 
     def _broadcast(self, tensor: Tensor | None, owner: int) -> Tensor:
         header = torch.zeros(MAX_DIMENSIONS + 2, dtype=torch.int64)
@@ -129,15 +129,15 @@ class ProcessGroup:
             shape = (*tensor.shape, *[0] * (MAX_DIMENSIONS - tensor.ndim))
             header = torch.tensor([DTYPES.index(tensor.dtype), tensor.ndim, *shape])
         header = header.to(self.device)
-        self._told(dist.broadcast, header, owner)
+        self._communicate(dist.broadcast, header, owner)
         kind, dimensions, *shape_ = header.tolist()
         if tensor is None:
             tensor = torch.empty(shape_[:dimensions], dtype=DTYPES[kind], device=self.device)
         sent = tensor.to(self.device).contiguous()
-        self._told(dist.broadcast, sent, owner)
+        self._communicate(dist.broadcast, sent, owner)
         return sent
 
-    def _told(self, operation: Callable[..., Any], *arguments: Any) -> None:
+    def _communicate(self, operation: Callable[..., Any], *arguments: Any) -> None:
         try:
             operation(*arguments)
         except RuntimeError as error:  # the backends' word for a peer that is gone
@@ -151,7 +151,7 @@ class ProcessGroup:
 def process_group(device: str) -> Iterator[ProcessGroup]:
     """The processes that this process was launched into, or one of its own; `device` is `cpu` or `cuda`.
 
-    Leaves the others in peace at the end.
+    Leaves the process group at the end.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ProcessGroup(device=device)

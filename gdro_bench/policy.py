@@ -16,7 +16,7 @@ from gdro_bench.task import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Cond:
-    """What the text encoders made of a batch of prompts: tensors with the batch first."""
+    """Encoded prompts: tensors with the batch first."""
 
     tensors: tuple[Tensor, ...]
 
@@ -61,5 +61,5 @@ class Policy(Protocol):
         ...
 
     def load(self, folder: Path) -> None:
-        """Puts adapters on that `save` wrote."""
+        """Loads adapters that `save` wrote."""
         ...

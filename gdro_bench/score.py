@@ -1,4 +1,4 @@
-"""What a reward or a judge says of one image."""
+"""The score that a reward or a judge gives to one image."""
 
 from __future__ import annotations
 

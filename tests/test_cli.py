@@ -1,5 +1,6 @@
 """The command line: small, frozen, and helpful when it is used wrongly."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -148,3 +149,18 @@ def test_a_wrong_name_is_told_before_anything_heavy_is_loaded(arguments: list[st
         "except SystemExit as end: sys.exit(100 * ('torch' in sys.modules) + end.code)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 2
+
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "baselines/README.md", "tasks/README.md", "reports/README.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_the_manual_can_be_typed(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    lines = [line.partition(" # ")[0] for line in text.splitlines() if line.startswith("    ")]
+    commands = [shlex.split(line[line.index("gdro-bench ") :])[1:] for line in lines if "gdro-bench " in line]
+    commands = [words for words in commands if words[0] in main.commands]
+    assert commands
+    for name, *arguments in commands:
+        main.commands[name].make_context(name, arguments)
