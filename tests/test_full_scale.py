@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import test_parallel
+import test_distributed
 from click.testing import CliRunner, Result
 from tiny_pipelines import SIDE, save_flux, save_sd3
 
@@ -130,11 +130,11 @@ def test_a_model_spread_over_processes_is_the_same_model(
     for size, folder in ((1, "whole"), (2, "sharded")):
         changed = {"profile__pretrained__sharded": "true", "method__optimiser__learning_rate": 1e-4}
         chosen = arguments(profile, saved[profile], tmp_path / folder, method, **changed)
-        processes = test_parallel.start(size, [sys.executable, "-c", BRIGHT, *chosen])
-        ended = test_parallel.finish(processes)
+        processes = test_distributed.start(size, [sys.executable, "-c", BRIGHT, *chosen])
+        ended = test_distributed.finish(processes)
         assert [code for code, *_ in ended] == [0] * size, "\n".join(said + errors for _, said, errors in ended)
     runs = [next((tmp_path / folder / "ocr" / profile).iterdir()) for folder in ("whole", "sharded")]
-    test_parallel.assert_alike(*runs, reward=1e-4, steps=0.05)
+    test_distributed.assert_alike(*runs, reward=1e-4, steps=0.05)
     assert record.read(runs[0]).points[-1].updates > 2
 
 
