@@ -44,10 +44,12 @@ def _statuses() -> Iterator[tuple[str, str]]:
 
 
 def started(*command: object) -> subprocess.Popen[str]:
-    """In a process group of its own, as a terminal gives it."""
+    """In a process group of its own, as a terminal gives it; a shell's background job would hand down that Ctrl-C is
+    to be ignored."""
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
