@@ -84,10 +84,11 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class MeteredPolicy:
-    """A policy that charges its ledger."""
+    """A policy that charges its ledger, but for what a process does only to keep step with others."""
 
     policy: Policy
     ledger: Ledger
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
 
     @property
     def name(self) -> str:
@@ -100,17 +101,21 @@ class MeteredPolicy:
     def encode(self, prompts: Sequence[Prompt]) -> Cond:
         return self.policy.encode(prompts)
 
+    def encode_ahead(self, prompts: Sequence[Prompt], processes: ProcessGroup) -> None:
+        self.policy.encode_ahead(prompts, processes)
+
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        charged = 0 if self.processes.padding else len(x)
         if torch.is_grad_enabled():
-            self.ledger.optimisation.evaluations += GRADIENT_COST * len(x)
-            self.ledger.optimisation.images += len(x)
+            self.ledger.optimisation.evaluations += GRADIENT_COST * charged
+            self.ledger.optimisation.images += charged
         else:
-            self.ledger.collection.evaluations += len(x)
+            self.ledger.collection.evaluations += charged
         return self.policy.velocity(x, t, cond)
 
     def reference_velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         spent = self.ledger.optimisation if torch.is_grad_enabled() else self.ledger.collection
-        spent.evaluations += len(x)
+        spent.evaluations += 0 if self.processes.padding else len(x)
         return self.policy.reference_velocity(x, t, cond)
 
     def timesteps(self, steps: int, shift: float) -> Tensor:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -38,13 +39,13 @@ def gather_scores(
 
 
 T = TypeVar("T")
-DTYPES = (torch.float32, torch.float64, torch.int64, torch.uint8)  # of what processes tell each other
-MAX_DIMENSIONS = 8
+TIMEOUT_SECONDS = "GDRO_BENCH_TIMEOUT"  # environment: how long processes wait for each other
+HALF_AN_HOUR = "1800"
 
 
 def batches(count: int, most: int, processes: int = 1) -> list[slice]:
-    """Rows of `count` items in batches of `most` or, for several processes, equally many nearly equal ones for each:
-    none waits for another, and all call a model that is spread over them equally often."""
+    """Rows of `count` items in batches of `most` or, for several processes, nearly equal ones, as many for each as
+    can be: none waits long for another."""
     if processes == 1:
         return [slice(start, start + most) for start in range(0, count, most)]
     number = processes * math.ceil(count / (processes * most))
@@ -53,57 +54,86 @@ def batches(count: int, most: int, processes: int = 1) -> list[slice]:
 
 
 class ProcessGroup:
-    """The processes of a run; this one is number `rank` of `size`. `in_step` where the model is spread over them, so
-    that all must call it equally often."""
+    """The processes of a run; this one is number `rank` of `size`. In `lockstep` where the model is spread over them:
+    all must call it equally often then; `padding` while this one calls it only to keep step."""
 
-    def __init__(self, rank: int = 0, size: int = 1, device: str = "cpu", in_step: bool = False) -> None:
-        self.rank, self.size, self.device, self.lockstep = rank, size, device, in_step
+    def __init__(self, rank: int = 0, size: int = 1, device: str = "cpu", lockstep: bool = False) -> None:
+        self.rank, self.size, self.device, self.lockstep = rank, size, device, lockstep
+        self.padding = False
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
     def batches(self, count: int, most: int) -> list[slice]:
-        """Rows of `count` items, in batches of `most` at most.
-
-        Raises:
-            BenchError: fewer items than processes that must keep in step.
-        """
-        if self.lockstep and count < self.size:
-            raise BenchError(
-                f"{count} images cannot be dealt out to {self.size} processes that share a model's weights.",
-                "Start fewer processes, or set profile.pretrained.sharded=false; the run goes on from its checkpoint.",
-            )
+        """Rows of `count` items, in batches of `most` at most."""
         return batches(count, most, self.size)
 
     def own(self, items: Sequence[T]) -> list[T]:
         """Those of the items that are this process's work."""
         return list(items[self.rank :: self.size])
 
-    def gather_tensors(self, own: Sequence[Tensor], count: int) -> list[Tensor]:
-        """What all processes made of `count` items, in order; `own` is what this one made of its own."""
+    def passes(self, rows: Sequence[slice]) -> Iterator[slice]:
+        """This process's batches of `rows`. In lockstep, processes that have fewer than others go through the first one
+        once more, `padding`: what comes out then counts nowhere and is not charged."""
+        own = self.own(rows)
+        yield from own
+        if not self.lockstep:
+            return
+        self.padding = True
+        try:
+            yield from [rows[0]] * (math.ceil(len(rows) / self.size) - len(own))
+        finally:
+            self.padding = False
+
+    def gather_rows(self, own: Sequence[Tensor], rows: Sequence[slice]) -> Tensor:
+        """What all processes made of these batches of rows, in order: [N, ...] on the CPU; `own` is what this one made
+        of its own. Batches travel a round at a time, so a device holds one of each process and no more."""
         if self.size == 1:
-            return list(own)
-        made = iter(own)
-        owners = [i % self.size for i in range(count)]
-        return [self._broadcast(next(made) if owner == self.rank else None, owner) for owner in owners]
+            return torch.cat([part.cpu() for part in own])
+        kinds = [kind for kind in self._all_objects([(str(p.dtype), list(p.shape[1:])) for p in own[:1]]) if kind]
+        dtype, shape = getattr(torch, kinds[0][0][0].removeprefix("torch.")), kinds[0][0][1]
+        most = max(one.stop - one.start for one in rows)
+        whole = torch.empty((rows[-1].stop, *shape), dtype=dtype)
+        for number in range(math.ceil(len(rows) / self.size)):
+            sent = torch.zeros((most, *shape), dtype=dtype, device=self.device)
+            if number < len(own):
+                sent[: len(own[number])] = own[number]
+            parts = [torch.empty_like(sent) for _ in range(self.size)]
+            self._meet()
+            self._communicate(dist.all_gather, parts, sent)
+            for one, part in zip(rows[number * self.size :], parts, strict=False):
+                whole[one] = part[: one.stop - one.start].cpu()
+        return whole
 
     def gather_objects(self, own: Sequence[Any], count: int) -> list[Any]:
-        """As `tensors`, for what JSON can say."""
+        """What all processes made of `count` items, in order, if JSON can say it."""
         if self.size == 1:
             return list(own)
-        written = [torch.frombuffer(bytearray(json.dumps(item).encode()), dtype=torch.uint8) for item in own]
-        return [json.loads(bytes(item.tolist())) for item in self.gather_tensors(written, count)]
+        every = self._all_objects(list(own))
+        return [every[i % self.size][i // self.size] for i in range(count)]
 
-    def broadcast_flag(self, value: bool) -> bool:
-        """What the first process says."""
-        return bool(self.gather_tensors([torch.tensor(float(value))] if self.is_main else [], 1)[0])
+    def broadcast(self, value: T) -> T:
+        """What the first process says, if JSON can say it."""
+        return value if self.size == 1 else self._all_objects(value if self.is_main else None)[0]
+
+    def check_same(self, facts: Mapping[str, str]) -> None:
+        """Raises:
+        BenchError: another process knows another value of one of these names."""
+        for rank, theirs in enumerate(self._all_objects(dict(facts)) if self.size > 1 else []):
+            for name, value in facts.items():
+                if theirs[name] != value:
+                    raise BenchError(
+                        f"Processes {self.rank} and {rank} differ in their {name} ({value}, {theirs[name]}).",
+                        "Give all machines the same code, settings and weights, then type the same command again.",
+                    )
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Adds up each tensor over the processes, in place; all of one dtype, they travel together."""
         if self.size == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
+        self._meet()
         self._communicate(dist.all_reduce, flat)
         for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
@@ -113,7 +143,7 @@ class ProcessGroup:
         if self.size == 1:
             return values
         total: dict[str, float] = {}
-        for one in self.gather_objects([values], self.size):
+        for one in self._all_objects(values):
             for name, value in one.items():
                 total[name] = total.get(name, 0.0) + value
         return total
@@ -121,26 +151,28 @@ class ProcessGroup:
     def barrier(self) -> None:
         """Until all are here."""
         if self.size > 1:
-            self._communicate(dist.barrier)
+            self._meet()
 
-    def _broadcast(self, tensor: Tensor | None, owner: int) -> Tensor:
-        header = torch.zeros(MAX_DIMENSIONS + 2, dtype=torch.int64)
-        if tensor is not None:
-            shape = (*tensor.shape, *[0] * (MAX_DIMENSIONS - tensor.ndim))
-            header = torch.tensor([DTYPES.index(tensor.dtype), tensor.ndim, *shape])
-        header = header.to(self.device)
-        self._communicate(dist.broadcast, header, owner)
-        kind, dimensions, *shape_ = header.tolist()
-        if tensor is None:
-            tensor = torch.empty(shape_[:dimensions], dtype=DTYPES[kind], device=self.device)
-        sent = tensor.to(self.device).contiguous()
-        self._communicate(dist.broadcast, sent, owner)
-        return sent
+    def _meet(self) -> None:
+        """All are here. It goes over gloo, which notices at once that a process is gone, where NCCL would wait and then
+        abort without a sentence; so it stands before everything that goes over NCCL."""
+        self._communicate(dist.all_reduce, torch.zeros(1))
+
+    def _all_objects(self, own: Any) -> list[Any]:
+        """Each process's object, by rank. JSON, because torch's own exchange of objects would unpickle what the network
+        brings."""
+        written = torch.frombuffer(bytearray(json.dumps(own).encode()), dtype=torch.uint8)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        self._communicate(dist.all_gather, lengths, torch.tensor([len(written)]))
+        longest = max(int(length) for length in lengths)
+        parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
+        self._communicate(dist.all_gather, parts, torch.nn.functional.pad(written, (0, longest - len(written))))
+        return [json.loads(part[: int(length)].numpy().tobytes()) for part, length in zip(parts, lengths, strict=True)]
 
     def _communicate(self, operation: Callable[..., Any], *arguments: Any) -> None:
         try:
             operation(*arguments)
-        except RuntimeError as error:  # the backends' word for a peer that is gone
+        except RuntimeError as error:  # the backends' word for a peer that is gone or late
             raise BenchError(
                 f"Process {self.rank} of {self.size} has lost another: {str(error).splitlines()[0]}.",
                 "Look for its error above; the same command goes on from the last checkpoint.",
@@ -151,15 +183,29 @@ class ProcessGroup:
 def process_group(device: str) -> Iterator[ProcessGroup]:
     """The processes that this process was launched into, or one of its own; `device` is `cpu` or `cuda`.
 
-    Leaves the process group at the end.
+    What lies on the CPU travels over gloo, what lies on a GPU over NCCL. Leaves the process group at the end.
+
+    Raises:
+        BenchError: the processes do not find each other.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
         yield ProcessGroup(device=device)
         return
-    from accelerate import PartialState
-
-    state = PartialState(cpu=device == "cpu")
+    rank = int(os.environ["RANK"])
+    timeout = timedelta(seconds=float(os.environ.get(TIMEOUT_SECONDS, HALF_AN_HOUR)))
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', rank)}"
+        torch.cuda.set_device(device)
+    backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
     try:
-        yield ProcessGroup(state.process_index, state.num_processes, str(state.device))
+        dist.init_process_group(backend, timeout=timeout, rank=rank, world_size=size)
+    except (RuntimeError, ValueError) as error:
+        raise BenchError(
+            f"Process {rank} of {size} finds no others: {str(error).splitlines()[0]}.",
+            "Start them with torchrun, and see that all machines reach MASTER_ADDR and MASTER_PORT.",
+        ) from error
+    try:
+        yield ProcessGroup(rank, size, device)
     finally:
-        state.destroy_process_group()
+        dist.destroy_process_group()

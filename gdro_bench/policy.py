@@ -10,6 +10,7 @@ from typing import Protocol
 from torch import Tensor
 from torch.nn import Parameter
 
+from gdro_bench.distributed import ProcessGroup
 from gdro_bench.score import Images
 from gdro_bench.task import Prompt
 
@@ -39,6 +40,10 @@ class Policy(Protocol):
     @property
     def latent_shape(self) -> tuple[int, ...]: ...
     def encode(self, prompts: Sequence[Prompt]) -> Cond: ...
+    def encode_ahead(self, prompts: Sequence[Prompt], processes: ProcessGroup) -> None:
+        """Encodes all that a run will ask for, each text by one process, so that large encoders can go."""
+        ...
+
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """v of the policy, [B, *latent_shape], for x [B, *latent_shape] and t [B]."""
         ...

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """A whole pool: latents [P, G, *latent_shape], rewards [P, G] with NaN where unscored, and what it cost."""
+    """A whole pool: P groups of latents [G, *latent_shape], which stay in their files until they are asked for, rewards
+    [P, G] with NaN where unscored, and what it cost."""
 
-    latents: Tensor
+    latents: Sequence[Tensor]
     rewards: Tensor
     cost: Cost
 
@@ -66,7 +67,7 @@ class Pool:
 
     def shard(self, index: int, make: Callable[[], Sampled]) -> Shard:
         """The shard: made now, or taken from the store and charged what it once cost."""
-        if self.processes.broadcast_flag(index in self):
+        if self.processes.broadcast(index in self):
             shard = self.read(index)
             if self.processes.is_main:  # what it cost all of them
                 self.ledger.collection += shard.cost
@@ -136,7 +137,8 @@ class Pool:
         """All shards as one."""
         read = [self.read(index) for index in range(shards)]
         rewards = [[score.value for score in group] for shard in read for group in shard.scores]
-        return Groups(torch.cat([s.latents for s in read]), torch.tensor(rewards), sum((s.cost for s in read), Cost()))
+        latents = [group for shard in read for group in shard.latents]
+        return Groups(latents, torch.tensor(rewards), sum((shard.cost for shard in read), Cost()))
 
 
 def _scores(table: pd.DataFrame, prompts: int) -> list[list[Score]]:

@@ -1,5 +1,6 @@
 """Runs of several processes over gloo, started as `torchrun` starts them, against the run of one."""
 
+import json
 import os
 import signal
 import socket
@@ -16,7 +17,6 @@ from test_run import arguments, folder, recorded
 from gdro_bench.budget import Cost
 from gdro_bench.distributed import ProcessGroup, batches
 from gdro_bench.engine import record, samples
-from gdro_bench.errors import BenchError
 
 SMALL_BATCH = {"profile__sampler__batch": 3, "profile__kept_images": 100}
 
@@ -113,9 +113,9 @@ def test_when_one_dies_the_other_says_so_and_the_run_goes_on(method: str, tmp_pa
 def test_one_process_is_a_team_too() -> None:
     processes = ProcessGroup()
     assert processes.own([1, 2, 3]) == [1, 2, 3]
-    assert processes.gather_tensors([torch.ones(2)], 1)[0].tolist() == [1.0, 1.0]
+    assert processes.gather_rows([torch.ones(2)], [slice(0, 2)]).tolist() == [1.0, 1.0]
     assert processes.all_reduce_dict({"a": 1.0}) == {"a": 1.0}
-    assert processes.broadcast_flag(True)
+    assert processes.broadcast(True)
     assert Cost(1, 2, 3, 4.0).summed_over(processes) == Cost(1, 2, 3, 4.0)
 
 
@@ -138,5 +138,64 @@ def test_all_get_equally_many_batches(count: int, most: int, processes: int) -> 
 
 def test_fewer_images_than_processes() -> None:
     assert len(ProcessGroup(0, 4).batches(3, 8)) == 3
-    with pytest.raises(BenchError, match="3 images cannot be dealt out to 4 processes"):
-        ProcessGroup(0, 4, in_step=True).batches(3, 8)
+    assert [len(list(ProcessGroup(rank, 4, lockstep=True).passes([slice(0, 3)]))) for rank in range(4)] == [1] * 4
+
+
+@pytest.mark.parametrize(("count", "most", "size"), [(85, 1, 2), (85, 1, 8), (3, 2, 4), (510, 6, 3), (8, 2, 4)])
+def test_in_lockstep_all_make_equally_many_passes_and_each_counts_once(count: int, most: int, size: int) -> None:
+    rows, passes = batches(count, most, size), set()
+    counted: list[int] = []
+    for rank in range(size):
+        processes = ProcessGroup(rank, size, lockstep=True)
+        made = [(one, processes.padding) for one in processes.passes(rows)]
+        counted += [i for one, padding in made if not padding for i in range(count)[one]]
+        passes.add(len(made))
+        assert not processes.padding
+    assert len(passes) == 1
+    assert sorted(counted) == list(range(count))
+
+
+EXCHANGE = """
+import json, torch
+from gdro_bench.distributed import process_group, batches
+from gdro_bench.errors import BenchError
+with process_group("cpu") as processes:
+    rows = batches(7, 2, processes.size)
+    own = [torch.arange(14, dtype=torch.uint8).view(7, 2)[one] for one in processes.own(rows)]
+    whole = processes.gather_rows(own, rows)
+    few = processes.gather_rows([torch.ones(1)] if processes.is_main else [], [slice(0, 1)])
+    total = processes.all_reduce_dict({"all": 1.0, str(processes.rank): float("nan")})
+    try:
+        processes.check_same({"weights": str(processes.rank // 2)})
+        same = ""
+    except BenchError as error:
+        same = str(error)
+    print(json.dumps([whole.tolist(), few.tolist(), total["all"], processes.broadcast(processes.rank), same]))
+"""
+
+
+def test_processes_exchange_rows_and_objects() -> None:
+    for code, output, errors in finish(start(3, [sys.executable, "-c", EXCHANGE])):
+        assert code == 0, errors
+        whole, few, total, first, same = json.loads(output)
+        assert whole == torch.arange(14).view(7, 2).tolist()
+        assert (few, total, first) == ([1.0], 3.0, 0)
+        assert "differ in their weights" in same
+
+
+UNSHARED = """
+import sys
+from pathlib import Path
+from gdro_bench.distributed import process_group
+from gdro_bench.engine.folders import check_shared
+with process_group("cpu") as processes:
+    folder = Path(sys.argv[1]) / str(processes.rank)
+    folder.mkdir()
+    check_shared(folder, processes)
+"""
+
+
+def test_processes_that_share_no_folder_say_so(tmp_path: Path) -> None:
+    for code, _, errors in finish(start(2, [sys.executable, "-c", UNSHARED, str(tmp_path)])):
+        assert code == 1
+        assert "Processes 1 do not see" in errors

@@ -123,12 +123,16 @@ def test_a_run_trains_and_plain_diffusers_paints_what_it_paints(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("profile", "method"), [("flux1-dev", "gdro"), ("sd35-medium", "flow-grpo")])
+@pytest.mark.parametrize(
+    ("profile", "method", "groups"),
+    [("flux1-dev", "gdro", 2), ("flux1-dev", "gdro", 3), ("sd35-medium", "flow-grpo", 0)],
+)
 def test_a_model_spread_over_processes_is_the_same_model(
-    profile: str, method: str, saved: dict[str, Path], tmp_path: Path
+    profile: str, method: str, groups: int, saved: dict[str, Path], tmp_path: Path
 ) -> None:
     for size, folder in ((1, "whole"), (2, "sharded")):
-        changed = {"profile__pretrained__sharded": "true", "method__optimiser__learning_rate": 1e-4}
+        changed: dict[str, object] = {"profile__pretrained__sharded": "true", "method__optimiser__learning_rate": 1e-4}
+        changed |= {"method__groups": groups} if groups else {}
         chosen = arguments(profile, saved[profile], tmp_path / folder, method, **changed)
         processes = test_distributed.start(size, [sys.executable, "-c", BRIGHT, *chosen])
         ended = test_distributed.finish(processes)
@@ -136,6 +140,35 @@ def test_a_model_spread_over_processes_is_the_same_model(
     runs = [next((tmp_path / folder / "ocr" / profile).iterdir()) for folder in ("whole", "sharded")]
     test_distributed.assert_alike(*runs, reward=1e-4, steps=0.05)
     assert record.read(runs[0]).points[-1].updates > 2
+
+
+SHARDED = """
+import sys, torch
+from torch.distributed.tensor import DTensor
+from gdro_bench.distributed import process_group
+from gdro_bench.engine.plan import read_profile
+from gdro_bench.models import open_policy
+from gdro_bench.models.pretrained import blocks
+from gdro_bench.task import Prompt
+with process_group("cpu") as processes:
+    policy = open_policy(read_profile("flux1-dev", sys.argv[1:]), "cpu", 0)
+    x, t = torch.zeros(1, *policy.latent_shape), torch.ones(1)
+    with torch.no_grad():
+        policy.velocity(x, t, policy.encode([Prompt("a sign", "")]))
+    frozen = [p for name, p in policy.transformer.named_parameters() if "lora_" not in name]
+    print(len(blocks(policy.transformer)), all(isinstance(p, DTensor) for p in frozen))
+"""
+
+
+def test_a_sharded_model_frees_its_weights_after_a_forward(saved: dict[str, Path], tmp_path: Path) -> None:
+    names = ("side", "dtype", "text_tokens")
+    settings = [f"profile.pretrained.{name}={SHORT[f'profile.pretrained.{name}']}" for name in names]
+    settings += [f"profile.pretrained.source={saved['flux1-dev']}", f"profile.pretrained.text_cache={tmp_path}"]
+    settings += ["profile.pretrained.sharded=true", "profile.lora.rank=4"]
+    processes = test_distributed.start(2, [sys.executable, "-c", SHARDED, *settings])
+    for code, output, errors in test_distributed.finish(processes):
+        assert code == 0, errors
+        assert output.split() == ["2", "True"]
 
 
 def test_a_run_with_the_real_reader_ends(saved: dict[str, Path], tmp_path: Path) -> None:

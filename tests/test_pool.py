@@ -141,7 +141,7 @@ def test_groups_are_all_shards_in_order(tmp_path):
     for index in (1, 0, 2):
         pool.shard(index, making(pool, seed=index))
     groups = pool.groups(3)
-    assert torch.equal(groups.latents, torch.cat([sampled(seed)[0] for seed in range(3)]))
+    assert torch.equal(torch.stack(list(groups.latents)), torch.cat([sampled(seed)[0] for seed in range(3)]))
     expected = torch.tensor([[score.value for score in row] for seed in range(3) for row in sampled(seed)[1]])
     torch.testing.assert_close(groups.rewards, expected, rtol=0, atol=0, equal_nan=True)
     assert amounts(groups.cost) == {name: 3 * amount for name, amount in PAID.items()}

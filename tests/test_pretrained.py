@@ -11,6 +11,7 @@ import torch
 from tiny_pipelines import SIDE, save_flux, save_sd3
 
 from gdro_bench import sampling
+from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
 from gdro_bench.models import open_model, open_policy
 from gdro_bench.models.pretrained import PretrainedPolicy
@@ -155,10 +156,28 @@ def test_what_moves_a_picture_names_the_model(saved: dict[str, Path], tmp_path: 
 def test_a_text_is_encoded_once_and_kept(policy: PretrainedPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     first = policy.encode(PROMPTS)
     assert len(list(Path(policy.config.text_cache).iterdir())) == len(PROMPTS)
-    policy._encoded.clear()
+    policy._read.cache_clear()
     monkeypatch.setattr(policy, "_encode_texts", lambda texts: pytest.fail("encoded again"))
     for kept, made in zip(policy.encode(PROMPTS).tensors, first.tensors, strict=True):
         assert torch.equal(kept, made)
+
+
+def test_text_encoders_travel_once_and_go(policy: PretrainedPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    travels = []
+    move_module = torch.nn.Module.to
+
+    def counted(module: torch.nn.Module, *arguments: Any, **options: Any) -> Any:
+        travels.append(type(module).__name__)
+        return move_module(module, *arguments, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "to", counted)
+    encoders = [part for name, part in policy.pipeline.components.items() if name.startswith("text_encoder")]
+    many = [Prompt(f'a red sign that reads "{i}"', str(i)) for i in range(40)]
+    policy.encode_ahead([*many, *many, *PROMPTS], ProcessGroup())
+    for start in range(0, 40, 6):
+        assert len(policy.encode(many[start : start + 6])) == len(many[start : start + 6])
+    assert sorted(travels) == sorted(2 * [type(encoder).__name__ for encoder in encoders])  # there and back
+    assert not any(part for name, part in policy.pipeline.components.items() if name.startswith("text_encoder"))
 
 
 def trained(policy: PretrainedPolicy) -> tuple[torch.Tensor, list[torch.Tensor | None]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gdro_bench import content
+from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import record
 from gdro_bench.engine.plan import Plan
 from gdro_bench.errors import BenchError
@@ -43,6 +45,27 @@ def locked(folder: Path) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def check_shared(folder: Path, processes: ProcessGroup) -> None:
+    """Raises:
+    BenchError: a process does not see what the first one writes there."""
+    if processes.size == 1:
+        return
+    path = folder / ".shared"
+    token = processes.broadcast(secrets.token_hex(8))
+    if processes.is_main:
+        write_atomically(path, token.encode())
+    processes.barrier()
+    sees = path.exists() and path.read_text(encoding="utf-8") == token
+    blind = [rank for rank, saw in enumerate(processes.gather_objects([sees], processes.size)) if not saw]
+    if processes.is_main:
+        path.unlink(missing_ok=True)
+    if blind:
+        raise BenchError(
+            f"Processes {', '.join(map(str, blind))} do not see {folder}.",
+            "Give an --out that all machines share; pools and checkpoints lie there.",
+        )
 
 
 def claim(plan: Plan, model: str, reward: str, is_main: bool) -> None:

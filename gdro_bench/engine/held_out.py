@@ -58,15 +58,17 @@ class HeldOut:
         images: list[torch.Tensor] = []
 
         def generated() -> Iterator[score.GeneratedBatch]:
-            for rows in processes.own(batches):
+            for rows in processes.passes(batches):
                 pictures = sampling.held_out_images(self.policy, prompts[rows], self.plan.task.name, sampler)
+                if processes.padding:
+                    continue
                 images.append(torch.from_numpy(pictures))
                 yield pictures, prompts[rows]
                 report(min(len(prompts), rows.stop), len(prompts))  # all processes are about as far
 
         own = score.score_batches(generated(), self.scorer, self.plan.profile.score_ahead or 0)
         scores = gather_scores(processes, own, len(batches), self.plan.profile.max_unscored)
-        return torch.cat(processes.gather_tensors(images, len(batches))).cpu().numpy(), scores
+        return processes.gather_rows(images, batches).numpy(), scores
 
 
 def point_of(mark: float, rows: Sequence[Row], base: Sequence[Row], state: RunState) -> Point:

@@ -40,6 +40,14 @@ class Plan:
     prompts: Path | None = None  # one's own held-out prompts
 
     @property
+    def all_prompts(self) -> list[Prompt]:
+        """All that the run may show the model: those of its pool, or all training prompts, the held-out ones and, under
+        guidance, the empty one."""
+        pool = getattr(self.config, "pool", None)
+        null = [] if self.profile.sampler.guidance == 1 else [Prompt("", "")]
+        return [*self.train[: pool.prompts if pool else None], *self.held_out, *null]
+
+    @property
     def digests(self) -> dict[str, str]:
         """Of all that moves a number, as it was written: a setting that only a later version has changes none."""
         return {

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from gdro_bench import registry
+from gdro_bench import content, registry
 from gdro_bench.budget import ACCOUNTS, Ledger, MeteredPolicy, MeteredScorer
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import artifacts, folders, judging, record, samples
@@ -28,7 +28,8 @@ from gdro_bench.pool import Pool
 from gdro_bench.rewards.instruments import open_reward
 from gdro_bench.score import Scorer
 
-CHECKPOINT_UPDATES = 20
+CHECKPOINT_SECONDS = 60  # between checkpoints, at least
+CHECKPOINT_SHARE = 0.05  # of a run's time that checkpoints may take
 
 
 class ProgressListener(Protocol):
@@ -46,7 +47,7 @@ def execute(plan: Plan, listener: ProgressListener, processes: ProcessGroup) -> 
         BenchError: the folder is in use, damaged or another run's, or a part of the run fails for good.
     """
     with _locked(plan, processes):
-        if processes.broadcast_flag((plan.folder / "run.json").exists()):
+        if processes.broadcast((plan.folder / "run.json").exists()):
             run = record.read(plan.folder)
             folders.check_claim(plan, run.digests["model"], run.instruments["reward"])
         else:
@@ -67,6 +68,11 @@ def _locked(plan: Plan, processes: ProcessGroup) -> Iterator[None]:
         yield
 
 
+def _digest(policy: Policy) -> str:
+    """Of the adapters as they start, which every process draws by itself."""
+    return content.digest([float(parameter.detach().double().sum()) for parameter in policy.parameters()])
+
+
 class Execution:
     """One plan being run, by all processes alike; the main one alone writes."""
 
@@ -78,8 +84,12 @@ class Execution:
         processes.lockstep = plan.profile.pretrained is not None and plan.profile.pretrained.sharded
         self.held_out = HeldOut(plan, self.policy, scorer, processes)
         self.checkpoint = plan.folder / "checkpoint.pt"
+        self.saved_at, self.saving = time.monotonic(), 0.0
         folders.claim(plan, self.policy.name, scorer.name, processes.is_main)
+        folders.check_shared(plan.folder, processes)
+        processes.check_same(plan.digests | {"model": self.policy.name, "adapters": _digest(self.policy)})
         self._warn()
+        self.policy.encode_ahead(plan.all_prompts, processes)
         self.training = self._start()
 
     def _warn(self) -> None:
@@ -96,12 +106,12 @@ class Execution:
 
     def _start(self) -> Training:
         """The training, fresh or as the checkpoint has it."""
-        saved = self._read_checkpoint() if self.checkpoint.exists() else None
+        saved = self._read_checkpoint() if self.processes.broadcast(self.checkpoint.exists()) else None
         if saved is not None:
             self.state = RunState.from_json(saved["state"])
         plan, ledger = self.plan, self.state.ledger
         context = TrainContext(
-            MeteredPolicy(self.policy, ledger),
+            MeteredPolicy(self.policy, ledger, self.processes),
             MeteredScorer(self.scorer, ledger),
             plan.train,
             plan.profile.sampler,
@@ -152,19 +162,25 @@ class Execution:
         ledger.share(before, self.processes)
         self.state.log(step)
         self.listener.spent(ledger.spent, ledger.limit, step.progress)
-        if step.kind == "optimise" and self.state.updates % CHECKPOINT_UPDATES == 0:
+        if step.kind == "optimise" and time.monotonic() - self.saved_at > self._between():
             self._save()
+
+    def _between(self) -> float:
+        """Seconds between checkpoints: at full scale one takes long to write, with an epoch's chains in it."""
+        return max(CHECKPOINT_SECONDS, self.saving / CHECKPOINT_SHARE)
 
     def _save(self) -> None:
         if not self.processes.is_main:
             return
         self.plan.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.checkpoint.with_suffix(".partial")
+        partial, start = self.checkpoint.with_suffix(".partial"), time.monotonic()
         try:
             torch.save({"method": self.training.state_dict(), "state": self.state.to_json()}, partial)
             os.replace(partial, self.checkpoint)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise not_written(self.checkpoint, error) from error
+        self.saved_at = time.monotonic()
+        self.saving = self.saved_at - start
 
     # -- evaluation
 

@@ -189,19 +189,20 @@ class RolloutTraining:
         chains: list[Chain] = []
 
         def generated() -> Iterator[GeneratedBatch]:
-            for rows in context.processes.own(batches):
+            for rows in context.processes.passes(batches):
                 drawn = {step: unit[rows] for step, unit in eps.items()}
                 cond = context.policy.encode(prompts[rows])
                 velocity = sampling.conditioned(context.policy, cond, context.sampler.guidance)
                 chain = sampling.sde_sample(velocity, noise[rows], self.schedule, self.config.noising, drawn)
-                chains.append(chain)
-                yield context.policy.decode(chain.states[:, -1]), prompts[rows]
+                if not context.processes.padding:
+                    chains.append(Chain(chain.states.cpu(), chain.log_p.cpu()))
+                    yield context.policy.decode(chain.states[:, -1]), prompts[rows]
 
         scored = score.score_batches(generated(), context.scorer, context.ahead)
         scores = gather_scores(context.processes, scored, len(batches), context.max_unscored)
-        states = context.processes.gather_tensors([chain.states for chain in chains], len(batches))
-        log_p = context.processes.gather_tensors([chain.log_p for chain in chains], len(batches))
-        return torch.cat(states), torch.cat(log_p), scores
+        states = context.processes.gather_rows([chain.states for chain in chains], batches)
+        log_p = context.processes.gather_rows([chain.log_p for chain in chains], batches)
+        return states, log_p, scores
 
     def _first_noise(self, images: int, generator: torch.Generator) -> Tensor:
         shape, c = self.context.policy.latent_shape, self.config
@@ -223,13 +224,14 @@ class RolloutTraining:
         sums: dict[str, float] = {}
         pairs = [(int(i), j) for j in range(rollout.steps.shape[1]) for i in rows]
         processes = self.context.processes
-        for batch in processes.own(processes.batches(len(pairs), self.context.sampler.batch)):
+        for batch in processes.passes(processes.batches(len(pairs), self.context.sampler.batch)):
             some = pairs[batch]
             loss, metrics = self._loss(rollout, torch.tensor(some))
-            self.trainer.backward(loss * len(some) / len(pairs))
+            count = 0 if processes.padding else len(some)
+            self.trainer.backward(loss * count / len(pairs))
             for key, value in metrics.items():
-                sums[key] = sums.get(key, 0.0) + value * len(some) / len(pairs)
-        sums = self.context.processes.all_reduce_dict(sums) | {"gradient_norm": self.trainer.update()}
+                sums[key] = sums.get(key, 0.0) + value * count / len(pairs)
+        sums = processes.all_reduce_dict(sums) | {"gradient_norm": self.trainer.update()}
         if part + 1 == c.updates_per_epoch:
             self.rollout = None
         return Step("optimise", sums, f"update {self.trainer.updates}: clipped {sums['clipped']:.0%}")

@@ -84,14 +84,16 @@ class Source:
         latents: list[Tensor] = []
 
         def generated() -> Iterator[GeneratedBatch]:
-            for rows in context.processes.own(batches):
+            for rows in context.processes.passes(batches):
                 noise = sampling.noise_for(keys[rows], context.policy.latent_shape)
-                latents.append(sampling.sample(context.policy, noise, each[rows], context.sampler, reference=True))
-                yield context.policy.decode(latents[-1]), each[rows]
+                x0 = sampling.sample(context.policy, noise, each[rows], context.sampler, reference=True)
+                if not context.processes.padding:
+                    latents.append(x0)
+                    yield context.policy.decode(x0), each[rows]
 
         scored = score.score_batches(generated(), context.scorer, context.ahead)
         gathered = gather_scores(context.processes, scored, len(batches), context.max_unscored)
-        whole = torch.cat(context.processes.gather_tensors(latents, len(batches))).cpu()
+        whole = context.processes.gather_rows(latents, batches)
         scores = iter(gathered)
         return whole.view(len(prompts), n, *whole.shape[1:]), [[next(scores) for _ in range(n)] for _ in prompts]
 
@@ -174,14 +176,15 @@ class OfflineTraining:
         seed = content.seed(self.stream, self.context.seed, self.trainer.updates)
         drawn = self.objective.draw(torch.Generator().manual_seed(seed))
         sums: dict[str, float] = {}
-        for rows in self.context.processes.own(self._passes(drawn)):
+        processes = self.context.processes
+        for rows in processes.passes(self._passes(drawn)):
             part = drawn[rows]
             loss, metrics = self.objective.loss(part)
-            weight = len(part) / len(drawn)
+            weight = 0.0 if processes.padding else len(part) / len(drawn)
             self.trainer.backward(loss * weight)
             for name, value in ({"loss": loss.item()} | metrics).items():
                 sums[name] = sums.get(name, 0.0) + value * weight
-        metrics = self.context.processes.all_reduce_dict(sums) | {"gradient_norm": self.trainer.update()}
+        metrics = processes.all_reduce_dict(sums) | {"gradient_norm": self.trainer.update()}
         return Step("optimise", metrics, f"update {self.trainer.updates}: loss {metrics['loss']:.2f}")
 
     def _passes(self, drawn: Drawn) -> list[slice]:

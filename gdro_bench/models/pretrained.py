@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn import Parameter
 
 from gdro_bench import content, sampling
+from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
 from gdro_bench.models.lora import ADAPTER, adapters_off, add_lora, check_base, load_lora, lora_parameters, note_base
@@ -31,6 +33,7 @@ from gdro_bench.score import Images
 from gdro_bench.task import Prompt
 
 TEXT_BATCH = 16  # texts encoded at a time
+TEXTS_HELD = 256  # in memory; all lie on disk
 PREFIX = "transformer"  # of adapters' names, as diffusers' pipelines have them
 
 
@@ -41,6 +44,9 @@ class PretrainedPolicy:
         self.pipeline, self.config, self.device = pipeline, config, device
         numbers = (config.dtype, config.distilled_guidance, config.text_tokens, config.float8)
         self.name = f"{Path(config.source).name} {config.side} px {content.digest(*numbers)[:8]}"  # its pools', too
+        if config.compiled:  # before the blocks are sharded, as FSDP wants it
+            for block in blocks(pipeline.transformer):
+                block.compile()
         if config.sharded and distributed.is_initialized():
             shard(pipeline.transformer, device)
         self.transformer = pipeline.transformer.to(device).eval()
@@ -49,11 +55,8 @@ class PretrainedPolicy:
         self.vae.enable_tiling()
         if config.gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing()
-        if config.compiled:
-            for block in blocks(self.transformer):
-                block.compile()
         self.dtype: torch.dtype = getattr(torch, config.dtype)
-        self._encoded: dict[str, tuple[Tensor, Tensor]] = {}
+        self._read = lru_cache(TEXTS_HELD)(self._read_text)
 
     @property
     def latent_side(self) -> int:
@@ -67,20 +70,31 @@ class PretrainedPolicy:
     # -- text
 
     def encode(self, prompts: Sequence[Prompt]) -> Cond:
-        texts = [p.text for p in prompts]
-        self._encode_new(list(dict.fromkeys(text for text in texts if text not in self._encoded)))
-        pairs = zip(*(self._encoded[text] for text in texts), strict=True)
+        self._encode_new([p.text for p in prompts])
+        pairs = zip(*(self._read(p.text) for p in prompts), strict=True)
         return Cond(tuple(torch.stack(part).to(self.device, self.dtype) for part in pairs))
 
+    def encode_ahead(self, prompts: Sequence[Prompt], processes: ProcessGroup) -> None:
+        """Once for a whole run: T5 is larger than many a transformer, and would travel for every new prompt."""
+        texts = list(dict.fromkeys(p.text for p in prompts))
+        self._encode_new(processes.own(texts))
+        processes.barrier()
+        for name, _ in self._encoders():
+            setattr(self.pipeline, name, None)
+
+    def _encoders(self) -> list[tuple[str, Any]]:
+        parts = self.pipeline.components.items()
+        return [(name, part) for name, part in parts if name.startswith("text_encoder") and part is not None]
+
+    def _read_text(self, text: str) -> tuple[Tensor, Tensor]:
+        saved = load_file(self._cached(text))
+        return saved["embeds"], saved["pooled"]
+
     def _encode_new(self, texts: list[str]) -> None:
-        for text in texts:
-            if self._cached(text).exists():
-                saved = load_file(self._cached(text))
-                self._encoded[text] = saved["embeds"], saved["pooled"]
-        new = [text for text in texts if text not in self._encoded]
+        new = [text for text in dict.fromkeys(texts) if not self._cached(text).exists()]
         if not new:
             return
-        encoders = [part for name, part in self.pipeline.components.items() if name.startswith("text_encoder") and part]
+        encoders = [encoder for _, encoder in self._encoders()]
         for encoder in encoders:
             encoder.to(self.device)
         for start in range(0, len(new), TEXT_BATCH):
@@ -88,8 +102,7 @@ class PretrainedPolicy:
             with torch.no_grad():
                 embeds, pooled = (part.to("cpu", self.dtype) for part in self._encode_texts(some))
             for i, text in enumerate(some):
-                self._encoded[text] = embeds[i].clone(), pooled[i].clone()
-                written = save({"embeds": self._encoded[text][0], "pooled": self._encoded[text][1]})
+                written = save({"embeds": embeds[i].clone(), "pooled": pooled[i].clone()})
                 write_atomically(self._cached(text), written)
         for encoder in encoders:
             encoder.to("cpu")
@@ -151,16 +164,17 @@ class PretrainedPolicy:
 
 def blocks(transformer: Any) -> list[Any]:
     """The transformer's blocks, in order: nearly all of its weights."""
-    kinds = transformer._no_split_modules
-    return [module for module in transformer.modules() if type(module).__name__ in kinds]
+    kinds = set(transformer._no_split_modules)  # FSDP gives a sharded block a class derived from its own
+    return [module for module in transformer.modules() if kinds & {cls.__name__ for cls in type(module).__mro__}]
 
 
 def shard(transformer: Any, device: str) -> None:
     """Spreads the frozen weights of the blocks over all processes (FSDP2); a block is gathered where it is called, so
     all processes must call it equally often. Adapters stay whole: their gradients are added up."""
     mesh = init_device_mesh(torch.device(device).type, (distributed.get_world_size(),))
-    for block in blocks(transformer):
-        fully_shard(block, mesh=mesh, ignored_params=set(lora_parameters(block)))
+    for part in (*blocks(transformer), transformer):  # the whole is the root: it fetches a block while another works
+        # asked for, because a root would keep its weights after a forward without gradient
+        fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=set(lora_parameters(part)))
 
 
 def to_float8(transformer: Any) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gdro_bench import sampling
+from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
 from gdro_bench.models.lora import (
     adapters_off,
@@ -83,6 +84,9 @@ class PocketPolicy:
             self._encoded.update(zip(new, pairs, strict=True))
         encoded = zip(*(self._encoded[p.text] for p in prompts), strict=True)
         return Cond(tuple(torch.stack(part).to(self.device) for part in encoded))
+
+    def encode_ahead(self, prompts: Sequence[Prompt], processes: ProcessGroup) -> None:
+        """Nothing: it has no text encoder."""
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return network.velocity(self.transformer, x.to(self.device), t.to(self.device), *cond.tensors)
