@@ -238,6 +238,7 @@ def test_any_reward_that_detects_takes_a_detector(tmp_path: Path, monkeypatch: p
     ("prepare", "said"),
     [
         (lambda f: None, "There are no pictures in"),
+        (lambda f: f.rmdir(), "There is no "),
         (lambda f: (f / "list.csv").write_text("path,prompt\n"), "There are no pictures in"),
         (lambda f: (f / "list.csv").write_text("path,prompt\na.png,\n"), "line 2, lacks a path or a prompt"),
         (lambda f: (f / "list.csv").write_text('path,prompt\na.png,"a ""B"""\n'), "a.png cannot be read"),

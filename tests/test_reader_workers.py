@@ -53,6 +53,30 @@ def started(*command: object) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+DROPPED = """
+import gc
+import multiprocessing
+import numpy as np
+from gdro_bench.profile import ReaderConfig
+from gdro_bench.rewards.readers import EngineReader
+
+if __name__ == "__main__":
+    reader = EngineReader(ReaderConfig(limit_side=128, workers=2))
+    reader(np.zeros((16, 64, 64, 3), np.uint8))
+    before = len(multiprocessing.active_children())
+    del reader
+    gc.collect()
+    print(before, len(multiprocessing.active_children()))
+"""
+
+
+def test_workers_have_ended_when_their_reader_is_gone(tmp_path: Path) -> None:
+    script = tmp_path / "drops.py"
+    script.write_text(DROPPED)
+    output, errors = started(script).communicate(timeout=120)
+    assert (output.split(), errors) == (["2", "0"], "")
+
+
 def wait_for_children(process: subprocess.Popen[str], count: int) -> list[int]:
     deadline = time.monotonic() + 120
     while len(pids := children(process.pid)) < count:

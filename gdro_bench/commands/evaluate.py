@@ -157,6 +157,8 @@ def read(path: Path, prompt_of: PromptOf) -> Pictures:
     Raises:
         BenchError: nothing is there, a picture cannot be read, or the task cannot use a prompt.
     """
+    if not path.exists():
+        raise BenchError(f"There is no {path}.", "Give --images a folder or a CSV file that is there.")
     listed = list(_from_csv(path) if path.is_file() else _from_folders(path))
     if not listed:
         raise BenchError(

@@ -35,7 +35,7 @@ class MMDetDetector:
         except (PackageNotFoundError, ImportError) as error:
             raise BenchError(
                 f"mmdet cannot be imported ({error}).",
-                "Install mmdet 3 and mmcv as README says, or set profile.detector.name=mask2former.",
+                "Install mmdet 3 and mmcv as tasks/README.md says, or set profile.detector.name=mask2former.",
             ) from error
         for path in (config, checkpoint):
             if not Path(path).is_file():

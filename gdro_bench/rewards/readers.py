@@ -79,9 +79,9 @@ class EngineReader:
     def __init__(self, config: ReaderConfig) -> None:
         """Raises:
         BenchError: the engine or its models are not there."""
+        self._workers: ProcessPoolExecutor | None = None
         self.config = config
         self.name = _engine_kind(config).name(config.limit_side, config.models)
-        self._workers: ProcessPoolExecutor | None = None
 
     def __call__(self, images: NDArray[np.uint8]) -> list[Reading]:
         """Raises:
@@ -108,10 +108,15 @@ class EngineReader:
         ]
 
     def close(self) -> None:
-        """Ends the workers after what they are reading; what waits is not read."""
+        """Ends the workers after what they are reading, and waits for that; what waits is not read."""
         if self._workers is not None:
-            self._workers.shutdown(wait=False, cancel_futures=True)
+            self._workers.shutdown(wait=True, cancel_futures=True)
             self._workers = None
+
+    def __del__(self) -> None:
+        """Left to itself, a pool closes in a thread of its own, and an interpreter that ends meanwhile may print a
+        traceback."""
+        self.close()
 
     def _submit(self, images: NDArray[np.uint8]) -> Future[list[Reading]]:
         if self._workers is None:
