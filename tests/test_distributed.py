@@ -43,7 +43,7 @@ def start(size: int, command: list[str]) -> list[subprocess.Popen[str]]:
 
 def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     """Exit code, output and errors of each."""
-    ended = [process.communicate(timeout=240) for process in processes]
+    ended = [process.communicate(timeout=600) for process in processes]
     return [(process.returncode, *said) for process, said in zip(processes, ended, strict=True)]
 
 
