@@ -1,0 +1,87 @@
+"""The published models' shapes, with random or no weights: to count or time what a run needs before it has them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gdro_bench.errors import BenchError
+from gdro_bench.models.lora import add_lora
+from gdro_bench.models.pretrained import FluxPolicy, PretrainedPolicy, SD3Policy
+from gdro_bench.policy import Cond
+from gdro_bench.profile import PretrainedConfig, Profile
+
+TRANSFORMERS: dict[str, dict[str, Any]] = {  # as in the hub's transformer/config.json, where diffusers' default differs
+    "black-forest-labs/FLUX.1-dev": {"guidance_embeds": True},
+    "stabilityai/stable-diffusion-3.5-medium": {
+        "sample_size": 128, "in_channels": 16, "out_channels": 16, "num_layers": 24, "attention_head_dim": 64,
+        "num_attention_heads": 24, "joint_attention_dim": 4096, "caption_projection_dim": 1536,
+        "pooled_projection_dim": 2048, "pos_embed_max_size": 384, "dual_attention_layers": tuple(range(13)),
+        "qk_norm": "rms_norm",
+    },
+}  # fmt: skip
+CHANNELS = (128, 256, 512, 512)  # of both models' autoencoders
+CLIP_TOKENS = 77  # which SD3 has beside T5's
+
+
+def transformer_config(config: PretrainedConfig) -> dict[str, Any]:
+    """Of the pipeline's folder, or of the published model of that name.
+
+    Raises:
+        BenchError: the source is neither.
+    """
+    path = Path(config.source) / "transformer" / "config.json"
+    if path.is_file():
+        table = json.loads(path.read_text(encoding="utf-8"))
+        return {name: value for name, value in table.items() if not name.startswith("_")}
+    if config.source not in TRANSFORMERS:
+        raise BenchError(f"The shapes of {config.source!r} are not known.", "Bring its folder here.")
+    return TRANSFORMERS[config.source]
+
+
+def open_shapes(
+    profile: Profile, transformer: dict[str, Any], device: str, dtype: torch.dtype, channels: tuple[int, ...] = CHANNELS
+) -> PretrainedPolicy:
+    """The profile's policy with fresh adapters and random weights (none on device `meta`); each text is the same random
+    embedding."""
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        FluxPipeline,
+        FluxTransformer2DModel,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+
+    assert profile.pretrained is not None
+    flux, small = profile.model == "flux", channels[0] < 32
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            network = (FluxTransformer2DModel if flux else SD3Transformer2DModel)(**transformer)
+            vae = AutoencoderKL(
+                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                block_out_channels=channels, layers_per_block=1 if small else 2, norm_num_groups=4 if small else 32,
+                latent_channels=16, scaling_factor=0.36, shift_factor=0.11,
+            )  # fmt: skip
+    finally:
+        torch.set_default_dtype(torch.float32)
+    add_lora(network, profile.lora, 0)
+    name: Any = str(dtype).removeprefix("torch.")
+    config = replace(profile.pretrained, dtype=name, text_cache="", sharded=False, compiled=False)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=flux)
+    policy: PretrainedPolicy
+    if flux:
+        policy = FluxPolicy(FluxPipeline(scheduler, vae, None, None, None, None, network), config, device)
+    else:
+        parts = (network, scheduler, vae, *[None] * 6)
+        policy = SD3Policy(StableDiffusion3Pipeline(*parts), config, device)
+    tokens = config.text_tokens + (0 if flux else CLIP_TOKENS)
+    texts = torch.randn(1, tokens, network.config.joint_attention_dim, device=device, dtype=dtype)
+    pooled = torch.randn(1, network.config.pooled_projection_dim, device=device, dtype=dtype)
+    policy.encode = lambda prompts: Cond((texts, pooled)).repeat_each(len(prompts))  # type: ignore[method-assign]
+    return policy
