@@ -95,6 +95,7 @@ budget_option = click.option(
 runs_out_option = _path("--out", default=Path("runs"), show_default=True, help="Folder that runs are kept in.")
 runs_option = _path("--runs", default=Path("runs"), show_default=True, help="Folder to look for runs in.")
 prompts_option = _path("--prompts", help="A file of your own prompts to evaluate on, one a line.")
+train_prompts_option = _path("--train-prompts", help="A file of your own prompts to train on, one a line.")
 
 
 def judge_options(default: str) -> Callable[[F], F]:
@@ -141,6 +142,7 @@ def main(ctx: click.Context) -> None:
 @set_option
 @budget_option
 @prompts_option
+@train_prompts_option
 @device_option
 @click.option(
     "--dry-run", is_flag=True, help="Train nothing: say what it would cost in images, hours, memory and disk."
@@ -184,6 +186,7 @@ def run(device: str, dry_run: bool, **options: Any) -> None:
 @set_option
 @budget_option
 @prompts_option
+@train_prompts_option
 @device_option
 def sweep(task: str, methods: tuple[str, ...], over: tuple[str, ...], seeds: str, device: str, **options: Any) -> None:
     """Train on TASK once for every method, value and seed, one after another. Killed, the same command goes on."""
