@@ -188,8 +188,13 @@ def run(device: str, dry_run: bool, **options: Any) -> None:
 @prompts_option
 @train_prompts_option
 @device_option
-def sweep(task: str, methods: tuple[str, ...], over: tuple[str, ...], seeds: str, device: str, **options: Any) -> None:
-    """Train on TASK once for every method, value and seed, one after another. Killed, the same command goes on."""
+@click.option(
+    "--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Runs side by side on this machine."
+)
+def sweep(
+    task: str, methods: tuple[str, ...], over: tuple[str, ...], seeds: str, device: str, jobs: int, **options: Any
+) -> None:
+    """Train on TASK once for every method, value and seed. Killed, the same command goes on."""
     from gdro_bench.commands import sweep as sweep_command
 
     plans = sweep_command.plans(task, methods, over, sweep_command.parse_seeds(seeds), **options)
@@ -198,8 +203,13 @@ def sweep(task: str, methods: tuple[str, ...], over: tuple[str, ...], seeds: str
 
     with distributed.process_group(models.pick_device(device)) as processes:
         console = _console(quiet=not processes.is_main)
+        if jobs > 1 and processes.size > 1:
+            raise BenchError("--jobs starts processes of its own.", "Leave out --jobs, or torchrun.", 2)
         with progress.RunBars(console) as bars:
-            outcomes = sweep_command.execute(plans, bars, processes)
+            if jobs > 1:
+                outcomes = sweep_command.execute_side_by_side(plans, bars, models.pick_device(device), jobs)
+            else:
+                outcomes = sweep_command.execute(plans, bars, processes)
     summary.print_sweep(console, outcomes)
     if any(outcome.run is None for outcome in outcomes):
         sys.exit(1)

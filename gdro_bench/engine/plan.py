@@ -66,7 +66,7 @@ def make_plan(
 
     Args:
         task, method, profile: names. out: folder that runs are kept in. settings: `group.key=value` each, which change
-            the TOML files' numbers. budget: instead of the profile's. prompts: a file to evaluate on. train_prompts: one to train on.
+            the TOML files' numbers. budget: instead of the profile's. prompts, train_prompts: one's own files.
 
     Raises:
         BenchError: an unknown name or setting, a value of the wrong type, a bad prompt file.
