@@ -73,6 +73,7 @@ def test_a_run_that_fails_leaves_the_others_their_turn(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("ocr/pocket/*/run.json"))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*NaN.*")
 def test_runs_side_by_side_leave_the_records_of_one_after_another(tmp_path: Path) -> None:
     varied = ("--over", "method.pool.seed=0,1", "--over", "method.beta=5,1e39")
