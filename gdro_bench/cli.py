@@ -95,6 +95,7 @@ budget_option = click.option(
 runs_out_option = _path("--out", default=Path("runs"), show_default=True, help="Folder that runs are kept in.")
 runs_option = _path("--runs", default=Path("runs"), show_default=True, help="Folder to look for runs in.")
 prompts_option = _path("--prompts", help="A file of your own prompts to evaluate on, one a line.")
+train_prompts_option = _path("--train-prompts", help="A file of your own prompts to train on, one a line.")
 
 
 def judge_options(default: str) -> Callable[[F], F]:
@@ -141,6 +142,7 @@ def main(ctx: click.Context) -> None:
 @set_option
 @budget_option
 @prompts_option
+@train_prompts_option
 @device_option
 @click.option(
     "--dry-run", is_flag=True, help="Train nothing: say what it would cost in images, hours, memory and disk."
@@ -184,9 +186,15 @@ def run(device: str, dry_run: bool, **options: Any) -> None:
 @set_option
 @budget_option
 @prompts_option
+@train_prompts_option
 @device_option
-def sweep(task: str, methods: tuple[str, ...], over: tuple[str, ...], seeds: str, device: str, **options: Any) -> None:
-    """Train on TASK once for every method, value and seed, one after another. Killed, the same command goes on."""
+@click.option(
+    "--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Runs side by side on this machine."
+)
+def sweep(
+    task: str, methods: tuple[str, ...], over: tuple[str, ...], seeds: str, device: str, jobs: int, **options: Any
+) -> None:
+    """Train on TASK once for every method, value and seed. Killed, the same command goes on."""
     from gdro_bench.commands import sweep as sweep_command
 
     plans = sweep_command.plans(task, methods, over, sweep_command.parse_seeds(seeds), **options)
@@ -195,8 +203,13 @@ def sweep(task: str, methods: tuple[str, ...], over: tuple[str, ...], seeds: str
 
     with distributed.process_group(models.pick_device(device)) as processes:
         console = _console(quiet=not processes.is_main)
+        if jobs > 1 and processes.size > 1:
+            raise BenchError("--jobs starts processes of its own.", "Leave out --jobs, or torchrun.", 2)
         with progress.RunBars(console) as bars:
-            outcomes = sweep_command.execute(plans, bars, processes)
+            if jobs > 1:
+                outcomes = sweep_command.execute_side_by_side(plans, bars, models.pick_device(device), jobs)
+            else:
+                outcomes = sweep_command.execute(plans, bars, processes)
     summary.print_sweep(console, outcomes)
     if any(outcome.run is None for outcome in outcomes):
         sys.exit(1)

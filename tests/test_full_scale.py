@@ -14,6 +14,7 @@ from tiny_pipelines import SIDE, save_flux, save_sd3
 from gdro_bench import registry, sampling
 from gdro_bench.cli import main
 from gdro_bench.engine import plan, record, samples
+from gdro_bench.models.lora import add_lora
 from gdro_bench.registry import TABLES
 from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images, Score
@@ -188,6 +189,30 @@ def test_every_method_has_numbers_and_prompts_that_fit(profile: str, task: str) 
         share = costs.pool.evaluations / chosen.profile.budget.limit
         assert 0 <= share <= 0.6
         assert (share == 0) == (costs.collected.images > 0)
+        assert sum(mark <= share for mark in chosen.profile.budget.marks) <= 1  # others would see the base again
+
+
+def test_the_paper_s_updates_fit_the_budget() -> None:
+    for task, updates in (("ocr", 300), ("geneval", 700)):
+        chosen = plan.make_plan(task, "gdro", "flux1-dev", 0, Path("runs"))
+        costs = registry.lookup("method", "gdro").costs(chosen.config, chosen.profile.sampler)
+        assert costs.pool.evaluations + updates * costs.update.evaluations <= chosen.profile.budget.limit
+
+
+def test_sd3_adapters_leave_the_second_attention_alone() -> None:
+    from diffusers import SD3Transformer2DModel
+
+    transformer = SD3Transformer2DModel(
+        sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=32, pooled_projection_dim=32,
+        pos_embed_max_size=16, dual_attention_layers=(0,), qk_norm="rms_norm",
+    )  # fmt: skip
+    add_lora(transformer, plan.read_profile("sd35-medium").lora, seed=0)
+    adapted = {name.split(".lora_")[0] for name, _ in transformer.named_parameters() if "lora_" in name}
+    assert any("attn2" in name for name, _ in transformer.named_modules())
+    assert not any("attn2" in name for name in adapted)
+    assert {"transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_out.0"} <= adapted
+    assert len(adapted) == 8 + 7  # the last block has no to_add_out
 
 
 def test_how_the_work_is_done_is_not_part_of_what_is_measured() -> None:

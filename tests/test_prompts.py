@@ -64,3 +64,27 @@ def test_geneval_paints_a_prompt_four_times_each_from_noise_of_its_own():
     assert [p.text for p in held_out[:quarter]] == [p.text for p in held_out[quarter : 2 * quarter]]
     assert len({(p.text, p.draw) for p in held_out}) == len(held_out)
     assert {p.draw for p in plan.make_plan("ocr", "gdro", "pocket", 0, Path("runs")).held_out} == {0}
+
+
+OWN = 'A storefront with "Grand Opening" on the glass\nA mug that says "Monday Again"\n'
+
+
+def test_one_s_own_training_prompts_are_part_of_a_run_s_identity(tmp_path: Path) -> None:
+    file = tmp_path / "train.txt"
+    file.write_text(OWN, encoding="utf-8")
+    made = plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, train_prompts=file)
+    plain = plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path)
+    assert [prompt.target for prompt in made.train] == ["Grand Opening", "Monday Again"]
+    assert made.held_out == plain.held_out
+    assert made.digests["train"] != plain.digests["train"]
+    assert made.folder != plain.folder
+    assert "train_prompts=" in made.folder.name
+
+
+@pytest.mark.parametrize(("text", "said"), [("\n", "is empty"), ("no quotes here\n", "no text in straight double")])
+def test_bad_training_prompts_are_refused(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "train.txt"
+    file.write_text(text, encoding="utf-8")
+    result = CliRunner().invoke(main, ["run", "ocr", "--out", str(tmp_path), "--train-prompts", str(file)])
+    assert result.exit_code != 0
+    assert said in result.output

@@ -1,8 +1,10 @@
 """Sweeps: which runs they hold, that they share a pool and resume, and that their runs can be compared."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from gdro_bench.cli import main
@@ -69,3 +71,27 @@ def test_a_run_that_fails_leaves_the_others_their_turn(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "The loss is" in result.output
     assert len(list(tmp_path.glob("ocr/pocket/*/run.json"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*NaN.*")
+def test_runs_side_by_side_leave_the_records_of_one_after_another(tmp_path: Path) -> None:
+    varied = ("--over", "method.pool.seed=0,1", "--over", "method.beta=5,1e39")
+    for folder, jobs in (("one", "1"), ("two", "2")):
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
+        result = call(tmp_path / folder, *varied, "--jobs", jobs)
+        assert result.exit_code == 1, result.output
+        assert result.output.count("The loss is") == 2  # these fail and keep no other from its turn
+    one, two = (
+        {path.parent.name: path.read_bytes() for path in (tmp_path / folder).glob("ocr/pocket/*/run.json")}
+        for folder in ("one", "two")
+    )
+    assert len(one) == 2
+    assert one == two
+
+
+def test_runs_of_one_pool_have_one_key_and_a_failure_is_told(tmp_path: Path) -> None:
+    chosen = sweep.plans("ocr", ["gdro", "flow-grpo"], [], [0, 1], profile="pocket", out=tmp_path, budget=None)
+    keys = [sweep.pool_key(plan) for plan in chosen]
+    assert keys[0] == keys[1] is not None
+    assert keys[2:] == [None, None]

@@ -1,14 +1,24 @@
-"""Many runs that differ in method, seed or numbers, one after another. They share pools, and each resumes by itself."""
+"""Many runs that differ in method, seed or numbers, one after another or side by side. They share pools, and each
+resumes by itself."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import FrameType
 from typing import Any, Protocol
 
+from gdro_bench import content
+from gdro_bench import task as tasks
 from gdro_bench.distributed import ProcessGroup
-from gdro_bench.engine import plan, runner
+from gdro_bench.engine import plan, record, runner
 from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.record import Run
 from gdro_bench.errors import BenchError
@@ -84,3 +94,157 @@ def execute(plans: Sequence[Plan], listener: Watcher, processes: ProcessGroup) -
         except BenchError as error:
             outcomes.append(Outcome(one, None, str(error)))
     return outcomes
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Side by side: a process each
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A run under way: its process, which the two ends of a pipe join to this one."""
+
+    plan: Plan
+    process: BaseProcess
+    said: Connection
+
+
+class _Sender:
+    """A `ProgressListener` in a child, which passes on what it sees."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+
+    def spent(self, spent: float, limit: int, doing: str) -> None:
+        self.pipe.send(("spent", spent, limit, doing))
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Of one run among many: not shown."""
+
+    def warn(self, sentence: str) -> None:
+        self.pipe.send(("warn", sentence))
+
+
+def execute_side_by_side(plans: Sequence[Plan], listener: Watcher, device: str, jobs: int) -> list[Outcome]:
+    """Runs up to `jobs` of them at once, each with its share of the cores; records are those of one after another at
+    as many threads. Runs that may fill one pool are never under way together until one of them has ended."""
+    board = _Board(list(plans), listener, device, max(1, (os.cpu_count() or 1) // jobs))
+    with _ending(board.running):
+        while board.waiting or board.running:
+            board.start(jobs)
+            board.listen()
+    return [board.outcomes[one.folder.as_posix()] for one in plans]
+
+
+@contextmanager
+def _ending(running: list[_Child]) -> Iterator[None]:
+    """However this ends, no child outlives it."""
+    try:
+        yield
+    finally:
+        for child in running:
+            child.process.terminate()
+        for child in running:
+            child.process.join(20)
+            if child.process.is_alive():
+                child.process.kill()
+                child.process.join()
+
+
+class _Board:
+    """Which runs wait, which are under way, and what came of the others."""
+
+    def __init__(self, waiting: list[Plan], listener: Watcher, device: str, threads: int) -> None:
+        self.waiting, self.listener, self.device, self.threads = waiting, listener, device, threads
+        self.total = len(waiting)
+        self.running: list[_Child] = []
+        self.outcomes: dict[str, Outcome] = {}
+        self.filled: set[str] = set()  # pools of runs that ended well
+        self.spent: dict[str, float] = {}
+
+    def start(self, jobs: int) -> None:
+        """As many as may run now."""
+        for one in list(self.waiting):
+            if len(self.running) >= jobs:
+                return
+            busy = {pool_key(child.plan) for child in self.running} - self.filled - {None}
+            if pool_key(one) in busy:
+                continue
+            self.waiting.remove(one)
+            self.listener.next_run(one.folder.name, self.total - len(self.waiting) - 1, self.total)
+            self.running.append(_started(one, self.device, self.threads))
+
+    def listen(self) -> None:
+        """Waits until a child says something or ends."""
+        ready = wait([child.said for child in self.running])
+        for child in [child for child in self.running if child.said in ready]:
+            try:
+                self._hear(child, child.said.recv())
+            except EOFError:
+                self._end(child, Outcome(child.plan, None, _died(child)))
+
+    def _hear(self, child: _Child, message: tuple[Any, ...]) -> None:
+        kind, *rest = message
+        if kind == "spent":
+            self.spent[child.plan.folder.name] = rest[0] / rest[1]
+            shares = ", ".join(
+                f"{c.plan.folder.name} {self.spent.get(c.plan.folder.name, 0):.0%}" for c in self.running
+            )
+            done = sum(self.spent.values()) / self.total
+            self.listener.spent(done * 100, 100, shares)
+        elif kind == "warn":
+            self.listener.warn(f"{child.plan.folder.name}: {rest[0]}")
+        elif kind == "failed":
+            self._end(child, Outcome(child.plan, None, rest[0]))
+        else:
+            self.spent[child.plan.folder.name] = 1.0
+            self.filled.add(pool_key(child.plan) or "")
+            self._end(child, Outcome(child.plan, record.read(child.plan.folder)))
+
+    def _end(self, child: _Child, outcome: Outcome) -> None:
+        child.process.join()
+        child.said.close()
+        self.running.remove(child)
+        self.outcomes[child.plan.folder.as_posix()] = outcome
+
+
+def pool_key(one: Plan) -> str | None:
+    """Names the pool that a run fills, None where it has none: runs of one pool have one key."""
+    pool = getattr(one.config, "pool", None)
+    if pool is None:
+        return None
+    return content.digest([tasks.digest(one.train[: pool.prompts]), asdict(pool), asdict(one.profile.sampler)])
+
+
+def _started(one: Plan, device: str, threads: int) -> _Child:
+    context = multiprocessing.get_context("spawn")
+    said, saying = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(one, device, threads, saying))
+    process.start()
+    saying.close()  # the child has it: its death ends the pipe
+    return _Child(one, process, said)
+
+
+def _died(child: _Child) -> str:
+    child.process.join()
+    return f"Its process ended with {child.process.exitcode}; type the same command again to go on."
+
+
+def _work(one: Plan, device: str, threads: int, pipe: Connection) -> None:
+    """One run, in a process of its own."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this one
+    signal.signal(signal.SIGTERM, _stop)
+    torch.set_num_threads(threads)
+    try:
+        runner.execute(one, _Sender(pipe), ProcessGroup(device=device))
+        pipe.send(("done",))
+    except BenchError as error:
+        pipe.send(("failed", str(error)))
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt  # unwinds, so that reading processes end and files are closed

@@ -98,9 +98,9 @@ def command(run: Run) -> str:
     options, remark = [], ""
     for setting in run.changed:
         name, _, value = setting.partition("=")
-        if name == "prompts":
-            options.append("--prompts FILE")
-            remark = f"  # FILE: the prompts with digest {value}"
+        if name in ("prompts", "train_prompts"):
+            options.append(f"--{name.replace('_', '-')} FILE")
+            remark += f"  # FILE: the {name} with digest {value}"
         else:
             options.append(f"--set {shlex.quote(setting)}")
     start = f"gdro-bench run {run.task} --profile {run.profile} --method {run.method} --seed {run.seed}"

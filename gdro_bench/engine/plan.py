@@ -68,12 +68,13 @@ def make_plan(
     settings: Sequence[str] = (),
     budget: int | None = None,
     prompts: Path | None = None,
+    train_prompts: Path | None = None,
 ) -> Plan:
     """Reads and checks everything a run depends on.
 
     Args:
         task, method, profile: names. out: folder that runs are kept in. settings: `group.key=value` each, which change
-            the TOML files' numbers. budget: instead of the profile's. prompts: a file to evaluate on.
+            the TOML files' numbers. budget: instead of the profile's. prompts, train_prompts: one's own files.
 
     Raises:
         BenchError: an unknown name or setting, a value of the wrong type, a bad prompt file.
@@ -90,11 +91,13 @@ def make_plan(
     changed = content.apply_settings(tables, [*settings, *budget_setting])
     profile_ = content.build(Profile, tables["profile"], "profile.toml")
     _check(profile_)
-    train, held_out = _training_prompts(task_, profile_), _held_out_prompts(task_, profile_, prompts)
+    train = _training_prompts(task_, profile_, train_prompts)
+    held_out = _held_out_prompts(task_, profile_, prompts)
     method_ = registry.lookup("method", method)
     config = content.build(method_.config_type, tables["method"], path.name)
     _check_pool(method_, config, profile_)
     changed += (f"prompts={tasks.digest(held_out)[:8]}",) if prompts else ()
+    changed += (f"train_prompts={tasks.digest(train)[:8]}",) if train_prompts else ()
     changed = tuple(map(without_credentials, changed))  # records and folders are shared; passwords are not
     tables["profile"]["judge"]["url"] = without_credentials(profile_.judge.url)
     run_folder = out / task / profile / folder_name(method, changed, seed)
@@ -176,8 +179,9 @@ def _check_pool(method: Method, config: Any, profile: Profile) -> None:
         )
 
 
-def _training_prompts(task: Task, profile: Profile) -> list[Prompt]:
-    return tasks.read_prompts(content.find("task", task.name) / _prompt_set(task, profile).train, prompt_reader(task))
+def _training_prompts(task: Task, profile: Profile, own: Path | None) -> list[Prompt]:
+    path = own or content.find("task", task.name) / _prompt_set(task, profile).train
+    return tasks.read_prompts(path, prompt_reader(task))
 
 
 def _held_out_prompts(task: Task, profile: Profile, own: Path | None) -> list[Prompt]:
