@@ -147,7 +147,11 @@ def main(ctx: click.Context) -> None:
 @click.option(
     "--dry-run", is_flag=True, help="Train nothing: say what it would cost in images, hours, memory and disk."
 )
-def run(device: str, dry_run: bool, **options: Any) -> None:
+@click.option(
+    "--processes", "count", type=click.IntRange(1), default=1, show_default=True,
+    help="With --dry-run: what it would cost on so many, one a GPU. (torchrun starts them for a run.)",
+)
+def run(device: str, dry_run: bool, count: int, **options: Any) -> None:
     """Train a model on TASK with one method. Killed at any moment, the same command goes on."""
     from gdro_bench.engine.plan import make_plan
 
@@ -159,8 +163,7 @@ def run(device: str, dry_run: bool, **options: Any) -> None:
     if dry_run:
         from gdro_bench.commands.dry_run import forecast
 
-        processes = distributed.ProcessGroup(device=models.pick_device(device))
-        summary.print_forecast(_console(), plan, forecast(plan, processes))
+        summary.print_forecast(_console(), plan, forecast(plan, models.pick_device(device), count))
         return
     with distributed.process_group(models.pick_device(device)) as processes:
         console = _console(quiet=not processes.is_main)

@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gdro_bench import content
-from gdro_bench.engine.plan import read_profile
+from gdro_bench.engine.plan import read_numbers, read_profile
 from gdro_bench.errors import BenchError
 from gdro_bench.profile import PretrainedConfig, Profile
 from gdro_bench.rewards.geneval_rules import Detection, Detector
@@ -128,7 +128,7 @@ def _parts(folder: Path) -> dict[str, tuple[str | None, str]]:
 
 
 def _device(name: str, profile: Profile) -> str:
-    """Whether weights and device go together; the text encoders are there only while they work."""
+    """Whether the device can hold what the most demanding of the profile's methods needs, by shapes."""
     import torch
 
     if torch.cuda.is_available():
@@ -140,17 +140,31 @@ def _device(name: str, profile: Profile) -> str:
     if profile.pretrained is None:
         return description
     try:
-        sizes = _sizes(_folder(profile.pretrained))
-    except BenchError:  # the check of the model reports it
-        return f"{description}; without the weights, what they take is not known"
-    held = sizes["transformer"] / (2 if profile.pretrained.float8 else 1)
-    need = max(held + sizes["vae"], *(size for part, size in sizes.items() if "encoder" in part))
-    if ROOM * need > memory:
+        method, need = _largest_need(name, profile)
+    except BenchError as error:
+        return f"{description}; what a run takes is not known: {error.problem}"
+    if need > memory:
         raise BenchError(
-            f"{description}: the weights take {need / 1e9:.0f} GB.",
-            "Use a larger device, or set profile.pretrained.float8, or profile.pretrained.sharded for several devices.",
+            f"{description}: {method} takes {need / 1e9:.0f} GB at its peak.",
+            "Use a larger device; or set profile.pretrained.gradient_checkpointing or float8, a smaller "
+            "profile.sampler.batch or method.optimiser.batch, or profile.pretrained.sharded for several devices.",
         )
-    return f"{description}; weights take {need / 1e9:.1f} GB"
+    return f"{description}; {method} takes {need / 1e9:.1f} GB at its peak, the most of all methods"
+
+
+def _largest_need(name: str, profile: Profile) -> tuple[str, float]:
+    """The method of the profile that takes most memory on one device, and the bytes."""
+    from gdro_bench import registry
+    from gdro_bench.models import memory
+
+    counted, needs = memory.count(profile), {}
+    for method, path in content.method_files(name).items():
+        one = registry.lookup("method", method)
+        if one.costs is not None:
+            config = content.build(one.config_type, read_numbers(path, None), path.name)
+            images = memory.images_together(config, one.costs(config, profile.sampler), profile.sampler)
+            needs[method] = memory.foretell(profile, counted, images).peak
+    return max(needs.items(), key=lambda item: item[1])
 
 
 def _disk(name: str, profile: Profile) -> str:

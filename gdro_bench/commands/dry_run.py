@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import resource
 import sys
 import time
@@ -14,16 +15,17 @@ from PIL import Image
 
 from gdro_bench import registry, sampling
 from gdro_bench.budget import GRADIENT_COST, Cost, Ledger
-from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine.plan import Plan
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import CostModel, Method
-from gdro_bench.models import open_policy
+from gdro_bench.models import memory, open_policy
 from gdro_bench.policy import Policy
 from gdro_bench.rewards.instruments import open_reward
 from gdro_bench.score import Scorer
 
 FLOAT = 4  # bytes
+ASSUMED_FLOPS = 989e12 / 3  # of an H100 in bfloat16, where nothing can be measured
+PIXEL_BYTES = 1.5  # of a photograph's PNG
 COPIES = 4  # of the adapters in a checkpoint: themselves, their average and AdamW's two moments
 
 
@@ -36,8 +38,9 @@ class Speed:
     gradient: float
     decoding: float
     reward: float
-    memory: int
-    picture: int
+    memory: float
+    picture: float
+    basis: str = "Times come from a short calibration on this machine."
 
     def seconds(self, spent: Cost, *, trained: bool) -> float:
         """For images sampled and scored, or trained on."""
@@ -57,31 +60,68 @@ class Forecast:
     optimisation: Cost
     marks: Cost
     updates: int
-    memory: int
-    disk: int
+    memory: float
+    disk: float
+    processes: int
+    basis: str
 
     @property
     def seconds(self) -> float:
         return sum(spent.seconds for spent in (self.pool, self.rollouts, self.optimisation, self.marks))
 
 
-def forecast(plan: Plan, processes: ProcessGroup) -> Forecast:
-    """Opens the model and the reward, measures both on one batch, and follows the plan to the end of its budget."""
-    policy = open_policy(plan.profile, processes.device, plan.seed)
-    scorer = open_reward(plan.task, plan.profile, processes.device)
+def forecast(plan: Plan, device: str, processes: int) -> Forecast:
+    """Follows the plan to the end of its budget, at the speed of one batch here or, where a pretrained model or its
+    reward is not here, at that of its shapes on an assumed card.
+
+    Raises:
+        BenchError: the method does not foretell its cost, or nothing is known of the model.
+    """
     method: Method = registry.lookup("method", plan.method)
     if method.costs is None:
         raise BenchError(f"The method {plan.method!r} does not foretell its cost.", "Run it with a small --budget.")
     costs = method.costs(plan.config, plan.profile.sampler)
-    speed = measure(plan, policy, scorer, costs.batch)
+    speed, latent, adapters = _speed(plan, costs, device, processes)
     ledger, updates = follow(plan, costs, speed)
     marks = at_marks(plan)
     marks.seconds = speed.seconds(marks, trained=False)
     rollouts = ledger.collection - ledger.pool
     for spent in (ledger.pool, rollouts, ledger.optimisation, marks):
-        spent.seconds /= processes.size
-    disk = _disk(plan, policy, speed, ledger, costs)
-    return Forecast(ledger.pool, rollouts, ledger.optimisation, marks, updates, speed.memory, disk)
+        spent.seconds /= processes
+    disk = _disk(plan, latent, adapters, speed, ledger, costs)
+    return Forecast(
+        ledger.pool, rollouts, ledger.optimisation, marks, updates, speed.memory, disk, processes, speed.basis
+    )
+
+
+def _speed(plan: Plan, costs: CostModel, device: str, processes: int) -> tuple[Speed, float, float]:
+    """The speed, and the bytes of a latent and of the adapters."""
+    try:
+        policy = open_policy(plan.profile, device, plan.seed)
+        scorer = open_reward(plan.task, plan.profile, device)
+    except BenchError as error:
+        if plan.profile.pretrained is None:
+            raise
+        return _counted(plan, costs, processes, error.problem)
+    adapters = sum(parameter.numel() for parameter in policy.parameters()) * FLOAT
+    return measure(plan, policy, scorer, costs), math.prod(policy.latent_shape) * FLOAT, adapters
+
+
+def _counted(plan: Plan, costs: CostModel, processes: int, why: str) -> tuple[Speed, float, float]:
+    """From shapes alone; a gradient takes the forward anew where it is checkpointed."""
+    profile, config = plan.profile, plan.profile.pretrained
+    assert config is not None
+    counted = memory.count(profile)
+    together = memory.images_together(plan.config, costs, profile.sampler)
+    evaluation = counted.forward_flop / ASSUMED_FLOPS
+    gradient = evaluation * (GRADIENT_COST + (1 if config.gradient_checkpointing else 0))
+    peak = memory.foretell(profile, counted, together, processes).peak
+    basis = (
+        f"Not measured: {why} Times are those of the transformer's operations at {ASSUMED_FLOPS / 1e12:.0f} TFLOP/s, a "
+        "third of an H100's bfloat16 peak; texts, decoding and rewards are left out. Memory is counted from shapes."
+    )
+    speed = Speed(evaluation, gradient, 0.0, 0.0, peak, PIXEL_BYTES * config.side**2, basis)
+    return speed, config.latent_elements * FLOAT, counted.adapters
 
 
 def follow(plan: Plan, costs: CostModel, speed: Speed) -> tuple[Ledger, int]:
@@ -104,8 +144,11 @@ def follow(plan: Plan, costs: CostModel, speed: Speed) -> tuple[Ledger, int]:
     return ledger, updates
 
 
-def measure(plan: Plan, policy: Policy, scorer: Scorer, batch: int) -> Speed:
-    """Each part once to warm up and once by the clock, `batch` images with gradient and the sampler's without."""
+def measure(plan: Plan, policy: Policy, scorer: Scorer, costs: CostModel) -> Speed:
+    """Each part once to warm up and once by the clock: an update's batch with gradient, guided where the method trains
+    so, with a step of AdamW; and the sampler's batch without."""
+    batch, guidance = costs.batch, plan.profile.sampler.guidance if costs.collected.images else 1.0
+    optimiser = torch.optim.AdamW(policy.parameters(), lr=0.0, weight_decay=0.0)
     device = next(iter(policy.parameters())).device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -116,21 +159,21 @@ def measure(plan: Plan, policy: Policy, scorer: Scorer, batch: int) -> Speed:
         work()
         return (_now(device) - start) / images
 
-    def drawn(count: int) -> tuple[torch.Tensor, torch.Tensor, sampling.Velocity]:
+    def drawn(count: int, guidance: float) -> tuple[torch.Tensor, torch.Tensor, sampling.Velocity]:
         prompts = [plan.train[i % len(plan.train)] for i in range(count)]
         x = sampling.noise_for([("calibration", i) for i in range(count)], policy.latent_shape).to(device)
         cond = policy.encode(prompts)
-        return x, torch.full((count,), 0.5, device=device), lambda x, t: policy.velocity(x, t, cond)
+        return x, torch.full((count,), 0.5, device=device), sampling.conditioned(policy, cond, guidance)
 
     def train() -> None:
         velocity(x, t).square().mean().backward()  # type: ignore[no-untyped-call]
-        for parameter in policy.parameters():
-            parameter.grad = None
+        optimiser.step()
+        optimiser.zero_grad()
 
-    x, t, velocity = drawn(batch)
-    gradient = clock(train, batch)
+    x, t, velocity = drawn(batch, guidance)
+    gradient = clock(train, batch * (1 if guidance == 1 else 2))
     count = min(plan.profile.sampler.batch, len(plan.train))
-    x, t, velocity = drawn(count)
+    x, t, velocity = drawn(count, 1.0)
     with torch.no_grad():
         evaluation = clock(lambda: velocity(x, t), count)
         decoding = clock(lambda: policy.decode(x), count)
@@ -162,13 +205,10 @@ def at_marks(plan: Plan) -> Cost:
     return Cost(times * each, times * (pictures + looked_at * drift.images), times * pictures)
 
 
-def _disk(plan: Plan, policy: Policy, speed: Speed, ledger: Ledger, costs: CostModel) -> int:
-    """Pool, checkpoint (twice while it is written, with an epoch's chains if there are any) and kept pictures."""
-    latent = FLOAT
-    for side in policy.latent_shape:
-        latent *= side
+def _disk(plan: Plan, latent: float, adapters: float, speed: Speed, ledger: Ledger, costs: CostModel) -> float:
+    """Pool, checkpoint (twice while it is written, with an epoch's chains if there are any) and kept pictures, for
+    latents and adapters of so many bytes."""
     steps = getattr(plan.config, "rollout_steps", None) or plan.profile.sampler.steps
-    adapters = sum(parameter.numel() for parameter in policy.parameters()) * FLOAT
     checkpoint = COPIES * adapters + costs.collected.images * (steps + 1) * latent
     pictures = (len(plan.profile.budget.marks) + 1) * min(plan.profile.kept_images, len(plan.held_out))
     return ledger.pool.images * latent + 2 * checkpoint + pictures * speed.picture

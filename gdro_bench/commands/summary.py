@@ -79,10 +79,12 @@ def print_forecast(console: Console, plan: Plan, expected: Forecast) -> None:
         table.add_row(name, *counts, _duration(spent.seconds))
     console.print(table)
     console.print(
-        f"Budget: {budget.limit:,} {budget.kind}. About {_duration(expected.seconds)} on this machine, "
-        f"{expected.memory / 1e9:.1f} GB of memory at its peak, {expected.disk / 1e9:.2f} GB of disk."
+        f"Budget: {budget.limit:,} {budget.kind}. About {_duration(expected.seconds)} with "
+        f"{expected.processes} process{'' if expected.processes == 1 else 'es'}, "
+        f"{expected.memory / 1e9:.1f} GB of memory each at the peak, {expected.disk / 1e9:.2f} GB of disk."
     )
-    console.print("Times come from a short calibration. A pool that is there already costs evaluations, but no time.")
+    console.print(escape(expected.basis))
+    console.print("A pool that is there already costs evaluations, but no time.")
 
 
 def _duration(seconds: float) -> str:

@@ -19,9 +19,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from gdro_bench.errors import BenchError
+from gdro_bench.methods import CostModel
 from gdro_bench.models.pretrained import PretrainedPolicy, blocks
 from gdro_bench.models.shapes import open_shapes, transformer_config
-from gdro_bench.profile import Profile
+from gdro_bench.profile import Profile, Sampler
 from gdro_bench.task import Prompt
 
 ADAPTER_COPIES = 5  # value, gradient, AdamW's two moments and the moving average
@@ -107,6 +108,11 @@ def foretell(profile: Profile, counted: Counted, images: int, processes: int = 1
         sampling=held + max(counted.decoding, profile.sampler.batch * counted.block_saved),
         training=held + (ADAPTER_COPIES - 1) * counted.adapters + images * (saved + working),
     )
+
+
+def images_together(config: Any, costs: CostModel, sampler: Sampler) -> int:
+    """That go through a model with gradient before a backward: methods with rollouts guide them, too."""
+    return costs.batch * getattr(config, "draws", 1) * (sampler.passes if costs.collected.images else 1)
 
 
 def _bytes(tensor: Tensor) -> int:

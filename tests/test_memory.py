@@ -1,0 +1,67 @@
+"""Memory at full scale, counted from shapes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from gdro_bench.cli import main
+from gdro_bench.engine.plan import read_profile
+from gdro_bench.models import memory
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "unchecked", "checkpointed"), [("flux1-dev", 23.80, 9.47, 0.41), ("sd35-medium", 4.49, 2.94, 0.09)]
+)
+def test_what_is_counted_of_the_published_shapes(
+    name: str, weights: float, unchecked: float, checkpointed: float
+) -> None:
+    """GB; counted once by hand with the same hooks on the real classes, when full scale was audited."""
+    profile = read_profile(name)
+    counted = memory.count(profile)
+    assert counted.weights / 1e9 == pytest.approx(weights, abs=0.01)
+    assert counted.unchecked / 1e9 == pytest.approx(unchecked, abs=0.02)
+    assert counted.checkpointed / 1e9 == pytest.approx(checkpointed, abs=0.01)
+    assert 0 < counted.lora_copies < counted.unchecked
+    assert profile.pretrained is not None
+    whole, spread = memory.foretell(profile, counted, 6), memory.foretell(sharded(profile), counted, 6, 8)
+    assert whole.peak == max(whole.encoding, whole.sampling, whole.training)
+    assert whole.training - spread.training == pytest.approx(counted.weights * 7 / 8 - 2 * counted.block)
+    more = memory.foretell(profile, counted, 7).training - whole.training
+    assert more == pytest.approx(counted.checkpointed + memory.WORKSPACE * counted.block_saved)
+
+
+def sharded(profile: memory.Profile) -> memory.Profile:
+    assert profile.pretrained is not None
+    return replace(profile, pretrained=replace(profile.pretrained, sharded=True))
+
+
+def test_fused_attention_is_not_taken_apart() -> None:
+    saved: list[int] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor.numel())
+        return tensor
+
+    q = torch.empty(1, 2, 64, 8, device="meta", requires_grad=True)
+    with memory._FusedAttention(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        torch.nn.functional.scaled_dot_product_attention(q, q, q)
+    assert max(saved) == q.numel()
+
+
+@pytest.mark.parametrize("profile", ["flux1-dev", "sd35-medium"])
+def test_a_dry_run_without_weights_counts(profile: str) -> None:
+    def dry(processes: int) -> str:
+        command = ["run", "ocr", "--profile", profile, "--dry-run", "--device", "cpu", "--processes", str(processes)]
+        result = CliRunner().invoke(main, [*command, "--set", "profile.pretrained.sharded=true"])
+        assert result.exit_code == 0, result.output
+        return " ".join(result.output.split())
+
+    one, eight = dry(1), dry(8)
+    assert "with 1 process," in one
+    assert "with 8 processes," in eight
+    for said in (one, eight):
+        assert "330 TFLOP/s" in said
+        assert "GB of memory each at the peak" in said
+    assert one != eight.replace("8 processes", "1 process")
