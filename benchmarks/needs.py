@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.throughput import PROMPTS, SHAPES, opened, operations, profile_name
+from benchmarks.throughput import MODELS, PROMPTS, opened, operations, profile_name
 from gdro_bench.commands import dry_run
 from gdro_bench.engine.plan import make_plan
 
@@ -29,7 +29,7 @@ def evaluations(task: str, profile: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("models", nargs="+", choices=list(SHAPES))
+    parser.add_argument("models", nargs="+", choices=MODELS)
     parser.add_argument("--side", type=int, default=512, help="px of a picture")
     parser.add_argument("--flops", type=float, default=PEAK * SHARE, help="FLOP/s that the card reaches")
     arguments = parser.parse_args()

@@ -26,10 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gdro_bench.budget import Ledger
 from gdro_bench.engine.plan import make_plan, read_profile
 from gdro_bench.methods import TrainContext, flow_grpo, gdro
-from gdro_bench.models import open_policy, pick_device
-from gdro_bench.models.lora import add_lora
-from gdro_bench.models.pretrained import FluxPolicy, SD3Policy
-from gdro_bench.policy import Cond
+from gdro_bench.models import open_policy, pick_device, shapes
 from gdro_bench.pool import Pool
 from gdro_bench.profile import Profile, Sampler
 from gdro_bench.sampling import noise_for, sample
@@ -37,17 +34,10 @@ from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
 PROMPTS = [Prompt(f'a sign that reads "{i}"', str(i)) for i in range(64)]
-SHAPES: dict[str, dict[str, Any]] = {
-    "flux1-dev": {"guidance_embeds": True},  # diffusers' defaults are FLUX.1-dev's
+TINY: dict[str, dict[str, Any]] = {
     "flux-tiny": {
         "guidance_embeds": True, "num_layers": 1, "num_single_layers": 2, "attention_head_dim": 32,
         "num_attention_heads": 4, "joint_attention_dim": 64, "pooled_projection_dim": 32, "axes_dims_rope": (8, 12, 12),
-    },
-    "sd35-medium": {
-        "sample_size": 128, "in_channels": 16, "out_channels": 16, "num_layers": 24, "attention_head_dim": 64,
-        "num_attention_heads": 24, "joint_attention_dim": 4096, "caption_projection_dim": 1536,
-        "pooled_projection_dim": 2048, "pos_embed_max_size": 384, "dual_attention_layers": tuple(range(13)),
-        "qk_norm": "rms_norm",
     },
     "sd3-tiny": {
         "sample_size": 16, "in_channels": 16, "out_channels": 16, "num_layers": 2, "attention_head_dim": 32,
@@ -55,6 +45,12 @@ SHAPES: dict[str, dict[str, Any]] = {
         "pooled_projection_dim": 32, "pos_embed_max_size": 64, "qk_norm": "rms_norm",
     },
 }  # fmt: skip
+SMALL_AUTOENCODER = shapes.AUTOENCODER | {
+    "block_out_channels": (8, 8, 8, 8),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+}
+MODELS = ("flux1-dev", "sd35-medium", *TINY)
 
 
 class Alternating:
@@ -80,43 +76,15 @@ def profile_of(model: str) -> Profile:
 
 def opened(model: str, side: int, device: str) -> Any:
     """The policy with fresh adapters; texts are random embeddings."""
-    from diffusers import (
-        AutoencoderKL,
-        FlowMatchEulerDiscreteScheduler,
-        FluxPipeline,
-        FluxTransformer2DModel,
-        SD3Transformer2DModel,
-        StableDiffusion3Pipeline,
-    )
-
     profile = profile_of(model)
     if profile.pretrained is None:
         return open_policy(profile, device, 0)
-    flux, tiny = model.startswith("flux"), model.endswith("tiny")
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    torch.set_default_dtype(dtype)
-    with torch.device(device):
-        transformer = (FluxTransformer2DModel if flux else SD3Transformer2DModel)(**SHAPES[model])
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(8, 8, 8, 8) if tiny else (128, 256, 512, 512), layers_per_block=1 if tiny else 2,
-            norm_num_groups=4 if tiny else 32, latent_channels=16, scaling_factor=0.36, shift_factor=0.11,
-        )  # fmt: skip
-    torch.set_default_dtype(torch.float32)
-    add_lora(transformer, profile.lora, 0)
-    config = replace(profile.pretrained, source=model, side=side, dtype=str(dtype).split(".")[1], text_cache="")
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=flux)
-    if flux:
-        policy: Any = FluxPolicy(FluxPipeline(scheduler, vae, None, None, None, None, transformer), config, device)
-    else:
-        parts = (transformer, scheduler, vae, *[None] * 6)
-        policy = SD3Policy(StableDiffusion3Pipeline(*parts), config, device)
-    numbers = transformer.config
-    tokens = config.text_tokens + (0 if flux else 77)  # SD3.5 has CLIP's beside T5's
-    texts = torch.randn(1, tokens, numbers.joint_attention_dim, device=device, dtype=dtype)
-    pooled = torch.randn(1, numbers.pooled_projection_dim, device=device, dtype=dtype)
-    policy.encode = lambda prompts: Cond((texts, pooled)).repeat_each(len(prompts))
-    return policy
+    profile = replace(profile, pretrained=replace(profile.pretrained, side=side))
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    if model in TINY:
+        return shapes.open_shapes(profile, TINY[model], device, dtype, SMALL_AUTOENCODER)
+    published = shapes.transformer_config(profile.pretrained)
+    return shapes.open_shapes(profile, published, device, dtype, shapes.AUTOENCODER)
 
 
 def clocked(device: str, work: Callable[[], object]) -> float:
@@ -196,7 +164,7 @@ def jobs(model: str, policy: Any, batch: int, folder: Path) -> dict[str, tuple[C
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", choices=["pocket", *SHAPES])
+    parser.add_argument("model", choices=["pocket", *MODELS])
     parser.add_argument("--batch", default="1,2,4", help="images a pass, with commas between them")
     parser.add_argument("--side", type=int, default=512, help="px of a picture")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])

@@ -148,7 +148,11 @@ def main(ctx: click.Context) -> None:
     "--dry-run", is_flag=True, help="Train nothing: say what it would cost in images, hours, memory and disk."
 )
 @click.option(
-    "--processes", "count", type=click.IntRange(1), default=1, show_default=True,
+    "--processes",
+    "count",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
     help="With --dry-run: what it would cost on so many, one a GPU. (torchrun starts them for a run.)",
 )
 def run(device: str, dry_run: bool, count: int, **options: Any) -> None:

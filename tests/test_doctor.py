@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tiny_pipelines import save_flux, save_sd3
+from tiny_pipelines import SIDE, save_flux, save_sd3
 
 from gdro_bench import registry
 from gdro_bench.cli import main
@@ -97,7 +97,8 @@ def test_a_pipeline_s_weights_are_weighed(name: str, saved: dict[str, Path]) -> 
     assert {"transformer", "vae", "text_encoder", "text_encoder_2"} <= set(sizes)
     assert min(sizes.values()) > 1000
     assert str(saved[name]) in doctor._weights(name, here)
-    assert "GB at its peak, the most of all methods" in doctor._device(name, here)
+    small = plan.read_profile(name, [f"profile.pretrained.source={saved[name]}", f"profile.pretrained.side={SIDE}"])
+    assert "GB at its peak, the most of all methods" in doctor._device(name, small)
 
 
 def test_what_is_checked_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,13 @@ from gdro_bench.models import memory
 
 
 @pytest.mark.parametrize(
-    ("name", "weights", "unchecked", "checkpointed"), [("flux1-dev", 23.80, 9.47, 0.41), ("sd35-medium", 4.49, 2.94, 0.09)]
+    ("name", "weights", "unchecked", "checkpointed"),
+    [("flux1-dev", 23.80, 9.47, 0.41), ("sd35-medium", 4.49, 2.58, 0.09)],
 )
 def test_what_is_counted_of_the_published_shapes(
     name: str, weights: float, unchecked: float, checkpointed: float
 ) -> None:
-    """GB; counted once by hand with the same hooks on the real classes, when full scale was audited."""
+    """GB. SD3.5 saves 2.94 if the adapters are also on the second attention of its first blocks."""
     profile = read_profile(name)
     counted = memory.count(profile)
     assert counted.weights / 1e9 == pytest.approx(weights, abs=0.01)

@@ -158,8 +158,9 @@ def _largest_need(name: str, profile: Profile) -> tuple[str, float]:
     from gdro_bench.models import memory
 
     counted, needs = memory.count(profile), {}
-    for method, path in content.method_files(name).items():
-        one = registry.lookup("method", method)
+    files = content.method_files(name)
+    for method in files.keys() - {"profile"}:
+        one, path = registry.lookup("method", method), files[method]
         if one.costs is not None:
             config = content.build(one.config_type, read_numbers(path, None), path.name)
             images = memory.images_together(config, one.costs(config, profile.sampler), profile.sampler)

@@ -99,15 +99,15 @@ def _speed(plan: Plan, costs: CostModel, device: str, processes: int) -> tuple[S
     try:
         policy = open_policy(plan.profile, device, plan.seed)
         scorer = open_reward(plan.task, plan.profile, device)
-    except BenchError as error:
+    except BenchError:
         if plan.profile.pretrained is None:
             raise
-        return _counted(plan, costs, processes, error.problem)
+        return _counted(plan, costs, processes)
     adapters = sum(parameter.numel() for parameter in policy.parameters()) * FLOAT
     return measure(plan, policy, scorer, costs), math.prod(policy.latent_shape) * FLOAT, adapters
 
 
-def _counted(plan: Plan, costs: CostModel, processes: int, why: str) -> tuple[Speed, float, float]:
+def _counted(plan: Plan, costs: CostModel, processes: int) -> tuple[Speed, float, float]:
     """From shapes alone; a gradient takes the forward anew where it is checkpointed."""
     profile, config = plan.profile, plan.profile.pretrained
     assert config is not None
@@ -117,8 +117,9 @@ def _counted(plan: Plan, costs: CostModel, processes: int, why: str) -> tuple[Sp
     gradient = evaluation * (GRADIENT_COST + (1 if config.gradient_checkpointing else 0))
     peak = memory.foretell(profile, counted, together, processes).peak
     basis = (
-        f"Not measured: {why} Times are those of the transformer's operations at {ASSUMED_FLOPS / 1e12:.0f} TFLOP/s, a "
-        "third of an H100's bfloat16 peak; texts, decoding and rewards are left out. Memory is counted from shapes."
+        "Not measured: the model or its reward is not here (`gdro-bench doctor` says what). Times are those of the "
+        f"transformer's operations at {ASSUMED_FLOPS / 1e12:.0f} TFLOP/s, a third of an H100's bfloat16 peak; texts, "
+        "decoding and rewards are left out. Memory is counted from shapes."
     )
     speed = Speed(evaluation, gradient, 0.0, 0.0, peak, PIXEL_BYTES * config.side**2, basis)
     return speed, config.latent_elements * FLOAT, counted.adapters

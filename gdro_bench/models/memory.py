@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import CostModel
 from gdro_bench.models.pretrained import PretrainedPolicy, blocks
-from gdro_bench.models.shapes import open_shapes, transformer_config
+from gdro_bench.models.shapes import autoencoder_config, open_shapes, transformer_config
 from gdro_bench.profile import Profile, Sampler
 from gdro_bench.task import Prompt
 
@@ -71,9 +71,8 @@ def count(profile: Profile) -> Counted:
     if config is None:
         raise BenchError("Memory is foretold for pretrained models.", "Choose flux1-dev or sd35-medium.", 2)
     dtype = getattr(torch, config.dtype)
-    numbers = transformer_config(config)
     unchecked = replace(profile, pretrained=replace(config, gradient_checkpointing=False))
-    policy = open_shapes(unchecked, numbers, "meta", dtype)
+    policy = open_shapes(unchecked, transformer_config(config), "meta", dtype, autoencoder_config(config))
     saved, wide, by_block = _saved(policy)
     inputs = _block_inputs(policy)
     frozen = [p for p in policy.transformer.parameters() if not p.requires_grad]
@@ -158,7 +157,7 @@ class _Attention(torch.autograd.Function):
     """Saves what fused attention saves: its inputs, its output and the logarithm of each row's sum."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out, rows = torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(q, k, v, out, rows)
         return out
@@ -170,7 +169,7 @@ class _FusedAttention(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.nn.functional.scaled_dot_product_attention:
             named = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
-            return _Attention.apply(named["query"], named["key"], named["value"])
+            return _Attention.apply(named["query"], named["key"], named["value"])  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 

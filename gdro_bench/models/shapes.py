@@ -24,7 +24,11 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {  # as in the hub's transformer/confi
         "qk_norm": "rms_norm",
     },
 }  # fmt: skip
-CHANNELS = (128, 256, 512, 512)  # of both models' autoencoders
+AUTOENCODER: dict[str, Any] = {  # of both models
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16, "scaling_factor": 0.36,
+    "shift_factor": 0.11,
+}  # fmt: skip
 CLIP_TOKENS = 77  # which SD3 has beside T5's
 
 
@@ -34,17 +38,27 @@ def transformer_config(config: PretrainedConfig) -> dict[str, Any]:
     Raises:
         BenchError: the source is neither.
     """
-    path = Path(config.source) / "transformer" / "config.json"
-    if path.is_file():
-        table = json.loads(path.read_text(encoding="utf-8"))
-        return {name: value for name, value in table.items() if not name.startswith("_")}
-    if config.source not in TRANSFORMERS:
+    written = _written(config, "transformer")
+    if written is None and config.source not in TRANSFORMERS:
         raise BenchError(f"The shapes of {config.source!r} are not known.", "Bring its folder here.")
-    return TRANSFORMERS[config.source]
+    return written or TRANSFORMERS[config.source]
+
+
+def autoencoder_config(config: PretrainedConfig) -> dict[str, Any]:
+    """Of the pipeline's folder, or of the published models."""
+    return _written(config, "vae") or AUTOENCODER
+
+
+def _written(config: PretrainedConfig, part: str) -> dict[str, Any] | None:
+    path = Path(config.source) / part / "config.json"
+    if not path.is_file():
+        return None
+    table = json.loads(path.read_text(encoding="utf-8"))
+    return {name: value for name, value in table.items() if not name.startswith("_")}
 
 
 def open_shapes(
-    profile: Profile, transformer: dict[str, Any], device: str, dtype: torch.dtype, channels: tuple[int, ...] = CHANNELS
+    profile: Profile, transformer: dict[str, Any], device: str, dtype: torch.dtype, autoencoder: dict[str, Any]
 ) -> PretrainedPolicy:
     """The profile's policy with fresh adapters and random weights (none on device `meta`); each text is the same random
     embedding."""
@@ -58,16 +72,12 @@ def open_shapes(
     )
 
     assert profile.pretrained is not None
-    flux, small = profile.model == "flux", channels[0] < 32
+    flux = profile.model == "flux"
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
             network = (FluxTransformer2DModel if flux else SD3Transformer2DModel)(**transformer)
-            vae = AutoencoderKL(
-                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                block_out_channels=channels, layers_per_block=1 if small else 2, norm_num_groups=4 if small else 32,
-                latent_channels=16, scaling_factor=0.36, shift_factor=0.11,
-            )  # fmt: skip
+            vae = AutoencoderKL(**autoencoder)
     finally:
         torch.set_default_dtype(torch.float32)
     add_lora(network, profile.lora, 0)
