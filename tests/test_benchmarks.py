@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -51,12 +50,6 @@ def test_an_instrument_that_cannot_be_had_is_said(
     _, reader, detector = capsys.readouterr().out.splitlines()
     assert reader.startswith("  reader: PaddleOCR")
     assert detector.startswith("  detector: Mask2Former cannot be loaded")
-
-
-def test_where_a_step_s_time_goes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(torch.Tensor, "backward", torch.Tensor.backward)  # the benchmark wraps it
-    run("gdro_step.py", monkeypatch, "1")
-    assert "inside the transformer" in capsys.readouterr().out
 
 
 def test_what_a_profile_needs_is_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
