@@ -29,6 +29,7 @@ FROZEN = {
         "--dry-run",
         "--method",
         "--out",
+        "--processes",
         "--profile",
         "--prompts",
         "--seed",
@@ -38,6 +39,7 @@ FROZEN = {
     "sweep": [
         "--budget",
         "--device",
+        "--jobs",
         "--method",
         "--out",
         "--over",
