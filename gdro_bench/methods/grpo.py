@@ -226,7 +226,7 @@ class RolloutTraining:
         processes = self.context.processes
         for batch in processes.passes(processes.batches(len(pairs), self.context.sampler.batch)):
             some = pairs[batch]
-            loss, metrics = self._loss(rollout, torch.tensor(some))
+            loss, metrics = self._loss(rollout, torch.tensor(some), on_policy=part == 0)
             count = 0 if processes.padding else len(some)
             self.trainer.backward(loss * count / len(pairs))
             for key, value in metrics.items():
@@ -236,8 +236,10 @@ class RolloutTraining:
             self.rollout = None
         return Step("optimise", sums, f"update {self.trainer.updates}: clipped {sums['clipped']:.0%}")
 
-    def _loss(self, rollout: Rollout, pairs: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Mean loss of (image, index of trained step) pairs [B, 2]."""
+    def _loss(self, rollout: Rollout, pairs: Tensor, on_policy: bool) -> tuple[Tensor, dict[str, float]]:
+        """Mean loss of (image, index of trained step) pairs [B, 2]. In an epoch's first update the policy is the one that
+        sampled, so its ratio is 1; against the kept log-probabilities it would carry bfloat16's rounding in a batch of
+        another size or a graph compiled for gradients, which is as large as a clip range of 1e-4."""
         c, policy, guidance = self.config, self.context.policy, self.context.sampler.guidance
         images = pairs[:, 0]
         step = rollout.steps[images, pairs[:, 1]]
@@ -245,7 +247,9 @@ class RolloutTraining:
         x, x_next = (rollout.chains[images, s].to(device) for s in (step, step + 1))
         cond = policy.encode([self.context.prompts[int(p)] for p in rollout.prompts[images]])
         new = self._transition(sampling.conditioned(policy, cond, guidance), x, step)
-        ratio = (new.log_p(x_next) - rollout.log_p[images, step].to(device)).exp()
+        log_p = new.log_p(x_next)
+        old = log_p.detach() if on_policy else rollout.log_p[images, step].to(device)
+        ratio = (log_p - old).exp()
         advantage = rollout.advantage[images].to(device)
         loss = clipped_loss(ratio, advantage, c.clip_range).mean()
         metrics = {
