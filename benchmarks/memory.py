@@ -14,7 +14,7 @@ from gdro_bench.engine.plan import read_numbers, read_profile
 from gdro_bench.models import memory
 from gdro_bench.profile import Profile
 
-HEADINGS = ("profile", "method", "checkpointed", "images together", "an image", "of it LoRA in float32", "encoding",
+HEADINGS = ("profile", "method", "checkpointed", "images together", "an image", "of it in float32", "encoding",
             "sampling", "training", "peak")  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def rows(name: str, profile: Profile, processes: int) -> list[tuple[str, ...]]:
             changed = replace(profile, pretrained=replace(profile.pretrained, gradient_checkpointing=checkpointed))
             needs = memory.foretell(changed, counted, images, processes)
             saved = counted.checkpointed if checkpointed else counted.unchecked
-            wide = 0.0 if checkpointed else counted.lora_copies
+            wide = 0.0 if checkpointed else counted.float32
             numbers = (saved, wide, needs.encoding, needs.sampling, needs.training, needs.peak)
             written = (f"{number / 1e9:.2f}" for number in numbers)
             made.append((name, method, "yes" if checkpointed else "no", str(images), *written))

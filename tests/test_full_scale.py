@@ -8,13 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import test_distributed
+import torch
 from click.testing import CliRunner, Result
+from diffusers import FluxTransformer2DModel
+from peft.tuners.lora import LoraLayer
 from tiny_pipelines import SIDE, save_flux, save_sd3
+from torch.nn import Linear
 
 from gdro_bench import registry, sampling
 from gdro_bench.cli import main
 from gdro_bench.engine import plan, record, samples
-from gdro_bench.models.lora import add_lora
+from gdro_bench.models.lora import ADAPTER, add_lora, lora_parameters
 from gdro_bench.registry import TABLES
 from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images, Score
@@ -213,6 +217,82 @@ def test_sd3_adapters_leave_the_second_attention_alone() -> None:
     assert not any("attn2" in name for name in adapted)
     assert {"transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_out.0"} <= adapted
     assert len(adapted) == 8 + 7  # the last block has no to_add_out
+
+
+def adapted(dtype: torch.dtype) -> FluxTransformer2DModel:
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=16, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
+    ).to(dtype)  # fmt: skip
+    add_lora(transformer, plan.read_profile("flux1-dev").lora, seed=0)
+    for parameter in lora_parameters(transformer):
+        torch.nn.init.normal_(parameter, std=0.1)
+    return transformer
+
+
+def velocity(transformer: FluxTransformer2DModel, dtype: torch.dtype) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    x, texts, pooled = (torch.randn(2, *n, generator=generator).to(dtype) for n in ((4, 16), (3, 32), (16,)))
+    v: torch.Tensor = transformer(
+        hidden_states=x, timestep=torch.tensor([0.5, 0.9], dtype=dtype), guidance=torch.full((2,), 3.5),
+        encoder_hidden_states=texts, pooled_projections=pooled, txt_ids=torch.zeros(3, 3), img_ids=torch.zeros(4, 3),
+        return_dict=False,
+    )[0]  # fmt: skip
+    return v
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_adapters_multiply_in_the_models_dtype_and_learn_in_float32(dtype: torch.dtype) -> None:
+    """In float32 they are peft's own, bit for bit; in bfloat16 they differ from it by rounding alone."""
+    transformer = adapted(dtype)
+    ours = velocity(transformer, dtype)
+    ours.float().square().sum().backward()
+    gradients = [p.grad for p in lora_parameters(transformer)]
+    assert all(p.dtype == torch.float32 for p in lora_parameters(transformer))
+    assert all(g is not None and g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
+    seen: list[torch.dtype] = []
+    for layer in (module for module in transformer.modules() if isinstance(module, LoraLayer)):
+        layer.lora_A[ADAPTER].register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    assert torch.equal(velocity(transformer, dtype), ours)
+    assert set(seen) == {dtype}
+    for layer in (module for module in transformer.modules() if isinstance(module, LoraLayer)):
+        layer.cast_input_dtype_enabled = True
+        for factors in (layer.lora_A, layer.lora_B):
+            factors[ADAPTER].__class__ = Linear
+    theirs = velocity(transformer, dtype)
+    assert torch.equal(ours, theirs) if dtype == torch.float32 else torch.allclose(ours, theirs, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own compiler raises one
+@pytest.mark.parametrize(
+    ("batch", "compiled"), [(3, "false"), (8, "false"), pytest.param(3, "true", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_first_update_of_an_epoch_is_on_policy_in_bfloat16(
+    profile: str, batch: int, compiled: str, saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the log-probabilities kept while sampling, 25 % (compiled: 75 %) of SD3's ratios were clipped."""
+    monkeypatch.setitem(TABLES["reward"], "ocr", "test_full_scale:open_brightness")
+    changed: dict[str, object] = {"profile__pretrained__dtype": "bfloat16", "profile__sampler__batch": batch}
+    result = call(profile, saved[profile], tmp_path, "flow-grpo", profile__pretrained__compiled=compiled, **changed)
+    assert result.exit_code == 0, result.output
+    steps = pd.read_parquet(next((tmp_path / "ocr" / profile).iterdir()) / "steps.parquet")
+    updates = steps[steps["kind"] == "optimise"]
+    assert updates["clipped"].iloc[0] == updates["approx_kl"].iloc[0] == 0
+    assert updates["gradient_norm"].iloc[0] > 0
+    assert updates["approx_kl"].iloc[1] > 0
+
+
+@pytest.mark.slow
+def test_the_first_update_is_on_policy_on_two_processes(saved: dict[str, Path], tmp_path: Path) -> None:
+    chosen = arguments(
+        "sd35-medium", saved["sd35-medium"], tmp_path, "flow-grpo", profile__pretrained__dtype="bfloat16"
+    )
+    ended = test_distributed.finish(test_distributed.start(2, [sys.executable, "-c", BRIGHT, *chosen]))
+    assert [code for code, *_ in ended] == [0, 0], "\n".join(said + errors for _, said, errors in ended)
+    steps = pd.read_parquet(next((tmp_path / "ocr" / "sd35-medium").iterdir()) / "steps.parquet")
+    assert steps[steps["kind"] == "optimise"]["clipped"].iloc[0] == 0
 
 
 def test_how_the_work_is_done_is_not_part_of_what_is_measured() -> None:

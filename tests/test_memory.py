@@ -13,18 +13,19 @@ from gdro_bench.models import memory
 
 @pytest.mark.parametrize(
     ("name", "weights", "unchecked", "checkpointed"),
-    [("flux1-dev", 23.80, 9.47, 0.41), ("sd35-medium", 4.49, 2.58, 0.09)],
+    [("flux1-dev", 23.80, 6.67, 0.41), ("sd35-medium", 4.49, 2.06, 0.09)],
 )
 def test_what_is_counted_of_the_published_shapes(
     name: str, weights: float, unchecked: float, checkpointed: float
 ) -> None:
-    """GB. SD3.5 saves 2.94 if the adapters are also on the second attention of its first blocks."""
+    """GB. Unchecked they were 9.47 and 2.58 while adapters kept float32 copies of their inputs; what is left in float32
+    are normalisations."""
     profile = read_profile(name)
     counted = memory.count(profile)
     assert counted.weights / 1e9 == pytest.approx(weights, abs=0.01)
     assert counted.unchecked / 1e9 == pytest.approx(unchecked, abs=0.02)
     assert counted.checkpointed / 1e9 == pytest.approx(checkpointed, abs=0.01)
-    assert 0 < counted.lora_copies < counted.unchecked
+    assert 0 < counted.float32 < counted.unchecked / 3
     assert profile.pretrained is not None
     whole, spread = memory.foretell(profile, counted, 6), memory.foretell(sharded(profile), counted, 6, 8)
     assert whole.peak == max(whole.encoding, whole.sampling, whole.training)

@@ -237,9 +237,12 @@ class RolloutTraining:
         return Step("optimise", sums, f"update {self.trainer.updates}: clipped {sums['clipped']:.0%}")
 
     def _loss(self, rollout: Rollout, pairs: Tensor, on_policy: bool) -> tuple[Tensor, dict[str, float]]:
-        """Mean loss of (image, index of trained step) pairs [B, 2]. In an epoch's first update the policy is the one that
-        sampled, so its ratio is 1; against the kept log-probabilities it would carry bfloat16's rounding in a batch of
-        another size or a graph compiled for gradients, which is as large as a clip range of 1e-4."""
+        """Mean loss of (image, index of trained step) pairs [B, 2].
+
+        In an epoch's first update the policy is the one that sampled, so its ratio is 1. Against the kept
+        log-probabilities it would carry bfloat16's rounding in a batch of another size or in a graph compiled for
+        gradients, which is as large as a clip range of 1e-4.
+        """
         c, policy, guidance = self.config, self.context.policy, self.context.sampler.guidance
         images = pairs[:, 0]
         step = rollout.steps[images, pairs[:, 1]]

@@ -36,7 +36,7 @@ DECODER = 6  # outputs of its largest layer that the autoencoder holds at a time
 class Counted:
     """Bytes of a model: `weights` of the transformer, its largest `block`, the `autoencoder`, the text `encoders`, the
     adapters' values; saved for the backward of one image, `unchecked` and `checkpointed`, and by its largest block;
-    `lora_copies` is the part of `unchecked` that is float32 where the model is not. `decoding` is for one image."""
+    `float32` is the part of `unchecked` that is float32 where the model is not. `decoding` is for one image."""
 
     weights: float
     block: float
@@ -46,7 +46,7 @@ class Counted:
     unchecked: float
     checkpointed: float
     block_saved: float
-    lora_copies: float
+    float32: float
     decoding: float
     forward_flop: float
 
@@ -86,7 +86,7 @@ def count(profile: Profile) -> Counted:
         unchecked=saved,
         checkpointed=inputs + saved - sum(by_block),
         block_saved=max(by_block),
-        lora_copies=wide,
+        float32=wide,
         decoding=DECODER * _largest_output(policy),
         forward_flop=_flop(policy),
     )

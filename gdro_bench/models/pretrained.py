@@ -45,8 +45,7 @@ class PretrainedPolicy:
         numbers = (config.dtype, config.distilled_guidance, config.text_tokens, config.float8)
         self.name = f"{Path(config.source).name} {config.side} px {content.digest(*numbers)[:8]}"  # its pools', too
         if config.compiled:  # before the blocks are sharded, as FSDP wants it
-            for block in blocks(pipeline.transformer):
-                block.compile()
+            compile_blocks(pipeline.transformer)
         if config.sharded and distributed.is_initialized():
             shard(pipeline.transformer, device)
         self.transformer = pipeline.transformer.to(device).eval()
@@ -166,6 +165,15 @@ def blocks(transformer: Any) -> list[Any]:
     """The transformer's blocks, in order: nearly all of its weights."""
     kinds = set(transformer._no_split_modules)  # FSDP gives a sharded block a class derived from its own
     return [module for module in transformer.modules() if kinds & {cls.__name__ for cls in type(module).__mro__}]
+
+
+def compile_blocks(transformer: Any) -> None:
+    """A graph for each way in which a block is called: with gradient or not, with adapters or not, batch by batch size."""
+    from torch._dynamo import config as dynamo
+
+    dynamo.recompile_limit = 64  # past torch's 8 it would go on uncompiled
+    for block in blocks(transformer):
+        block.compile()
 
 
 def shard(transformer: Any, device: str) -> None:
