@@ -77,7 +77,7 @@ class _InputDtypeLinear(torch.nn.Linear):
 
 
 def _multiply_in_input_dtype(transformer: Any) -> None:
-    """peft would keep a float32 copy of every adapter's input for the backward: 2.8 GB of the 9.5 that an image of FLUX.1-dev saves."""
+    """Else peft keeps a float32 copy of every adapter's input: 2.8 GB of the 9.5 that an image of FLUX.1-dev saves."""
     from peft.tuners.lora import LoraLayer
 
     for layer in transformer.modules():

@@ -168,7 +168,7 @@ def blocks(transformer: Any) -> list[Any]:
 
 
 def compile_blocks(transformer: Any) -> None:
-    """A graph for each way in which a block is called: with gradient or not, with adapters or not, batch by batch size."""
+    """A graph for each way in which a block is called: with gradient and adapters or without, for each batch size."""
     from torch._dynamo import config as dynamo
 
     dynamo.recompile_limit = 64  # past torch's 8 it would go on uncompiled
