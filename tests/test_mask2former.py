@@ -97,11 +97,11 @@ def test_one_query_may_have_two_labels_and_the_best_comes_first():
 
 
 def test_the_real_classes_load_and_see(folders):
-    detector = mask2former.Mask2FormerDetector(*folders)
+    detector = mask2former.Mask2FormerDetector(*folders, floor=0.0)
     assert detector.name.startswith("Mask2Former mask2former-tiny, CLIP clip-tiny (transformers ")
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     seen = detector(image[None])[0]
-    again = mask2former.Mask2FormerDetector(*folders)(image[None])[0]
+    again = mask2former.Mask2FormerDetector(*folders, floor=0.0)(image[None])[0]
     assert seen.objects == again.objects
     detections = [d for group in seen.objects.values() for d in group]
     assert 0 < len(detections) <= 100
@@ -111,6 +111,55 @@ def test_the_real_classes_load_and_see(folders):
         assert 0 < d.score < 1
     name, group = next(iter(seen.objects.items()))
     assert set(seen.colours(name, group[:2])) <= set(COLOURS)
+
+
+def one_by_one(classes: torch.Tensor, masks: torch.Tensor) -> list[tuple[int, Detection]]:
+    """mmdet's post-processing written as its text says it, a mask at a time."""
+    scores = classes.softmax(-1)[:, :-1]
+    best, instances = scores.flatten().topk(min(100, scores.numel())), []
+    for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        query, label = divmod(index, scores.shape[1])
+        wide = torch.nn.functional.interpolate(masks[query][None, None], (64, 64), mode="bilinear")[..., :48]
+        mask = torch.nn.functional.interpolate(wide, (32, 24), mode="bilinear")[0, 0]
+        inside = mask > 0
+        if inside.any():
+            y, x = inside.nonzero().T
+            box = (float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1))
+            instances.append((label, Detection(box, score * float(mask.sigmoid()[inside].mean()), mask=inside.numpy())))
+    return sorted(instances, key=lambda pair: -pair[1].score)
+
+
+def test_masks_together_give_what_masks_one_by_one_give():
+    draw = torch.Generator().manual_seed(0)
+    classes, masks = 3 * torch.randn(9, 81, generator=draw), 4 * torch.randn(9, 16, 16, generator=draw) - 3
+    masks[4] = -8.0  # nothing inside
+    expected, seen = one_by_one(classes, masks), mask2former.detections(classes, masks, (64, 64), (64, 48), (32, 24))
+    assert 50 < len(seen) < 100
+    assert [(label, d.box) for label, d in seen] == [(label, d.box) for label, d in expected]
+    assert [d.score for _, d in seen] == pytest.approx([d.score for _, d in expected], abs=1e-6)
+    assert all((one.mask == other.mask).all() for (_, one), (_, other) in zip(seen, expected, strict=True))
+
+
+def test_a_floor_leaves_out_what_can_never_count():
+    draw = torch.Generator().manual_seed(1)
+    classes, masks = 4 * torch.randn(9, 81, generator=draw), 4 * torch.randn(9, 16, 16, generator=draw)
+    whole = mask2former.detections(classes, masks, (64, 64), (64, 48), (32, 24))
+    above = mask2former.detections(classes, masks, (64, 64), (64, 48), (32, 24), floor=0.3)
+    assert 0 < len(above) < len(whole)
+    assert [d for d in above if d[1].score >= 0.3] == [d for d in whole if d[1].score >= 0.3]
+    assert mask2former.detections(*logits(), (64, 64), (64, 48), (32, 24), floor=0.3) == []
+
+
+def test_pictures_together_are_seen_as_one_by_one(folders):
+    detector = mask2former.Mask2FormerDetector(*folders, floor=0.0)
+    images = np.random.default_rng(2).integers(0, 256, (mask2former.TOGETHER + 2, 40, 64, 3), dtype=np.uint8)
+    together, alone = detector(images), [detector(image[None])[0] for image in images]
+    for one, other, image in zip(together, alone, images, strict=True):
+        assert one.objects.keys() == other.objects.keys()
+        for name, group in one.objects.items():
+            assert [d.box for d in group] == [d.box for d in other.objects[name]]
+            assert [d.score for d in group] == pytest.approx([d.score for d in other.objects[name]], abs=1e-5)
+            assert one.colours(name, group) == detector.colours(image, name, group)
 
 
 def test_weights_that_are_not_there_are_named(folders, tmp_path):

@@ -30,6 +30,8 @@ from gdro_bench.score import Images
 SHORT_SIDE, LONG_SIDE, DIVISOR = 800, 1333, 32  # px, as mmdet tests
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 BEST = 100  # detections a picture
+TOGETHER = 8  # pictures a pass
+FLOOR = 0.05  # class probability, which bounds a score: what is below is no detection (GenEval counts from 0.3 on)
 
 
 def coco_names() -> list[str]:
@@ -44,8 +46,8 @@ def open_detector(config: DetectorConfig, device: str) -> Mask2FormerDetector:
 class Mask2FormerDetector:
     """Pictures uint8 [B, H, W, 3] of any size -> what is seen on each, with masks and, on demand, colours."""
 
-    def __init__(self, source: str, clip: str, device: str = "cpu") -> None:
-        """`source`: a folder, a hub id, or mmdet's checkpoint (`.pth`)."""
+    def __init__(self, source: str, clip: str, device: str = "cpu", floor: float = FLOOR) -> None:
+        """`source`: a folder, a hub id, or mmdet's checkpoint (`.pth`). `floor`: see `detections`."""
         self.model = _load(source).to(device).eval()
         self.classes = coco_names()
         if self.model.config.num_labels != len(self.classes):
@@ -54,23 +56,27 @@ class Mask2FormerDetector:
             )
         classifier = open_clip_or_transformers(clip, device)
         self.colours = ClipColours(classifier)
-        self.device = device
+        self.device, self.floor = device, floor
         self.name = f"Mask2Former {Path(source).name}, {classifier.name} (transformers {version('transformers')})"
 
     def __call__(self, images: Images) -> list[Detections]:
-        return [self._see(image) for image in images]
+        return [
+            seen for start in range(0, len(images), TOGETHER) for seen in self._see(images[start : start + TOGETHER])
+        ]
 
     @torch.no_grad()
-    def _see(self, image: NDArray[np.uint8]) -> Detections:
-        pixels, size = prepare(image)
+    def _see(self, images: Images) -> list[Detections]:
+        prepared = [prepare(image) for image in images]
+        pixels, size = torch.cat([one for one, _ in prepared]), prepared[0][1]  # pictures of one array have one size
         output = self.model(pixel_values=pixels.to(self.device))
-        instances = detections(
-            output.class_queries_logits[0].float().cpu(),
-            output.masks_queries_logits[0].float().cpu(),
-            (pixels.shape[2], pixels.shape[3]),
-            size,
-            (image.shape[0], image.shape[1]),
-        )
+        sizes = (pixels.shape[2], pixels.shape[3]), size, (images.shape[1], images.shape[2])
+        logits = zip(output.class_queries_logits.float(), output.masks_queries_logits.float(), strict=True)
+        return [
+            self._named(image, detections(classes, masks, *sizes, floor=self.floor))
+            for image, (classes, masks) in zip(images, logits, strict=True)
+        ]
+
+    def _named(self, image: NDArray[np.uint8], instances: list[tuple[int, Detection]]) -> Detections:
         objects: dict[str, list[Detection]] = {}
         for label, detection in instances:
             objects.setdefault(self.classes[label], []).append(detection)
@@ -97,29 +103,47 @@ def prepare(image: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:
 
 
 def detections(
-    class_logits: Tensor, mask_logits: Tensor, padded: tuple[int, int], resized: tuple[int, int], size: tuple[int, int]
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    padded: tuple[int, int],
+    resized: tuple[int, int],
+    size: tuple[int, int],
+    floor: float = 0.0,
 ) -> list[tuple[int, Detection]]:
-    """mmdet's instance post-processing, best first.
+    """mmdet's instance post-processing, best first; computed where the logits are, and fetched from there once.
 
     Args:
         class_logits: [Q, 81], the last is `nothing`. mask_logits: [Q, h, w]. padded, resized, size: (H, W) of the
-            network's input, of the picture in it, and of the picture itself.
+            network's input, of the picture in it, and of the picture itself. floor: class probability below which
+            masks are not even computed; mmdet has none.
     """
     scores = class_logits.softmax(-1)[:, :-1]
     best = scores.flatten().topk(min(BEST, scores.numel()))
-    queries, labels = best.indices // scores.shape[1], best.indices % scores.shape[1]
-    masks = interpolate(mask_logits[queries][None], padded, mode="bilinear", align_corners=False)
+    enough = int((best.values >= floor).sum())
+    values, indices = best.values[:enough], best.indices[:enough]
+    if not enough:
+        return []
+    queries, labels = indices // scores.shape[1], indices % scores.shape[1]
+    asked, place = torch.unique(queries, return_inverse=True)  # a query with two labels has one mask
+    masks = interpolate(mask_logits[asked][None], padded, mode="bilinear", align_corners=False)
     masks = interpolate(masks[..., : resized[0], : resized[1]], size, mode="bilinear", align_corners=False)[0]
-    instances = []
-    for score, label, mask in zip(best.values.tolist(), labels.tolist(), masks, strict=True):
-        inside = mask > 0
-        if inside.any():
-            certainty = float(mask.sigmoid()[inside].mean())
-            instances.append((label, Detection(_box(inside), score * certainty, mask=inside.numpy())))
+    inside = masks > 0
+    area = inside.sum((1, 2))
+    certainty = (masks.sigmoid() * inside).sum((1, 2)) / area.clamp(min=1)
+    score = (values * certainty[place]).cpu().tolist()
+    held, boxes, bits = area.cpu().tolist(), _boxes(inside).cpu().tolist(), inside.cpu().numpy()
+    instances = [
+        (label, Detection(tuple(boxes[query]), value, mask=bits[query]))
+        for label, query, value in zip(labels.tolist(), place.tolist(), score, strict=True)
+        if held[query]
+    ]
     return sorted(instances, key=lambda pair: -pair[1].score)
 
 
-def _box(inside: Tensor) -> tuple[float, float, float, float]:
-    """The tight box of a mask [H, W], its right and lower side outside."""
-    rows, columns = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+def _boxes(inside: Tensor) -> Tensor:
+    """The tight boxes (x0, y0, x1, y1) of masks [N, H, W], right and lower sides outside: [N, 4]."""
+    height, width = inside.shape[1:]
+    rows, columns = inside.any(2).int(), inside.any(1).int()
+    first = [columns.argmax(1), rows.argmax(1)]
+    last = [width - columns.flip(1).argmax(1), height - rows.flip(1).argmax(1)]
+    return torch.stack([*first, *last], 1).float()
