@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -117,6 +118,9 @@ class MeteredPolicy:
         spent = self.ledger.optimisation if torch.is_grad_enabled() else self.ledger.collection
         spent.evaluations += 0 if self.processes.padding else len(x)
         return self.policy.reference_velocity(x, t, cond)
+
+    def merged(self) -> AbstractContextManager[None]:
+        return self.policy.merged()
 
     def timesteps(self, steps: int, shift: float) -> Tensor:
         return self.policy.timesteps(steps, shift)

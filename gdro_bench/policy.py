@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -50,6 +51,10 @@ class Policy(Protocol):
 
     def reference_velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """v of the model with its adapters off; no gradient."""
+        ...
+
+    def merged(self) -> AbstractContextManager[None]:
+        """Inside, `velocity` may be cheaper and equal up to rounding; no gradient and no `reference_velocity` there."""
         ...
 
     def timesteps(self, steps: int, shift: float) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -143,10 +144,11 @@ def sample(policy: Policy, noise: Tensor, prompts: Sequence[Prompt], sampler: Sa
     """Latents [B, *latent_shape] from noise [B, *latent_shape], of the policy or of the reference model."""
     schedule = policy.timesteps(sampler.steps, sampler.shift)
     chunks = []
-    for rows in batches(len(noise), sampler.batch):
-        cond = policy.encode(prompts[rows])
-        velocity = conditioned(policy, cond, sampler.guidance, reference)
-        chunks.append(euler(velocity, noise[rows].to(cond.tensors[0].device), schedule))
+    with nullcontext() if reference else policy.merged():
+        for rows in batches(len(noise), sampler.batch):
+            cond = policy.encode(prompts[rows])
+            velocity = conditioned(policy, cond, sampler.guidance, reference)
+            chunks.append(euler(velocity, noise[rows].to(cond.tensors[0].device), schedule))
     return torch.cat(chunks)
 
 

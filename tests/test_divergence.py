@@ -1,6 +1,7 @@
 """How far a policy has moved, where it is known in closed form."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,9 @@ class Moved:
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return -self.scale * x + self.shift
+
+    def merged(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def reference_velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return -x

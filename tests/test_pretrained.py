@@ -1,6 +1,7 @@
 """FLUX and SD3 as policies, held against diffusers' own pipelines on the same weights and noise."""
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,34 @@ def test_gradients_reach_the_adapters_and_nothing_else(policy: PretrainedPolicy)
     policy.velocity(noise_of(policy), torch.tensor([0.5, 0.8]), policy.encode(PROMPTS)).square().mean().backward()
     assert all(p.grad is not None for name, p in policy.transformer.named_parameters() if "lora_B" in name)
     assert all(p.grad is None for name, p in policy.transformer.named_parameters() if "lora" not in name)
+
+
+def frozen(policy: PretrainedPolicy) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in policy.transformer.parameters() if not p.requires_grad]
+
+
+def test_merged_adapters_sample_alike_and_leave_the_weights_as_they_were(policy: PretrainedPolicy) -> None:
+    move(policy)
+    noise, t, cond = noise_of(policy), torch.tensor([0.5, 0.8]), policy.encode(PROMPTS)
+    with torch.no_grad():
+        before, apart = frozen(policy), policy.velocity(noise, t, cond)
+        with suppress(KeyError), policy.merged():
+            torch.testing.assert_close(policy.velocity(noise, t, cond), apart, rtol=1e-4, atol=1e-5)
+            assert any((one != other).any() for one, other in zip(before, frozen(policy), strict=True))
+            raise KeyError  # as a sampler might
+        assert all((one == other).all() for one, other in zip(before, frozen(policy), strict=True))
+        assert (policy.velocity(noise, t, cond) == apart).all()
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3"])
+def test_a_bfloat16_base_keeps_its_adapters_apart(family: str, saved: dict[str, Path], tmp_path: Path) -> None:
+    chosen = profile(family, saved, tmp_path / "texts")
+    chosen.pretrained = replace(chosen.pretrained, dtype="bfloat16")
+    policy = open_policy(chosen, "cpu", 0)
+    move(policy)
+    before = frozen(policy)
+    with policy.merged():
+        assert all((one == other).all() for one, other in zip(before, frozen(policy), strict=True))
 
 
 @pytest.mark.parametrize("family", ["flux", "sd3"])

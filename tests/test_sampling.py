@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -96,6 +97,9 @@ class Straight:
 
     def timesteps(self, steps: int, shift: float) -> Tensor:
         return timesteps(steps, shift)
+
+    def merged(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         self.sizes.append(len(x))

@@ -101,6 +101,31 @@ def adapters_off(transformer: Any) -> Iterator[None]:
         transformer.enable_adapters()
 
 
+@contextmanager
+def adapters_merged(transformer: Any) -> Iterator[None]:
+    """Inside, each adapted matrix is W + BA in one product: for sampling without gradient.
+
+    Float32 weights alone: bfloat16 would round away most of BA, and shards and float8 cannot be added to, so there
+    nothing changes. W itself comes back to the last bit, which peft's own unmerging does not promise.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    adapted = [layer for layer in transformer.modules() if isinstance(layer, LoraLayer)]
+    weights = [layer.get_base_layer().weight for layer in adapted]
+    if any(type(weight) is not Parameter or weight.dtype != torch.float32 for weight in weights):
+        yield
+        return
+    kept = [weight.detach().clone() for weight in weights]
+    for layer in adapted:
+        layer.merge()
+    try:
+        yield
+    finally:
+        for layer, weight, before in zip(adapted, weights, kept, strict=True):
+            layer.merged_adapters.clear()
+            weight.data.copy_(before)
+
+
 def save_lora(transformer: Any, folder: Path) -> None:
     """Writes the adapters as safetensors that diffusers' `load_lora_adapter` reads."""
     transformer.save_lora_adapter(folder, adapter_name=ADAPTER)

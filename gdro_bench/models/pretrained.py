@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,16 @@ from gdro_bench import content, sampling
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
-from gdro_bench.models.lora import ADAPTER, adapters_off, add_lora, check_base, load_lora, lora_parameters, note_base
+from gdro_bench.models.lora import (
+    ADAPTER,
+    adapters_merged,
+    adapters_off,
+    add_lora,
+    check_base,
+    load_lora,
+    lora_parameters,
+    note_base,
+)
 from gdro_bench.models.pixels import to_images
 from gdro_bench.policy import Cond
 from gdro_bench.profile import LoraConfig, PretrainedConfig, Profile
@@ -126,6 +136,9 @@ class PretrainedPolicy:
     def reference_velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         with adapters_off(self.transformer):
             return self.velocity(x, t, cond)
+
+    def merged(self) -> AbstractContextManager[None]:
+        return adapters_merged(self.transformer)
 
     def timesteps(self, steps: int, shift: float) -> Tensor:
         """The model's own schedule if shift is 0."""

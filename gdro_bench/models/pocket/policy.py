@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from gdro_bench import sampling
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
 from gdro_bench.models.lora import (
+    adapters_merged,
     adapters_off,
     add_lora,
     check_base,
@@ -95,6 +97,9 @@ class PocketPolicy:
     def reference_velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         with adapters_off(self.transformer):
             return self.velocity(x, t, cond)
+
+    def merged(self) -> AbstractContextManager[None]:
+        return adapters_merged(self.transformer)
 
     def timesteps(self, steps: int, shift: float) -> Tensor:
         return sampling.timesteps(steps, shift)
