@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.throughput import MODELS, PROMPTS, opened, operations, profile_name
+from benchmarks.throughput import MODELS, PROMPTS, opened, operations, profile_name, profile_of
 from gdro_bench.commands import dry_run
 from gdro_bench.engine.plan import make_plan
 
@@ -36,7 +36,7 @@ def main() -> None:
     print("| profile | TFLOP an evaluation | weights, GB | adapters, GB | hours, ocr | hours, geneval |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for model in arguments.models:
-        policy = opened(model, arguments.side, "meta")
+        policy = opened(model, profile_of(model, arguments.side), "meta")
         noise, t = torch.empty(1, *policy.latent_shape, device="meta"), torch.ones(1, device="meta")
         cond = policy.encode(PROMPTS[:1])
         with torch.no_grad():

@@ -1,21 +1,28 @@
-"""How fast a model is sampled and trained here: `python -m benchmarks.throughput flux1-dev --batch 1,2,4 --out FILE`.
+"""How fast a model is sampled and trained here: `python -m benchmarks.throughput flux1-dev --batch 6,12 --out FILE`.
 
 Models: `flux1-dev` and `sd35-medium`, their published shapes with random weights (speed does not depend on values);
-`flux-tiny` and `sd3-tiny`, the same classes at a size for a CPU; `pocket`, as shipped. For each batch size it measures
-pictures of a pool, images of GDRO updates and images of Flow-GRPO epochs a second, with FLOP/s counted by torch, the
-share of this device's own matrix products, and peak memory. Prints a table and writes JSON.
+`flux-tiny` and `sd3-tiny`, the same classes at a size for a CPU; `pocket`, as shipped. For each number of images a pass
+it measures velocities with adapters and without (what LoRA costs), pictures of a pool, images of GDRO updates and of
+Flow-GRPO epochs a second, with FLOP/s counted by torch, the share of this device's own matrix products, and peak memory
+beside what `gdro_bench.models.memory` foretells. A group of GDRO is never split, because its loss couples its images:
+a GDRO row's images a pass are at least 2. Prints a table and writes JSON, anew after each row.
+
+    --set profile.pretrained.compiled=true                 # as in gdro-bench run
+    --set profile.pretrained.gradient_checkpointing=false
+    --tf32                                                 # what is left of float32 products, in TF32
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import resource
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,8 +32,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gdro_bench.budget import Ledger
 from gdro_bench.engine.plan import make_plan, read_profile
+from gdro_bench.files import write_atomically
 from gdro_bench.methods import TrainContext, flow_grpo, gdro
-from gdro_bench.models import open_policy, pick_device, shapes
+from gdro_bench.models import memory, open_policy, pick_device, shapes
 from gdro_bench.pool import Pool
 from gdro_bench.profile import Profile, Sampler
 from gdro_bench.sampling import noise_for, sample
@@ -50,6 +58,7 @@ SMALL_AUTOENCODER = shapes.AUTOENCODER | {
     "layers_per_block": 1,
     "norm_num_groups": 4,
 }
+Row = dict[str, Any]
 MODELS = ("flux1-dev", "sd35-medium", *TINY)
 
 
@@ -70,16 +79,16 @@ def profile_name(model: str) -> str:
     return "flux1-dev" if model.startswith("flux") else "sd35-medium" if model.startswith("sd3") else model
 
 
-def profile_of(model: str) -> Profile:
-    return read_profile(profile_name(model))
+def profile_of(model: str, side: int, settings: Sequence[str] = ()) -> Profile:
+    profile = read_profile(profile_name(model), settings)
+    pretrained = profile.pretrained and replace(profile.pretrained, side=side)
+    return replace(profile, pretrained=pretrained)
 
 
-def opened(model: str, side: int, device: str) -> Any:
+def opened(model: str, profile: Profile, device: str) -> Any:
     """The policy with fresh adapters; texts are random embeddings."""
-    profile = profile_of(model)
     if profile.pretrained is None:
         return open_policy(profile, device, 0)
-    profile = replace(profile, pretrained=replace(profile.pretrained, side=side))
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     if model in TINY:
         return shapes.open_shapes(profile, TINY[model], device, dtype, SMALL_AUTOENCODER)
@@ -88,8 +97,7 @@ def opened(model: str, side: int, device: str) -> Any:
 
 
 def clocked(device: str, work: Callable[[], object]) -> float:
-    """Seconds of one call after a warm-up."""
-    work()
+    """Seconds of one call; it has been called before."""
     if device == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -109,7 +117,9 @@ def peak_products(device: str) -> float:
     """FLOP/s of plain matrix products in the dtype that is trained in."""
     n, dtype = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    return 2 * n**3 * 10 / clocked(device, lambda: [a @ b for _ in range(10)])
+    products = lambda: [a @ b for _ in range(10)]  # noqa: E731
+    products()
+    return 2 * n**3 * 10 / clocked(device, products)
 
 
 def peak_memory(device: str) -> float:
@@ -123,84 +133,148 @@ def machine(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
-def jobs(model: str, policy: Any, batch: int, folder: Path) -> dict[str, tuple[Callable[[], object], int]]:
-    """What is measured, by name: the work, and how many images it is."""
-    profile = profile_of(model)
-    sampler = Sampler(profile.sampler.steps, profile.sampler.shift, profile.sampler.guidance, batch)
-    name = profile_name(model)
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A piece of work on `images`, `together` of them in a pass, in a `phase` whose memory is foretold; its first call
+    may report something."""
+
+    work: Callable[[], object]
+    images: int
+    together: int
+    phase: str = "sampling"
+    reported: dict[str, float] = field(default_factory=dict)
+
+
+def jobs(profile: Profile, name: str, policy: Any, batch: int, folder: Path) -> dict[str, Job]:
+    """What is measured, by name."""
+    sampler = replace(profile.sampler, batch=batch)
     prompts = PROMPTS[:batch]
     noise = noise_for([("benchmark", i) for i in range(batch)], policy.latent_shape)
+    t, cond = torch.full((batch,), 0.5), policy.encode(prompts)
 
+    def forward(velocity: Callable[..., object]) -> Callable[[], object]:
+        return torch.no_grad()(lambda: velocity(noise.to(policy.device), t, cond))
+
+    @torch.no_grad()
     def paint() -> None:
-        with torch.no_grad():
-            policy.decode(sample(policy, noise, prompts, sampler, reference=True))
+        policy.decode(sample(policy, noise, prompts, sampler, reference=True))
 
-    k, groups = 6, 2
-    settings = (
-        f"method.pool.prompts={groups}", f"method.pool.images={k}", f"method.groups={groups}", f"method.k={k}",
-    )  # fmt: skip
-    config = make_plan("ocr", "gdro", name, 0, folder, settings).config
-    once = Sampler(1, 0.0 if profile.pretrained else 1.0, 1.0, batch)
-    config = replace(config, optimiser=replace(config.optimiser, batch=batch))
-    offline = gdro.start(
-        config, TrainContext(policy, Alternating(), PROMPTS, once, Pool(folder / str(batch), Ledger(1)), 0)
-    )
-    while offline.step().kind == "collect":
-        pass
+    offline, groups = _gdro(name, policy, max(2, batch), folder), 2
+    flow, updates = _flow_grpo(name, policy, sampler, folder)
 
-    epoch = make_plan("ocr", "flow-grpo", name, 0, folder, ("method.prompts=2", f"method.k={max(2, batch)}")).config
-    flow = flow_grpo.start(epoch, TrainContext(policy, Alternating(), PROMPTS, sampler, Pool(folder, Ledger(1)), 0))
+    reported: dict[str, float] = {}
 
     def one_epoch() -> None:
-        for _ in range(1 + epoch.updates_per_epoch):
+        flow.step()
+        reported.setdefault("clipped_at_first", flow.step().metrics["clipped"])
+        for _ in range(updates - 1):
             flow.step()
 
     return {
-        "pool": (paint, batch),
-        "GDRO update": (offline.step, groups * k),
-        "Flow-GRPO epoch": (one_epoch, 2 * max(2, batch)),
+        "velocity": Job(forward(policy.velocity), batch, batch),
+        "without adapters": Job(forward(policy.reference_velocity), batch, batch),
+        "pool": Job(paint, batch, batch),
+        "GDRO update": Job(offline, groups * max(2, batch), max(2, batch), "training"),
+        "Flow-GRPO epoch": Job(one_epoch, 2 * max(2, batch), batch * sampler.passes, "training", reported),
     }
 
 
+def _gdro(name: str, policy: Any, k: int, folder: Path) -> Callable[[], object]:
+    """An update of two groups of k, one a pass, its pool made."""
+    numbers = {"pool.prompts": 2, "pool.images": k, "groups": 2, "k": k, "optimiser.batch": k}
+    settings = tuple(f"method.{key}={value}" for key, value in numbers.items())
+    config, once = make_plan("ocr", "gdro", name, 0, folder, settings).config, Sampler(1, 1.0, 1.0, k)
+    pool = Pool(folder / str(k), Ledger(1))
+    training = gdro.start(config, TrainContext(policy, Alternating(), PROMPTS, once, pool, 0))
+    while training.step().kind == "collect":
+        pass
+    return training.step
+
+
+def _flow_grpo(name: str, policy: Any, sampler: Sampler, folder: Path) -> tuple[Any, int]:
+    """Training on epochs of two groups, and the updates of each."""
+    settings = ("method.prompts=2", f"method.k={max(2, sampler.batch)}")
+    config = make_plan("ocr", "flow-grpo", name, 0, folder, settings).config
+    pool = Pool(folder, Ledger(1))
+    context = TrainContext(policy, Alternating(), PROMPTS, sampler, pool, 0)
+    return flow_grpo.start(config, context), config.updates_per_epoch
+
+
+def measured(job: Job, device: str, compiled: bool) -> tuple[float, int]:
+    """Seconds and operations, after a first call: the one that is counted, unless compiled graphs hide its operations
+    from the counter."""
+    flop = 0 if compiled else operations(job.work)
+    if compiled:
+        job.work()
+    seconds = clocked(device, job.work)
+    if compiled:
+        with torch.compiler.set_stance("force_eager"):
+            flop = operations(job.work)
+    return seconds, flop
+
+
+def row_of(what: str, job: Job, batch: int, device: str, compiled: bool, foretold: float, peak: float) -> Row:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds, flop = measured(job, device, compiled)
+    rate = flop / seconds
+    return {
+        "batch": batch, "what": what, "images_a_pass": job.together, "images_per_second": job.images / seconds,
+        "tflop_per_second": rate / 1e12, "share_of_peak": rate / peak, "peak_memory_gb": peak_memory(device),
+        "foretold_gb": foretold, **job.reported,
+    }  # fmt: skip
+
+
+def foreteller(profile: Profile, policy: Any) -> Callable[[Job], float]:
+    """GB that a job should hold on its device; NaN for a model that comes with the package."""
+    if profile.pretrained is None:
+        return lambda job: math.nan
+    configs = (policy.transformer.config, policy.vae.config)
+    counted = memory.count(profile, *({key: value for key, value in c.items() if key[0] != "_"} for c in configs))
+
+    def foretold(job: Job) -> float:
+        chosen = replace(profile, sampler=replace(profile.sampler, batch=job.together))
+        return float(getattr(memory.foretell(chosen, counted, job.together), job.phase)) / 1e9
+
+    return foretold
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=["pocket", *MODELS])
     parser.add_argument("--batch", default="1,2,4", help="images a pass, with commas between them")
     parser.add_argument("--side", type=int, default=512, help="px of a picture")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="profile.KEY=VALUE")
+    parser.add_argument("--tf32", action="store_true", help="float32 products in TF32, where the device has it")
     parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
     arguments = parser.parse_args()
     device = pick_device(arguments.device)
-    policy = opened(arguments.model, arguments.side, device)
-    peak = peak_products(device)
-    print(
-        f"{arguments.model}, {machine(device)}, torch {torch.__version__}: {peak / 1e12:.2f} TFLOP/s of matrix products"
-    )
-    rows = []
+    if arguments.tf32:
+        torch.set_float32_matmul_precision("high")
+    profile, name = profile_of(arguments.model, arguments.side, arguments.settings), profile_name(arguments.model)
+    policy = opened(arguments.model, profile, device)
+    compiled = profile.pretrained is not None and profile.pretrained.compiled
+    peak, foretold = peak_products(device), foreteller(profile, policy)
+    result: dict[str, Any] = {
+        "model": arguments.model, "side": arguments.side, "settings": arguments.settings, "tf32": arguments.tf32,
+        "machine": machine(device), "platform": platform.platform(), "torch": torch.__version__,
+        "products_tflop_per_second": peak / 1e12, "rows": [],
+    }  # fmt: skip
+    print(f"{arguments.model}, {machine(device)}, torch {torch.__version__}: {peak / 1e12:.2f} TFLOP/s of products")
     with tempfile.TemporaryDirectory() as folder:
         for batch in (int(part) for part in arguments.batch.split(",")):
-            for what, (work, images) in jobs(arguments.model, policy, batch, Path(folder)).items():
-                if device == "cuda":
-                    torch.cuda.reset_peak_memory_stats()
-                seconds, flop = clocked(device, work), operations(work)
-                rate = flop / seconds
-                row = {
-                    "batch": batch, "what": what, "images_per_second": images / seconds,
-                    "tflop_per_second": rate / 1e12, "share_of_peak": rate / peak,
-                    "peak_memory_gb": peak_memory(device),
-                }  # fmt: skip
-                rows.append(row)
+            for what, job in jobs(profile, name, policy, batch, Path(folder)).items():
+                row = row_of(what, job, batch, device, compiled, foretold(job), peak)
+                result["rows"].append(row)
                 print(
-                    f"  batch {batch:3d}  {what:16s} {images / seconds:9.3f} images/s  {rate / 1e12:8.3f} TFLOP/s "
-                    f"({rate / peak:4.0%} of products)  {row['peak_memory_gb']:6.1f} GB"
+                    f"  {row['images_a_pass']:3d} a pass  {what:16s} {row['images_per_second']:9.3f} images/s  "
+                    f"{row['tflop_per_second']:8.3f} TFLOP/s ({row['share_of_peak']:4.0%} of products)  "
+                    f"{row['peak_memory_gb']:6.1f} GB, foretold {row['foretold_gb']:.1f}",
+                    flush=True,
                 )
-    if arguments.out:
-        result = {
-            "model": arguments.model, "side": arguments.side, "machine": machine(device),
-            "platform": platform.platform(),
-            "torch": torch.__version__, "products_tflop_per_second": peak / 1e12, "rows": rows,
-        }  # fmt: skip
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                if arguments.out:
+                    write_atomically(arguments.out, (json.dumps(result, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
+JOBS = ["velocity", "without adapters", "pool", "GDRO update", "Flow-GRPO epoch"]
+
+
 def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     runpy.run_module(f"benchmarks.{Path(name).stem}", run_name="__main__")
@@ -23,7 +26,10 @@ def test_throughput(
     out = tmp_path / "found.json"
     run("throughput.py", monkeypatch, model, "--batch", "1,2", "--side", "32", "--device", "cpu", "--out", str(out))
     found = json.loads(out.read_text())
-    assert [row["what"] for row in found["rows"]] == ["pool", "GDRO update", "Flow-GRPO epoch"] * 2
+    assert [row["what"] for row in found["rows"]] == JOBS * 2
+    assert [row["images_a_pass"] for row in found["rows"] if row["what"] == "GDRO update"] == [2, 2]
+    assert all(row["foretold_gb"] > 0 for row in found["rows"])
+    assert [row["clipped_at_first"] for row in found["rows"] if "clipped_at_first" in row] == [0, 0]
     assert all(row["images_per_second"] > 0 and row["tflop_per_second"] > 0 for row in found["rows"])
     assert "images/s" in capsys.readouterr().out
 

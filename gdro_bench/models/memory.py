@@ -7,7 +7,7 @@ A run goes through three phases, encoding texts, sampling and training; its peak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -64,15 +64,21 @@ class Memory:
         return max(self.encoding, self.sampling, self.training)
 
 
-def count(profile: Profile) -> Counted:
-    """Raises:
-    BenchError: the profile's model is not a pretrained one, or its shapes are not known."""
+def count(
+    profile: Profile, transformer: Mapping[str, Any] | None = None, autoencoder: Mapping[str, Any] | None = None
+) -> Counted:
+    """Of the profile's model, or of other shapes of its family.
+
+    Raises:
+        BenchError: the profile's model is not a pretrained one, or its shapes are not known.
+    """
     config = profile.pretrained
     if config is None:
         raise BenchError("Memory is foretold for pretrained models.", "Choose flux1-dev or sd35-medium.", 2)
     dtype = getattr(torch, config.dtype)
-    unchecked = replace(profile, pretrained=replace(config, gradient_checkpointing=False))
-    policy = open_shapes(unchecked, transformer_config(config), "meta", dtype, autoencoder_config(config))
+    unchecked = replace(profile, pretrained=replace(config, gradient_checkpointing=False, compiled=False))
+    shapes = dict(transformer or transformer_config(config)), dict(autoencoder or autoencoder_config(config))
+    policy = open_shapes(unchecked, shapes[0], "meta", dtype, shapes[1])
     saved, wide, by_block = _saved(policy)
     inputs = _block_inputs(policy)
     frozen = [p for p in policy.transformer.parameters() if not p.requires_grad]

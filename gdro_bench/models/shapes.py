@@ -82,7 +82,7 @@ def open_shapes(
         torch.set_default_dtype(torch.float32)
     add_lora(network, profile.lora, 0)
     name: Any = str(dtype).removeprefix("torch.")
-    config = replace(profile.pretrained, dtype=name, text_cache="", sharded=False, compiled=False)
+    config = replace(profile.pretrained, dtype=name, text_cache="", sharded=False)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=flux)
     policy: PretrainedPolicy
     if flux:
