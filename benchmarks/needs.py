@@ -1,24 +1,33 @@
-"""What a full-scale profile needs, counted without a GPU: `python -m benchmarks.needs flux1-dev sd35-medium`.
+"""What full-scale profiles need, counted without a GPU and before anything is loaded.
+
+    python -m benchmarks.needs work flux1-dev sd35-medium      # operations, weights, hours
+    python -m benchmarks.needs memory flux1-dev sd35-medium    # GB on one GPU, a row a method
 
 The transformer is built without memory (torch's meta device) and its operations are counted; nothing is measured.
 Hours are those of one card at a share of its peak: by default a third of an H100's 989 TFLOP/s in bfloat16, which is
-what a good implementation reaches. Texts, decoding and rewards are left out. Memory is that of the weights in bfloat16,
-and of the adapters in float32 with gradient, two moments and average; activations come on top.
+what a good implementation reaches. Texts, decoding and rewards are left out. Adapters are float32, with gradient, two
+moments and average. Memory is that of each method's TOML file, with gradient checkpointing and without: GB saved for
+one image and at the peak of each phase; see `gdro_bench.models.memory`.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.throughput import MODELS, PROMPTS, opened, operations, profile_name, profile_of
+from gdro_bench import content, registry
 from gdro_bench.commands import dry_run
-from gdro_bench.engine.plan import make_plan
+from gdro_bench.engine.plan import make_plan, read_numbers, read_profile
+from gdro_bench.models import memory
+from gdro_bench.profile import Profile
 
-ADAPTER_BYTES = 5 * 4  # value, gradient, two moments and average, in float32
 PEAK, SHARE = 989e12, 1 / 3
+HEADINGS = ("profile", "method", "checkpointed", "images together", "an image", "of it in float32", "encoding",
+            "sampling", "training", "peak")  # fmt: skip
 
 
 def evaluations(task: str, profile: str) -> int:
@@ -27,12 +36,25 @@ def evaluations(task: str, profile: str) -> int:
     return plan.profile.budget.limit + dry_run.at_marks(plan).evaluations
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("models", nargs="+", choices=MODELS)
-    parser.add_argument("--side", type=int, default=512, help="px of a picture")
-    parser.add_argument("--flops", type=float, default=PEAK * SHARE, help="FLOP/s that the card reaches")
-    arguments = parser.parse_args()
+def rows(name: str, profile: Profile, processes: int) -> list[tuple[str, ...]]:
+    assert profile.pretrained is not None
+    counted, files, made = memory.count(profile), content.method_files(name), []
+    for method in sorted(files.keys() - {"profile"}):
+        one = registry.lookup("method", method)
+        config = content.build(one.config_type, read_numbers(files[method], None), files[method].name)
+        images = memory.images_together(config, one.costs(config, profile.sampler), profile.sampler)
+        for checkpointed in (True, False):
+            changed = replace(profile, pretrained=replace(profile.pretrained, gradient_checkpointing=checkpointed))
+            needs = memory.foretell(changed, counted, images, processes)
+            saved = counted.checkpointed if checkpointed else counted.unchecked
+            wide = 0.0 if checkpointed else counted.float32
+            numbers = (saved, wide, needs.encoding, needs.sampling, needs.training, needs.peak)
+            written = (f"{number / 1e9:.2f}" for number in numbers)
+            made.append((name, method, "yes" if checkpointed else "no", str(images), *written))
+    return made
+
+
+def work(arguments: argparse.Namespace) -> None:
     print("| profile | TFLOP an evaluation | weights, GB | adapters, GB | hours, ocr | hours, geneval |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for model in arguments.models:
@@ -40,15 +62,40 @@ def main() -> None:
         noise, t = torch.empty(1, *policy.latent_shape, device="meta"), torch.ones(1, device="meta")
         cond = policy.encode(PROMPTS[:1])
         with torch.no_grad():
-            work = operations(lambda policy=policy, noise=noise, t=t, cond=cond: policy.velocity(noise, t, cond))
+            flop = operations(lambda policy=policy, noise=noise, t=t, cond=cond: policy.velocity(noise, t, cond))
         weights = list(policy.transformer.parameters())
         held, learnt = (sum(w.numel() for w in weights if w.requires_grad is grad) for grad in (False, True))
-        each = work / arguments.flops / 3600
+        each = flop / arguments.flops / 3600
         hours = [evaluations(task, profile_name(model)) * each for task in ("ocr", "geneval")]
         print(
-            f"| {model} | {work / 1e12:.2f} | {2 * held / 1e9:.1f} | {ADAPTER_BYTES * learnt / 1e9:.1f} | "
+            f"| {model} | {flop / 1e12:.2f} | {2 * held / 1e9:.1f} | {memory.ADAPTER_COPIES * memory.FLOAT * learnt / 1e9:.1f} | "
             f"{hours[0]:.0f} | {hours[1]:.0f} |"
         )
+
+
+def memory_of_a_gpu(arguments: argparse.Namespace) -> None:
+    print("| " + " | ".join(HEADINGS) + " |")
+    print("| --- " * 3 + "| ---: " * 7 + "|")
+    for name in arguments.profiles:
+        for row in rows(name, read_profile(name, arguments.settings), arguments.processes):
+            print("| " + " | ".join(row) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("work", help="operations, weights, hours")
+    one.add_argument("models", nargs="+", choices=MODELS)
+    one.add_argument("--side", type=int, default=512, help="px of a picture")
+    one.add_argument("--flops", type=float, default=PEAK * SHARE, help="FLOP/s that the card reaches")
+    one.set_defaults(run=work)
+    other = commands.add_parser("memory", help="GB on one GPU")
+    other.add_argument("profiles", nargs="+")
+    other.add_argument("--processes", type=int, default=1, help="among which a sharded model is spread")
+    other.add_argument("--set", dest="settings", action="append", default=[], help="as in gdro-bench run")
+    other.set_defaults(run=memory_of_a_gpu)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
 
 
 if __name__ == "__main__":

@@ -247,6 +247,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="profile.KEY=VALUE")
     parser.add_argument("--tf32", action="store_true", help="float32 products in TF32, where the device has it")
+    parser.add_argument("--only", default="", help="names of the rows wanted, with commas between them")
     parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
     arguments = parser.parse_args()
     device = pick_device(arguments.device)
@@ -265,6 +266,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for batch in (int(part) for part in arguments.batch.split(",")):
             for what, job in jobs(profile, name, policy, batch, Path(folder)).items():
+                if arguments.only and what not in arguments.only.split(","):
+                    continue
                 row = row_of(what, job, batch, device, compiled, foretold(job), peak)
                 result["rows"].append(row)
                 print(

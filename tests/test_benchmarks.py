@@ -59,7 +59,7 @@ def test_an_instrument_that_cannot_be_had_is_said(
 
 
 def test_what_a_profile_needs_is_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    run("needs.py", monkeypatch, "flux-tiny", "sd3-tiny", "--side", "32", "--flops", "1e6")
+    run("needs.py", monkeypatch, "work", "flux-tiny", "sd3-tiny", "--side", "32", "--flops", "1e6")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
     assert [row[0] for row in rows[2:]] == ["flux-tiny", "sd3-tiny"]
     assert all(0 < float(ocr) < float(geneval) for *_, ocr, geneval in rows[2:])
@@ -72,7 +72,7 @@ def test_what_a_profile_needs_is_counted(monkeypatch: pytest.MonkeyPatch, capsys
 def test_the_readme_says_what_profiles_need(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("needs.py", monkeypatch, "flux1-dev", "sd35-medium")
+    run("needs.py", monkeypatch, "work", "flux1-dev", "sd35-medium")
     assert capsys.readouterr().out in (FOLDER.parent / "baselines" / "README.md").read_text(encoding="utf-8")
 
 
