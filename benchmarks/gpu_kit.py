@@ -98,9 +98,8 @@ def tests(folder: Path, tiny: bool) -> Part:
 def pocket(method: str, device: str, folder: Path, tiny: bool) -> Part:
     """A short GenEval run, whose detector needs no package of its own."""
     out, budget = folder / f"{method}-{device}", "3000" if tiny else "40000"
-    settings = [
-        word for setting in POCKET if method == "gdro" or "method." not in setting for word in ("--set", setting)
-    ]
+    wanted = [setting for setting in POCKET if method == "gdro" or not setting.startswith("method.")]
+    settings = [word for setting in wanted for word in ("--set", setting)]
     command = ("-m", "gdro_bench.cli", "run", "geneval", "--method", method, "--device", device, "--budget", budget,
                *settings, "--out", str(out))  # fmt: skip
 
@@ -115,9 +114,10 @@ def pocket(method: str, device: str, folder: Path, tiny: bool) -> Part:
 def run_part(part: Part, limit: float) -> dict[str, Any]:
     """What it gave, or why it gave nothing, and how long it took."""
     start = time.monotonic()
+    places = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     process = subprocess.Popen(
         [sys.executable, *part.command], cwd=REPOSITORY, start_new_session=True, text=True, errors="replace",
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": str(REPOSITORY) + os.pathsep + os.environ.get("PYTHONPATH", "")},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": places},
     )  # fmt: skip
     try:
         said, _ = process.communicate(timeout=limit)

@@ -67,8 +67,9 @@ def work(arguments: argparse.Namespace) -> None:
         held, learnt = (sum(w.numel() for w in weights if w.requires_grad is grad) for grad in (False, True))
         each = flop / arguments.flops / 3600
         hours = [evaluations(task, profile_name(model)) * each for task in ("ocr", "geneval")]
+        adapters = memory.ADAPTER_COPIES * memory.FLOAT * learnt
         print(
-            f"| {model} | {flop / 1e12:.2f} | {2 * held / 1e9:.1f} | {memory.ADAPTER_COPIES * memory.FLOAT * learnt / 1e9:.1f} | "
+            f"| {model} | {flop / 1e12:.2f} | {2 * held / 1e9:.1f} | {adapters / 1e9:.1f} | "
             f"{hours[0]:.0f} | {hours[1]:.0f} |"
         )
 

@@ -4,7 +4,9 @@ import importlib
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,3 +87,43 @@ def test_whether_a_reward_teaches_all_prompts_alike(
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 7
     assert all(-1 <= float(line.split()[-1]) <= 1 for line in said[1:])
+
+
+def test_the_gpu_kit_keeps_what_each_part_gave_and_why_one_gave_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kit = importlib.import_module("benchmarks.gpu_kit")
+
+    def parts(folder: Path, tiny: bool) -> list[Any]:
+        made = [part for part in real(folder, tiny) if part.name in ("pocket gdro cpu", "SD3.5")]
+        quick = [replace(part, command=(*part.command, *more)) for part, more in zip(made, (
+            (), ("--only", "velocity")), strict=True)]  # fmt: skip
+        gone = kit.Part("gone", ("-c", "print('nobody here'); raise SystemExit(3)"), 60, dict)
+        hung = kit.Part("hung", ("-c", "import time; time.sleep(600)"), 1, lambda: json.loads(""))
+        return [*quick, gone, hung]
+
+    real = kit.parts
+    monkeypatch.setattr(kit, "parts", parts)
+    out = tmp_path / "gpu.json"
+    for words in (["run", "--out", str(out), "--tiny"], ["table", str(out)]):
+        monkeypatch.setattr(sys, "argv", ["gpu_kit", *words])
+        kit.main()
+    pocket, rates, gone, hung = json.loads(out.read_text())["parts"]
+    assert "failed" not in pocket, pocket
+    assert "failed" not in rates, rates
+    assert [point["mark"] for point in pocket["result"]] == [0, 1]
+    assert [row["what"] for row in rates["result"]["rows"]] == ["velocity"]
+    assert gone["failed"] == "ended with 3"
+    assert "nobody here" in gone["output"]
+    assert hung["failed"] == "took longer than 1 s"
+    said = capsys.readouterr().out
+    assert "| SD3.5 | velocity | 2 | " in said
+    assert "- gone: ended with 3" in said
+
+
+def test_the_gpu_kit_names_a_part_once() -> None:
+    kit = importlib.import_module("benchmarks.gpu_kit")
+    for tiny in (True, False):
+        names = [part.name for part in kit.parts(Path("folder"), tiny)]
+        assert len(set(names)) == len(names)
+        assert sum(part.limit for part in kit.parts(Path("folder"), tiny)[:4]) < 540  # the most telling fit

@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,13 +19,17 @@ from torch.nn import Linear
 
 from gdro_bench import registry, sampling
 from gdro_bench.cli import main
+from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import plan, record, samples
+from gdro_bench.models import open_policy
 from gdro_bench.models.lora import ADAPTER, add_lora, lora_parameters
+from gdro_bench.models.pretrained import PretrainedPolicy
 from gdro_bench.registry import TABLES
 from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 PROFILES = ["flux1-dev", "sd35-medium"]
 STEPS = 3
 SHORT: dict[str, object] = {
@@ -125,6 +131,65 @@ def test_a_run_trains_and_plain_diffusers_paints_what_it_paints(
     ours = samples.read(samples.path_of(folder, 1.0), [0])[0] / 255
     assert np.abs(ours - theirs).max() < 0.5 / 255 + 1e-4
     assert np.abs(ours - samples.read(samples.path_of(folder, 0.0), [0])[0] / 255).max() > 2 / 255
+
+
+# -- on a device: the same tests on the CPU, and on a GPU where one is (`pytest -m cuda`)
+
+
+def opened(profile: str, source: Path, folder: Path, device: str) -> PretrainedPolicy:
+    settings = (f"profile.{name}" for name in (
+        f"pretrained.source={source}", f"pretrained.side={SIDE}", "pretrained.dtype=float32", "lora.rank=4",
+        "pretrained.text_tokens=12", f"pretrained.text_cache={folder}",
+    ))  # fmt: skip
+    policy: Any = open_policy(plan.read_profile(profile, tuple(settings)), device, 0)
+    with torch.no_grad():
+        for i, parameter in enumerate(policy.parameters()):
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)).to(device)
+    return policy
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_on_a_device_velocities_gradients_and_pictures_are_the_cpus(
+    profile: str, device: str, saved: dict[str, Path], tmp_path: Path
+) -> None:
+    prompts = [Prompt('a sign that reads "OWL"', "OWL"), Prompt('a wall that reads "FOX"', "FOX")]
+    seen = []
+    for place in ("cpu", device):
+        policy = opened(profile, saved[profile], tmp_path / place, place)
+        policy.encode_ahead(prompts, ProcessGroup())
+        noise = sampling.noise_for([("device", i) for i in range(2)], policy.latent_shape)
+        v = policy.velocity(noise, torch.tensor([0.4, 0.9]), policy.encode(prompts))
+        v.square().mean().backward()
+        gradients = [p.grad.cpu() for p in policy.parameters() if p.grad is not None]
+        once = replace(plan.read_profile(profile).sampler, steps=STEPS, batch=2)
+        with torch.no_grad():
+            pictures = policy.decode(sampling.sample(policy, noise, prompts, once, reference=False))
+        assert v.device.type == place
+        seen.append((v.detach().cpu(), gradients, pictures.astype(int)))
+    (v, gradients, pictures), (other, others, shown) = seen
+    torch.testing.assert_close(other, v, rtol=1e-3, atol=1e-4)
+    for one, two in zip(gradients, others, strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-2, atol=1e-5)
+    assert abs(shown - pictures).max() <= 2
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("method", ["gdro", "flow-grpo"])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_on_a_device_a_run_in_bfloat16_ends(
+    profile: str, method: str, device: str, saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TABLES["reward"], "ocr", "test_full_scale:open_brightness")
+    bfloat16 = {"profile__pretrained__dtype": "bfloat16"}
+    result = call(profile, saved[profile], tmp_path, method, "--device", device, **bfloat16)
+    assert result.exit_code == 0, result.output
+    folder = next((tmp_path / "ocr" / profile).iterdir())
+    assert record.read(folder).points[-1].updates > 2
+    steps = pd.read_parquet(folder / "steps.parquet")
+    assert steps["gradient_norm"].dropna().gt(0).all()
+    if method == "flow-grpo":
+        assert steps[steps["kind"] == "optimise"]["clipped"].iloc[0] == 0
 
 
 @pytest.mark.slow
