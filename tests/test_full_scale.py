@@ -157,7 +157,7 @@ def test_on_a_device_velocities_gradients_and_pictures_are_the_cpus(
     seen = []
     for place in ("cpu", device):
         policy = opened(profile, saved[profile], tmp_path / place, place)
-        policy.encode_ahead(prompts, ProcessGroup())
+        policy.encode_ahead([*prompts, Prompt("", "")], ProcessGroup())
         noise = sampling.noise_for([("device", i) for i in range(2)], policy.latent_shape)
         v = policy.velocity(noise, torch.tensor([0.4, 0.9]), policy.encode(prompts))
         v.square().mean().backward()
@@ -187,7 +187,9 @@ def test_on_a_device_a_run_in_bfloat16_ends(
     folder = next((tmp_path / "ocr" / profile).iterdir())
     assert record.read(folder).points[-1].updates > 2
     steps = pd.read_parquet(folder / "steps.parquet")
-    assert steps["gradient_norm"].dropna().gt(0).all()
+    norms = steps["gradient_norm"].dropna()
+    assert norms.iloc[0] > 0
+    assert np.isfinite(norms).all()
     if method == "flow-grpo":
         assert steps[steps["kind"] == "optimise"]["clipped"].iloc[0] == 0
 
