@@ -97,7 +97,7 @@ def tests(folder: Path, tiny: bool) -> Part:
 
 def pocket(method: str, device: str, folder: Path, tiny: bool) -> Part:
     """A short GenEval run, whose detector needs no package of its own."""
-    out, budget = folder / f"{method}-{device}", "3000" if tiny else "40000"
+    out, budget = folder / f"{method}-{device}", "6000" if tiny else "40000"
     wanted = [setting for setting in POCKET if method == "gdro" or not setting.startswith("method.")]
     settings = [word for setting in wanted for word in ("--set", setting)]
     command = ("-m", "gdro_bench.cli", "run", "geneval", "--method", method, "--device", device, "--budget", budget,

@@ -10,12 +10,12 @@ SIDE = 32  # px of a picture
 WORDS = ["a", "sign", "that", "reads", '"', "red", "blue", "wall", "at", "the", "top", "of", "TREE", "OWL"]
 
 
-def _clip_tokenizer() -> Any:
+def _clip_tokenizer(length: int = 16) -> Any:
     from transformers import CLIPTokenizer
 
     letters = sorted({c for word in WORDS for c in word.lower()})
     vocabulary = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{c}</w>" for c in letters)]
-    return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(vocabulary)}, merges=[], model_max_length=16)
+    return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(vocabulary)}, merges=[], model_max_length=length)
 
 
 def _t5_tokenizer() -> Any:
@@ -28,20 +28,20 @@ def _t5_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 
 
-def _clip(projected: bool) -> Any:
+def _clip(projected: bool, width: int = 16, length: int = 16) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=16, projection_dim=16, bos_token_id=0, eos_token_id=1,
+        vocab_size=64, hidden_size=width, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=length, projection_dim=width, bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
 
 
-def _t5() -> Any:
+def _t5(width: int = 32) -> Any:
     from transformers import T5Config, T5EncoderModel
 
-    return T5EncoderModel(T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2))
+    return T5EncoderModel(T5Config(vocab_size=64, d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2))
 
 
 def _autoencoder() -> Any:
@@ -84,4 +84,31 @@ def save_sd3(folder: Path) -> Path:
         text_encoder=_clip(projected=True), tokenizer=_clip_tokenizer(), text_encoder_2=_clip(projected=True),
         tokenizer_2=_clip_tokenizer(), text_encoder_3=_t5(), tokenizer_3=_t5_tokenizer(),
     ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def save_true_size_sd3(folder: Path) -> Path:
+    """SD3.5-medium's own transformer and autoencoder with random weights, 5 GB in bfloat16; its text encoders have the
+    true widths and lengths, and one or two thin layers."""
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+
+    from gdro_bench.models.shapes import AUTOENCODER, CLIP_TOKENS, TRANSFORMERS
+
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        StableDiffusion3Pipeline(
+            transformer=SD3Transformer2DModel(**TRANSFORMERS["stabilityai/stable-diffusion-3.5-medium"]),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=AutoencoderKL(**AUTOENCODER),
+            text_encoder=_clip(True, 768, CLIP_TOKENS), tokenizer=_clip_tokenizer(CLIP_TOKENS),
+            text_encoder_2=_clip(True, 1280, CLIP_TOKENS), tokenizer_2=_clip_tokenizer(CLIP_TOKENS),
+            text_encoder_3=_t5(4096), tokenizer_3=_t5_tokenizer(),
+        ).save_pretrained(folder)  # fmt: skip
+    finally:
+        torch.set_default_dtype(torch.float32)
     return folder

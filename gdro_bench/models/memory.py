@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from gdro_bench.errors import BenchError
 from gdro_bench.methods import CostModel
 from gdro_bench.models.pretrained import PretrainedPolicy, blocks
 from gdro_bench.models.shapes import autoencoder_config, open_shapes, transformer_config
-from gdro_bench.profile import Profile, Sampler
+from gdro_bench.profile import PretrainedConfig, Profile, Sampler
 from gdro_bench.task import Prompt
 
 ADAPTER_COPIES = 5  # value, gradient, AdamW's two moments and the moving average
@@ -87,7 +88,7 @@ def count(
         weights=sum(map(_bytes, frozen)),
         block=max(each),
         autoencoder=sum(map(_bytes, policy.vae.parameters())),
-        encoders=ENCODERS[profile.model] * dtype.itemsize,
+        encoders=_encoders(profile.model, config, dtype),
         adapters=sum(map(_bytes, policy.parameters())),
         unchecked=saved,
         checkpointed=inputs + saved - sum(by_block),
@@ -118,6 +119,12 @@ def foretell(profile: Profile, counted: Counted, images: int, processes: int = 1
 def images_together(config: Any, costs: CostModel, sampler: Sampler) -> int:
     """That go through a model with gradient before a backward: methods with rollouts guide them, too."""
     return costs.batch * getattr(config, "draws", 1) * (sampler.passes if costs.collected.images else 1)
+
+
+def _encoders(model: str, config: PretrainedConfig, dtype: torch.dtype) -> float:
+    """Bytes of the text encoders: of the pipeline's folder, or of the published models."""
+    files = list(Path(config.source).glob("text_encoder*/*.safetensors"))
+    return float(sum(file.stat().st_size for file in files)) or ENCODERS[model] * dtype.itemsize
 
 
 def _bytes(tensor: Tensor) -> int:

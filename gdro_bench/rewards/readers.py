@@ -143,9 +143,9 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 def _submit_shielded(
     pool: ProcessPoolExecutor, config: ReaderConfig, images: NDArray[np.uint8]
 ) -> Future[list[Reading]]:
-    """Submits with Ctrl-C blocked in this thread: a worker that this starts inherits that, and so prints no traceback
-    if it comes while the worker is still importing."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Submits with Ctrl-C and SIGTERM blocked in this thread: a worker that this starts inherits that, and so prints no
+    traceback if one comes while it is still importing or has not been told all that it needs."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         return pool.submit(_read_here, config, images)
     finally:
@@ -155,6 +155,7 @@ def _submit_shielded(
 def _start_worker() -> None:
     """Leaves Ctrl-C to the parent, and ends this worker when the parent is gone, killed or not."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # inherited, see _submit_shielded
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
