@@ -103,7 +103,8 @@ def rehearse(method: str, source: Path, checkpointed: bool, folder: Path) -> dic
     record = json.loads(next(folder.rglob("run.json")).read_text(encoding="utf-8"))
     seen = used.ru_maxrss * 1024 - int(before.read_text())
     return {
-        "method": method, "checkpointed": checkpointed, "images_together": images, "updates": record["points"][-1]["updates"],
+        "method": method, "checkpointed": checkpointed, "images_together": images,
+        "updates": record["points"][-1]["updates"],
         "foretold_gb": foretold.peak / 1e9, "seen_gb": seen / 1e9, "seconds": time.monotonic() - start,
     }  # fmt: skip
 
