@@ -103,7 +103,9 @@ def save_true_size_sd3(folder: Path) -> Path:
     torch.set_default_dtype(torch.bfloat16)
     try:
         StableDiffusion3Pipeline(
-            transformer=SD3Transformer2DModel(**TRANSFORMERS["stabilityai/stable-diffusion-3.5-medium"]),
+            transformer=SD3Transformer2DModel(**TRANSFORMERS["stabilityai/stable-diffusion-3.5-medium"]).to(
+                torch.bfloat16  # the table of positions, too
+            ),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=AutoencoderKL(**AUTOENCODER),
             text_encoder=_clip(True, 768, CLIP_TOKENS), tokenizer=_clip_tokenizer(CLIP_TOKENS),
             text_encoder_2=_clip(True, 1280, CLIP_TOKENS), tokenizer_2=_clip_tokenizer(CLIP_TOKENS),

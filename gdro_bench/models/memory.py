@@ -85,9 +85,9 @@ def count(
     frozen = [p for p in policy.transformer.parameters() if not p.requires_grad]
     each = [sum(_bytes(p) for p in block.parameters() if not p.requires_grad) for block in blocks(policy.transformer)]
     return Counted(
-        weights=sum(map(_bytes, frozen)),
+        weights=sum(map(_bytes, [*frozen, *policy.transformer.buffers()])),  # SD3's table of positions is a buffer
         block=max(each),
-        autoencoder=sum(map(_bytes, policy.vae.parameters())),
+        autoencoder=sum(map(_bytes, [*policy.vae.parameters(), *policy.vae.buffers()])),
         encoders=_encoders(profile.model, config, dtype),
         adapters=sum(map(_bytes, policy.parameters())),
         unchecked=saved,
