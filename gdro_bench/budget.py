@@ -17,7 +17,8 @@ from gdro_bench.profile import BudgetKind
 from gdro_bench.score import Images, Score, Scorer
 from gdro_bench.task import Prompt
 
-ACCOUNTS = ("pool", "collection", "optimisation")  # of a ledger
+TIMED = ("pool", "collection", "optimisation")  # accounts of a ledger whose seconds are measured
+ACCOUNTS = (*TIMED, "lagged")
 GRADIENT_COST = 3  # a forward pass with its backward pass, in forward passes
 
 
@@ -54,7 +55,8 @@ class Ledger:
     """`collection` (pool or rollouts) is kept apart from `optimisation`; `pool` is the part of `collection` that was,
     or could have been, bought before. `limit` is of one kind.
 
-    Evaluations under `torch.no_grad` are collection; the others, the reference's among them, are optimisation.
+    Evaluations under `torch.no_grad` are collection; the others, those of the reference and of lagged copies of the
+    policy (`lagged`) among them, are optimisation.
     """
 
     limit: int
@@ -62,6 +64,7 @@ class Ledger:
     collection: Cost = field(default_factory=Cost)
     optimisation: Cost = field(default_factory=Cost)
     pool: Cost = field(default_factory=Cost)
+    lagged: Cost = field(default_factory=Cost)  # of older copies of the policy, part of `optimisation`
 
     @property
     def total(self) -> Cost:
@@ -72,6 +75,17 @@ class Ledger:
         """How much of `limit` is gone."""
         amount: float = getattr(self.total, self.kind)
         return amount
+
+    def evaluations_by_use(self) -> dict[str, int]:
+        """What the evaluations so far were for; together they are all of them."""
+        forward, lagged = self.optimisation.images, self.lagged.evaluations
+        return {
+            "rollout": self.collection.evaluations,
+            "policy": forward,
+            "backward": (GRADIENT_COST - 1) * forward,
+            "lagged": lagged,
+            "reference": self.optimisation.evaluations - GRADIENT_COST * forward - lagged,
+        }
 
     def accounts(self) -> dict[str, Cost]:
         """Copies of all, by name."""
@@ -118,6 +132,15 @@ class MeteredPolicy:
         spent = self.ledger.optimisation if torch.is_grad_enabled() else self.ledger.collection
         spent.evaluations += 0 if self.processes.padding else len(x)
         return self.policy.reference_velocity(x, t, cond)
+
+    def lagged_velocity(self, adapters: Sequence[Tensor], x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        charged = 0 if self.processes.padding else len(x)
+        if torch.is_grad_enabled():
+            self.ledger.optimisation.evaluations += charged
+            self.ledger.lagged.evaluations += charged
+        else:
+            self.ledger.collection.evaluations += charged
+        return self.policy.lagged_velocity(adapters, x, t, cond)
 
     def merged(self) -> AbstractContextManager[None]:
         return self.policy.merged()

@@ -53,6 +53,10 @@ class Policy(Protocol):
         """v of the model with its adapters off; no gradient."""
         ...
 
+    def lagged_velocity(self, adapters: Sequence[Tensor], x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """v of the model with these values of `parameters()`, an older copy of them, say; no gradient."""
+        ...
+
     def merged(self) -> AbstractContextManager[None]:
         """Inside, `velocity` may be cheaper and equal up to rounding; no gradient and no `reference_velocity` there."""
         ...

@@ -71,6 +71,21 @@ def test_the_reference_costs_one_an_image_in_training_and_in_collecting(metered,
     assert (metered.ledger.collection, metered.ledger.optimisation) == (Cost(evaluations=2), Cost(evaluations=2))
 
 
+def test_a_lagged_copy_costs_one_an_image_and_has_an_account_of_its_own(metered, passed):
+    copy = [parameter.detach().clone() for parameter in metered.parameters()]
+    metered.velocity(*inputs(metered)).sum().backward()
+    metered.reference_velocity(*inputs(metered))
+    assert not metered.lagged_velocity(copy, *inputs(metered)).requires_grad
+    with torch.no_grad():
+        metered.lagged_velocity(copy, *inputs(metered))
+    assert passed == [2] * 4
+    assert metered.ledger.optimisation == Cost(2 * GRADIENT_COST + 2 + 2, images=2)
+    assert metered.ledger.lagged == Cost(evaluations=2)
+    uses = {"rollout": 2, "policy": 2, "backward": 4, "lagged": 2, "reference": 2}
+    assert metered.ledger.evaluations_by_use() == uses
+    assert sum(uses.values()) == metered.ledger.total.evaluations
+
+
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize(("guidance", "passes"), [(1.0, 1), (2.0, 2)])
 def test_sampling_is_charged_for_every_step_of_every_image(metered, passed, reference, guidance, passes):

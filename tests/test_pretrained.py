@@ -103,6 +103,24 @@ def test_the_reference_is_the_model_without_adapters(policy: PretrainedPolicy) -
     assert (painted(policy, noise_of(policy), reference=True) == before).all()
 
 
+def test_a_lagged_copy_is_the_model_with_those_adapters(policy: PretrainedPolicy) -> None:
+    """Bit for bit; the policy keeps its own adapters and the gradient of a forward made before."""
+    x, t, cond = noise_of(policy), torch.tensor([0.3, 0.9]), policy.encode(PROMPTS)
+    start = [parameter.detach().clone() for parameter in policy.parameters()]
+    with torch.no_grad():
+        before = policy.velocity(x, t, cond)
+        for parameter in policy.parameters():
+            parameter.add_(0.1)
+        after = policy.velocity(x, t, cond)
+    loss = policy.velocity(x, t, cond).square().mean()
+    assert torch.equal(policy.lagged_velocity(start, x, t, cond), before)
+    loss.backward()
+    assert not torch.equal(before, after)
+    assert all(p.grad is not None for p in policy.parameters())
+    with torch.no_grad():
+        assert torch.equal(policy.velocity(x, t, cond), after)
+
+
 @pytest.mark.parametrize("family", ["flux", "sd3"])
 def test_plain_diffusers_loads_the_adapters(family: str, saved: dict[str, Path], tmp_path: Path) -> None:
     policy = open_policy(profile(family, saved, tmp_path / "texts"), "cpu", 0)

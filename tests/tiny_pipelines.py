@@ -103,8 +103,8 @@ def save_true_size_sd3(folder: Path) -> Path:
     torch.set_default_dtype(torch.bfloat16)
     try:
         StableDiffusion3Pipeline(
-            transformer=SD3Transformer2DModel(**TRANSFORMERS["stabilityai/stable-diffusion-3.5-medium"]).to(
-                torch.bfloat16  # the table of positions, too
+            transformer=torch.nn.Module.to(  # the table of positions, too
+                SD3Transformer2DModel(**TRANSFORMERS["stabilityai/stable-diffusion-3.5-medium"]), torch.bfloat16
             ),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=AutoencoderKL(**AUTOENCODER),
             text_encoder=_clip(True, 768, CLIP_TOKENS), tokenizer=_clip_tokenizer(CLIP_TOKENS),

@@ -27,7 +27,8 @@ class RunState:
     def log(self, step: Step) -> None:
         self.updates += step.kind == "optimise"
         total = self.ledger.total.evaluations
-        self.steps.append({"kind": step.kind, "update": self.updates, "evaluations": total, **step.metrics})
+        uses = {f"{name}_evaluations": count for name, count in self.ledger.evaluations_by_use().items()}
+        self.steps.append({"kind": step.kind, "update": self.updates, "evaluations": total, **uses, **step.metrics})
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

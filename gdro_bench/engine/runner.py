@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from gdro_bench import content, registry
-from gdro_bench.budget import ACCOUNTS, Ledger, MeteredPolicy, MeteredScorer
+from gdro_bench.budget import TIMED, Ledger, MeteredPolicy, MeteredScorer
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import artifacts, folders, judging, record, samples
 from gdro_bench.engine.held_out import HeldOut, Row, point_of
@@ -207,7 +207,7 @@ class Execution:
         state.scores += rows
         base = [row for row in state.scores if row["mark"] == 0.0]
         state.points.append(point_of(mark, rows, base, state))
-        state.seconds.append({"mark": mark} | {name: getattr(state.ledger, name).seconds for name in ACCOUNTS})
+        state.seconds.append({"mark": mark} | {name: getattr(state.ledger, name).seconds for name in TIMED})
 
     def _finish(self) -> Run:
         run = artifacts.record_of(self.plan, self.state, self.policy.name, self.scorer.name)

@@ -24,6 +24,7 @@ class OptimiserConfig:
     learning_rate: NonNegative
     warmup_steps: Natural
     weight_decay: NonNegative
+    epsilon: Positive  # added to the root of the second moment
     clip: Positive  # of the gradient's norm
     ema_slope: NonNegative
     ema_ceiling: Share
@@ -36,7 +37,9 @@ class Trainer:
     def __init__(self, policy: Policy, config: OptimiserConfig, processes: ProcessGroup) -> None:
         self.config, self.processes = config, processes
         self.parameters = list(policy.parameters())
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=config.weight_decay)
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=0.0, eps=config.epsilon, weight_decay=config.weight_decay
+        )
         self.ema = Ema(self.parameters, config.ema_slope, config.ema_ceiling)
         self.updates = 0
 

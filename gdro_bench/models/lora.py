@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,20 @@ def adapters_off(transformer: Any) -> Iterator[None]:
         yield
     finally:
         transformer.enable_adapters()
+
+
+@contextmanager
+def adapters_replaced(transformer: Any, values: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, the adapters have these values, in the order of `lora_parameters`. Nothing is copied."""
+    parameters = list(lora_parameters(transformer))
+    kept = [parameter.data for parameter in parameters]
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.data = value
+    try:
+        yield
+    finally:
+        for parameter, before in zip(parameters, kept, strict=True):
+            parameter.data = before
 
 
 @contextmanager

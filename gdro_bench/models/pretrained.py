@@ -30,6 +30,7 @@ from gdro_bench.models.lora import (
     ADAPTER,
     adapters_merged,
     adapters_off,
+    adapters_replaced,
     add_lora,
     check_base,
     load_lora,
@@ -135,6 +136,11 @@ class PretrainedPolicy:
     @torch.no_grad()
     def reference_velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         with adapters_off(self.transformer):
+            return self.velocity(x, t, cond)
+
+    @torch.no_grad()
+    def lagged_velocity(self, adapters: Sequence[Tensor], x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        with adapters_replaced(self.transformer, adapters):
             return self.velocity(x, t, cond)
 
     def merged(self) -> AbstractContextManager[None]:

@@ -77,7 +77,7 @@ def open_shapes(
     try:
         with torch.device(device):
             network = (FluxTransformer2DModel if flux else SD3Transformer2DModel)(**transformer)
-            network.to(dtype)  # its buffers, too, as when it is loaded
+            torch.nn.Module.to(network, dtype)  # its buffers, too, as when it is loaded; diffusers' own `to` warns
             vae = AutoencoderKL(**autoencoder)
     finally:
         torch.set_default_dtype(torch.float32)

@@ -20,6 +20,7 @@ from gdro_bench.errors import BenchError
 from gdro_bench.models.lora import (
     adapters_merged,
     adapters_off,
+    adapters_replaced,
     add_lora,
     check_base,
     load_lora,
@@ -96,6 +97,11 @@ class PocketPolicy:
     @torch.no_grad()
     def reference_velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         with adapters_off(self.transformer):
+            return self.velocity(x, t, cond)
+
+    @torch.no_grad()
+    def lagged_velocity(self, adapters: Sequence[Tensor], x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        with adapters_replaced(self.transformer, adapters):
             return self.velocity(x, t, cond)
 
     def merged(self) -> AbstractContextManager[None]:
