@@ -29,7 +29,8 @@ class _Float32Products(TorchDispatchMode):
         kwargs = kwargs or {}
         if func not in PRODUCTS or not any(isinstance(a, torch.Tensor) and a.dtype == torch.bfloat16 for a in args):
             return func(*args, **kwargs)
-        made = func(*_cast(args, torch.bfloat16, torch.float32), **kwargs)
+        wide = _cast((args, kwargs), torch.bfloat16, torch.float32)  # an attention mask is named
+        made = func(*wide[0], **wide[1])
         if func is ATTENTION:  # the logarithms of its rows' sums are float32 anyway
             return _cast(made[0], torch.float32, torch.bfloat16), *made[1:]
         return _cast(made, torch.float32, torch.bfloat16)

@@ -64,7 +64,8 @@ def work(arguments: argparse.Namespace) -> None:
         with torch.no_grad():
             flop = operations(lambda policy=policy, noise=noise, t=t, cond=cond: policy.velocity(noise, t, cond))
         weights = list(policy.transformer.parameters())
-        held, learnt = (sum(w.numel() for w in weights if w.requires_grad is grad) for grad in (False, True))
+        frozen = [*(w for w in weights if not w.requires_grad), *policy.transformer.buffers()]
+        held, learnt = sum(map(torch.numel, frozen)), sum(w.numel() for w in weights if w.requires_grad)
         each = flop / arguments.flops / 3600
         hours = [evaluations(task, profile_name(model)) * each for task in ("ocr", "geneval")]
         adapters = memory.ADAPTER_COPIES * memory.FLOAT * learnt
