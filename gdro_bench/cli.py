@@ -180,6 +180,7 @@ def run(device: str, dry_run: bool, count: int, **options: Any) -> None:
     **_examples(
         "sweep ocr --method gdro --method flow-grpo --seeds 0,1,2",
         "sweep ocr --over method.tau=0.5,0.05,0.025",
+        "sweep ocr --seeds 0,1,2 --jobs 2",
     )
 )
 @click.argument("task")
@@ -196,25 +197,35 @@ def run(device: str, dry_run: bool, count: int, **options: Any) -> None:
 @train_prompts_option
 @device_option
 @click.option(
-    "--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Runs side by side on this machine."
-)
+    "--jobs", default=1, show_default=True, type=click.IntRange(min=1),
+    help="Runs side by side on this machine, whose cores they share.",
+)  # fmt: skip
+@click.option(
+    "--ray", metavar="ADDRESS",
+    help="Spread the runs over a Ray cluster: HOST:PORT, auto (this machine's) or local (started here, for a trial). "
+    "A run takes this machine's cores / --jobs.",
+)  # fmt: skip
 def sweep(
-    task: str, methods: tuple[str, ...], over: tuple[str, ...], seeds: str, device: str, jobs: int, **options: Any
-) -> None:
+    task: str, methods: tuple[str, ...], over: tuple[str, ...], seeds: str, device: str, jobs: int, ray: str | None,
+    **options: Any,
+) -> None:  # fmt: skip
     """Train on TASK once for every method, value and seed. Killed, the same command goes on."""
     from gdro_bench.commands import sweep as sweep_command
 
     plans = sweep_command.plans(task, methods, over, sweep_command.parse_seeds(seeds), **options)
     from gdro_bench import distributed, models, progress
-    from gdro_bench.commands import summary
+    from gdro_bench.commands import on_ray, side_by_side, summary
 
-    with distributed.process_group(models.pick_device(device)) as processes:
+    here = "cpu" if ray is not None else models.pick_device(device)
+    with distributed.process_group(here) as processes:
         console = _console(quiet=not processes.is_main)
-        if jobs > 1 and processes.size > 1:
-            raise BenchError("--jobs starts processes of its own.", "Leave out --jobs, or torchrun.", 2)
+        if (jobs > 1 or ray is not None) and processes.size > 1:
+            raise BenchError("--jobs and --ray start processes of their own.", "Leave them out, or torchrun.", 2)
         with progress.RunBars(console) as bars:
-            if jobs > 1:
-                outcomes = sweep_command.execute_side_by_side(plans, bars, models.pick_device(device), jobs)
+            if ray is not None:
+                outcomes = on_ray.execute(plans, bars, device, jobs, ray)
+            elif jobs > 1:
+                outcomes = side_by_side.execute(plans, bars, here, jobs)
             else:
                 outcomes = sweep_command.execute(plans, bars, processes)
     summary.print_sweep(console, outcomes)

@@ -42,7 +42,7 @@ def fitted(console: Console, what: str, images: int, fit: Callable[[Callable[[in
 
 
 class RunBars:
-    """A `runner.Watcher` that draws bars; without a terminal it prints a line at every tenth of the budget."""
+    """A `board.Watcher` that draws bars; without a terminal it prints a line at every tenth of the budget."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -68,6 +68,9 @@ class RunBars:
         if not self.console.is_terminal and tenth > self.tenth:
             self.tenth = tenth
             self.console.print(f"{min(100, int(100 * spent / limit))} % of the budget; {doing}")
+
+    def trains(self) -> None:
+        """The bar says so already."""
 
     def evaluating(self, done: int, total: int) -> None:
         self.progress.update(self.evaluation, completed=done, total=total, visible=done < total)

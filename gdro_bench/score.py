@@ -58,11 +58,15 @@ def score_batches(generated: Iterable[GeneratedBatch], scorer: Scorer, ahead: in
     scores: list[list[Score]] = []
     waiting: deque[Future[list[Score]]] = deque()
     with ThreadPoolExecutor(1) as thread:
-        for images, prompts in generated:
-            while len(waiting) >= ahead:
-                scores.append(waiting.popleft().result())
-            waiting.append(thread.submit(scorer, images, prompts))
-        return scores + [future.result() for future in waiting]
+        try:
+            for images, prompts in generated:
+                while len(waiting) >= ahead:
+                    scores.append(waiting.popleft().result())
+                waiting.append(thread.submit(scorer, images, prompts))
+            return scores + [future.result() for future in waiting]
+        except KeyboardInterrupt:
+            thread.shutdown(wait=False, cancel_futures=True)  # what waits is not scored any more
+            raise
 
 
 def check(scores: Sequence[Score], max_unscored: float) -> None:

@@ -28,8 +28,8 @@ FROZEN = {
         *("--set", "--train-prompts", "task"),
     ],
     "sweep": [
-        *("--budget", "--device", "--jobs", "--method", "--out", "--over", "--profile", "--prompts", "--seeds"),
-        *("--set", "--train-prompts", "task"),
+        *("--budget", "--device", "--jobs", "--method", "--out", "--over", "--profile", "--prompts", "--ray"),
+        *("--seeds", "--set", "--train-prompts", "task"),
     ],
 }
 

@@ -3,12 +3,11 @@
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import running, started, wait_for_children
 
 SCRIPT = """
 import sys
@@ -23,34 +22,6 @@ if __name__ == "__main__":
         reader(np.zeros((16, 64, 64, 3), np.uint8))
         print("read", flush=True)
 """
-
-
-def children(parent: int) -> list[int]:
-    """Processes of this parent that have not ended."""
-    rows = [[*status.split(")")[-1].split(), pid] for pid, status in _statuses()]
-    return [int(row[-1]) for row in rows if int(row[1]) == parent and row[0] != "Z"]
-
-
-def running(pids: list[int]) -> list[int]:
-    return [int(pid) for pid, status in _statuses() if int(pid) in pids and status.split(")")[-1].split()[0] != "Z"]
-
-
-def _statuses() -> Iterator[tuple[str, str]]:
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            yield path.parent.name, path.read_text()
-        except OSError:  # it ended while we looked
-            continue
-
-
-def started(*command: object) -> subprocess.Popen[str]:
-    """In a process group of its own, as a terminal gives it; a shell's background job would hand down that Ctrl-C is
-    to be ignored."""
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
 
 
 DROPPED = """
@@ -75,15 +46,6 @@ def test_workers_have_ended_when_their_reader_is_gone(tmp_path: Path) -> None:
     script.write_text(DROPPED)
     output, errors = started(script).communicate(timeout=120)
     assert (output.split(), errors) == (["2", "0"], "")
-
-
-def wait_for_children(process: subprocess.Popen[str], count: int) -> list[int]:
-    deadline = time.monotonic() + 120
-    while len(pids := children(process.pid)) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return pids
 
 
 def check_ended(process: subprocess.Popen[str], workers: list[int]) -> None:

@@ -15,9 +15,9 @@ from rich.table import Table
 from gdro_bench.engine.record import Run
 
 if TYPE_CHECKING:
+    from gdro_bench.commands.board import Outcome
     from gdro_bench.commands.dry_run import Forecast
     from gdro_bench.commands.results import Result
-    from gdro_bench.commands.sweep import Outcome
     from gdro_bench.compare.tables import Table as Written
     from gdro_bench.engine.plan import Plan
 

@@ -36,6 +36,10 @@ class ProgressListener(Protocol):
     """Sees a run's progress; the command line draws bars."""
 
     def spent(self, spent: float, limit: int, doing: str) -> None: ...
+    def trains(self) -> None:
+        """An update was made: the run's pool, if it has one, is complete on disk."""
+        ...
+
     def evaluating(self, done: int, total: int) -> None: ...
     def warn(self, sentence: str) -> None: ...
 
@@ -162,8 +166,10 @@ class Execution:
         ledger.share(before, self.processes)
         self.state.log(step)
         self.listener.spent(ledger.spent, ledger.limit, step.progress)
-        if step.kind == "optimise" and time.monotonic() - self.saved_at > self._between():
-            self._save()
+        if step.kind == "optimise":
+            self.listener.trains()
+            if time.monotonic() - self.saved_at > self._between():
+                self._save()
 
     def _between(self) -> float:
         """Seconds between checkpoints: at full scale one takes long to write, with an epoch's chains in it."""

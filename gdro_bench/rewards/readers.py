@@ -156,10 +156,11 @@ def _start_worker() -> None:
     """Leaves Ctrl-C to the parent, and ends this worker when the parent is gone, killed or not."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # inherited, see _submit_shielded
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Ends this process when its parent is gone."""
     parent = parent_process()
     if parent is not None:
         parent.join()
