@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_pipelines import SIDE, save_sd3
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -127,3 +128,22 @@ def test_the_gpu_kit_names_a_part_once() -> None:
         names = [part.name for part in kit.parts(Path("folder"), tiny)]
         assert len(set(names)) == len(names)
         assert sum(part.limit for part in kit.parts(Path("folder"), tiny)[:4]) < 540  # the most telling fit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["gdro", "flow-grpo"])
+def test_the_true_size_rehearsal_tells_the_memory_foretold_and_seen(
+    method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rehearsal = importlib.import_module("benchmarks.true_size")
+    pipeline, out = save_sd3(tmp_path / "tiny"), tmp_path / "found.json"
+    monkeypatch.setitem(rehearsal.SETTINGS, "pretrained.side", SIDE)
+    monkeypatch.setattr(sys, "argv", ["true_size", str(pipeline), "--method", method, "--out", str(out)])
+    rehearsal.main()
+    rows = json.loads(out.read_text())
+    assert [(row["method"], row["checkpointed"], row["updates"]) for row in rows] == [
+        (method, True, 1), (method, False, 1),
+    ]  # fmt: skip
+    assert all(0 < row["foretold_gb"] < 0.1 for row in rows)
+    assert all(row["seen_gb"] > 0 for row in rows)
+    assert capsys.readouterr().out.count(f"| {method} |") == 2

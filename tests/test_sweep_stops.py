@@ -79,8 +79,9 @@ def records(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["starting", "filling", "training"])
-@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM", "SIGTERM to all", "SIGKILL"])
+@pytest.mark.parametrize(
+    ("how", "moment"), [("Ctrl-C", "starting"), ("SIGTERM to all", "filling"), ("SIGKILL", "filling")]
+)
 def test_all_processes_end_and_print_no_traceback(how: str, moment: str, tmp_path: Path) -> None:
     process = started("-m", "gdro_bench.cli", *words(tmp_path, "--jobs", "2"))
     wait_until(process, tmp_path, moment)
