@@ -28,9 +28,13 @@ SHORT = {
 }
 
 
+def flags(out: Path) -> list[str]:
+    settings = [part for name, value in SHORT.items() for part in ("--set", f"{name}={value}")]
+    return ["sweep", "ocr", "--out", str(out), "--device", "cpu", *settings]
+
+
 def call(out: Path, *more: str) -> Result:
-    flags = [part for name, value in SHORT.items() for part in ("--set", f"{name}={value}")]
-    return CliRunner().invoke(main, ["sweep", "ocr", "--out", str(out), "--device", "cpu", *flags, *more])
+    return CliRunner().invoke(main, [*flags(out), *more])
 
 
 def test_values_are_combined() -> None:

@@ -16,16 +16,16 @@ from gdro_bench.cli import main
 from gdro_bench.commands import side_by_side
 
 SETTINGS = {
-    "profile.budget.limit": 1000,
+    "profile.budget.limit": 400,
     "profile.budget.marks": "[0.6,1.0]",
     "profile.sampler.steps": 3,
-    "profile.held_out_prompts": 8,
+    "profile.held_out_prompts": 4,
     "profile.kept_images": 4,
     "profile.drift.prompts": 0,
     "profile.reader.workers": 1,
     "profile.judge.name": "none",
-    "method.pool.prompts": 16,
-    "method.pool.images": 8,
+    "method.pool.prompts": 8,
+    "method.pool.images": 4,
     "method.pool.shard_prompts": 2,
     "method.k": 4,
     "method.groups": 1,
@@ -41,10 +41,10 @@ def words(out: Path, *more: str) -> list[str]:
 
 
 def wait_until(process: subprocess.Popen[str], out: Path, moment: str) -> None:
-    """`starting`: both runs' processes are there, and still importing. `filling`: a shard was made, and readers read.
-    `training`: nothing but updates is left of a run."""
+    """`starting`: both runs' processes are there, and still importing. `filling`: a shard of two pools of 4 was made.
+    `training`: one pool is complete."""
     deadline = time.monotonic() + 120
-    shards = {"starting": 0, "filling": 2, "training": 8}[moment]
+    shards = {"starting": 0, "filling": 1, "training": 7}[moment]
     while len(descendants(process.pid)) < 3 or len(list(out.glob("pools/*/shard-*.json"))) < shards:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
