@@ -68,6 +68,7 @@ ARGUMENTS = [
     "run ocr --method ../gdro", "run ocr --profile ../pocket", "run ocr --prompts nowhere.txt", "nonsense",
     "run ocr --nonsense", "sweep", "sweep ocr --seeds", "sweep ocr --seeds 1,,2", "sweep ocr --seeds -1",
     "sweep ocr --over method.tau", "sweep ocr --over method.tau=", "sweep ocr --over method.tau=x",
+    "sweep ocr --jobs 0", "sweep ocr --jobs many", "sweep ocr --ray", "sweep ocr --ray nonsense",
     "compare nowhere", "compare --runs nowhere", "compare --x euros", "compare --level nan", "compare --level x",
     "judge nowhere", "judge --runs nowhere", "judge --judge nowhere", "judge --judge unified-reward",
     "judge --judge unified-reward --judge-url nonsense", "judge --gold nowhere", "judge --second-reader nowhere",
