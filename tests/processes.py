@@ -1,11 +1,15 @@
 """Real processes, for tests of how they end."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+PATIENCE = 400  # seconds, for a busy machine
 
 
 def children(parent: int) -> list[int]:
@@ -37,7 +41,7 @@ def started(*command: object) -> subprocess.Popen[str]:
 
 
 def wait_for_children(process: subprocess.Popen[str], count: int) -> list[int]:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while len(pids := children(process.pid)) < count:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -49,3 +53,14 @@ def descendants(parent: int) -> list[int]:
     """All that it started, and what those started."""
     own = children(parent)
     return own + [pid for child in own for pid in descendants(child)]
+
+
+@contextmanager
+def stopping(*command: object) -> Iterator[subprocess.Popen[str]]:
+    """A process that the test is to stop; if it fails before, the process and its group are killed."""
+    with started(*command) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)

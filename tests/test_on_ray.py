@@ -1,13 +1,12 @@
 """Sweeps on a Ray cluster of this machine: the records of one after another; what goes wrong is told. Needs Ray."""
 
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from processes import descendants, running, started
+from processes import PATIENCE, descendants, running, started, stopping
 from test_sweep import call, flags
 
 from gdro_bench.commands import side_by_side
@@ -18,9 +17,9 @@ SHARED = ("--over", "method.tau=0.5,0.05")  # one pool
 FAILS = ("--over", "method.beta=5,1e39")
 
 
-def on_cluster(out: Path, *more: str) -> subprocess.Popen[str]:
+def command(out: Path, *more: str) -> list[str]:
     pytest.importorskip("ray")
-    return started("-m", "gdro_bench.cli", *flags(out), "--ray", "local", "--jobs", "2", *more)
+    return ["-m", "gdro_bench.cli", *flags(out), "--ray", "local", "--jobs", "2", *more]
 
 
 def records(out: Path) -> dict[str, bytes]:
@@ -28,7 +27,7 @@ def records(out: Path) -> dict[str, bytes]:
 
 
 def test_records_are_those_of_one_after_another_and_a_failure_stops_no_other(tmp_path: Path) -> None:
-    process = on_cluster(tmp_path / "two", *SHARED, *FAILS)
+    process = started(*command(tmp_path / "two", *SHARED, *FAILS))
     output, errors = process.communicate(timeout=500)
     assert (errors, process.returncode) == ("", 1), output
     torch.set_num_threads(side_by_side.threads_of(2))
@@ -42,20 +41,20 @@ def test_records_are_those_of_one_after_another_and_a_failure_stops_no_other(tmp
 
 def test_a_sweep_that_is_stopped_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
     more = ("--set", "method.pool.seed=1", "--set", "profile.reader.workers=1")
-    process = on_cluster(tmp_path, *more)
-    deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("pools/*/shard-*.json")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    there = descendants(process.pid)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    deadline = time.monotonic() + PATIENCE
+    with stopping(*command(tmp_path, *more)) as process:
+        while not list(tmp_path.glob("pools/*/shard-*.json")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        there = descendants(process.pid)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
     assert (errors, process.returncode) == (STOPPED, 130)
     while running(there):
         assert time.monotonic() < deadline, running(there)
         time.sleep(0.05)
-    output, _ = on_cluster(tmp_path, *more).communicate(timeout=500)
+    output, _ = started(*command(tmp_path, *more)).communicate(timeout=500)
     assert len(records(tmp_path)) == 1, output
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from processes import descendants, running, started
+from processes import PATIENCE, descendants, running, started, stopping
 
 from gdro_bench.cli import main
 from gdro_bench.commands import side_by_side
@@ -43,7 +43,7 @@ def words(out: Path, *more: str) -> list[str]:
 def wait_until(process: subprocess.Popen[str], out: Path, moment: str) -> None:
     """`starting`: both runs' processes are there, and still importing. `filling`: a shard of two pools of 4 was made.
     `training`: one pool is complete."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     shards = {"starting": 0, "filling": 1, "training": 7}[moment]
     while len(descendants(process.pid)) < 3 or len(list(out.glob("pools/*/shard-*.json"))) < shards:
         assert process.poll() is None, process.communicate()
@@ -74,6 +74,14 @@ def check_ended(process: subprocess.Popen[str], started: list[int], how: str) ->
         assert (errors, process.returncode) == (STOPPED, 130)
 
 
+def stop_at(moment: str, how: str, out: Path) -> None:
+    with stopping("-m", "gdro_bench.cli", *words(out, "--jobs", "2")) as process:
+        wait_until(process, out, moment)
+        there = descendants(process.pid)
+        stop(process, how)
+        check_ended(process, there, how)
+
+
 def records(out: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in out.glob("ocr/pocket/*/run.json")}
 
@@ -83,11 +91,7 @@ def records(out: Path) -> dict[str, bytes]:
     ("how", "moment"), [("Ctrl-C", "starting"), ("SIGTERM to all", "filling"), ("SIGKILL", "filling")]
 )
 def test_all_processes_end_and_print_no_traceback(how: str, moment: str, tmp_path: Path) -> None:
-    process = started("-m", "gdro_bench.cli", *words(tmp_path, "--jobs", "2"))
-    wait_until(process, tmp_path, moment)
-    there = descendants(process.pid)
-    stop(process, how)
-    check_ended(process, there, how)
+    stop_at(moment, how, tmp_path)
 
 
 @pytest.mark.slow
@@ -96,13 +100,9 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_records(tmp_path: Path) ->
     left_alone = CliRunner().invoke(main, words(tmp_path / "one"))
     assert left_alone.exit_code == 0, left_alone.output
     for how, moment in (("SIGTERM", "filling"), ("Ctrl-C", "training")):
-        process = started("-m", "gdro_bench.cli", *words(tmp_path / "two", "--jobs", "2"))
-        wait_until(process, tmp_path / "two", moment)
-        there = descendants(process.pid)
-        stop(process, how)
-        check_ended(process, there, how)
+        stop_at(moment, how, tmp_path / "two")
         assert len(records(tmp_path / "two")) < 2
     process = started("-m", "gdro_bench.cli", *words(tmp_path / "two", "--jobs", "2"))
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert (errors, process.returncode) == ("", 0), output
     assert records(tmp_path / "two") == records(tmp_path / "one")
