@@ -65,3 +65,10 @@ def test_an_address_that_cannot_be_is_told(tmp_path: Path) -> None:
         assert result.exit_code == 2, result.output
         assert "No Ray cluster answers" in result.output
         assert "Traceback" not in result.output
+
+
+def test_a_cluster_without_what_a_run_takes_is_told(tmp_path: Path) -> None:
+    output, errors = started(*command(tmp_path, "--device", "cuda")).communicate(timeout=PATIENCE)
+    assert errors.startswith("Error: No machine of the Ray cluster has "), output
+    assert "and a GPU" in errors
+    assert "Traceback" not in errors

@@ -59,6 +59,9 @@ def _connected(address: str) -> Iterator[Any]:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own kills its processes before runs have put things in order
     try:
         yield ray
+    except ray.exceptions.RayError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise BenchError(f"The Ray cluster has failed: {reason}.", f"See to it, then {GO_ON}.") from error
     finally:
         ray.shutdown()
 
@@ -89,8 +92,9 @@ def _check_machines(ray: Any, threads: int, device: str) -> None:
     BenchError: a run would wait for ever."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(one.get("CPU", 0) >= threads and (device == "cpu" or one.get("GPU", 0) >= 1) for one in machines):
-        what = f"{threads} cores" + (" and a GPU" if device == "cuda" else "")
-        raise BenchError(f"No machine of the Ray cluster has {what}.", "Raise --jobs: a run then takes fewer cores.", 2)
+        what, other = (" and a GPU", ", or use --device cpu") if device == "cuda" else ("", "")
+        problem = f"No machine of the Ray cluster has {threads} cores{what}, which a run takes."
+        raise BenchError(problem, f"Raise --jobs for fewer cores a run{other}.", 2)
 
 
 @contextmanager
@@ -146,7 +150,7 @@ class _Tasks:
             message: Message = self.ray.get(task)
         except self.ray.exceptions.RayError as error:
             reason = repr(getattr(error, "cause", None) or type(error).__name__)
-            return ("failed", f"Its task ended with {reason}; {GO_ON}.")
+            return ("failed", f"Its task ended with {reason[:200]}; {GO_ON}.")
         return message
 
     def close(self) -> None:
