@@ -38,7 +38,7 @@ SETTINGS = {
 }  # fmt: skip
 METHODS = {
     "gdro": {"pool.prompts": 1, "pool.images": 2, "k": 2, "groups": 1, "optimiser.batch": 2},
-    "flow-grpo": {"prompts": 1, "k": 2, "updates_per_epoch": 1},
+    "flow-grpo": {"prompts": 1, "k": 2, "updates_per_epoch": 1, "rollout_steps": 2},
 }
 STARTED = "from benchmarks import true_size; true_size.run_brightness()"
 BEFORE = "GDRO_BENCH_BEFORE"  # file for the bytes held before the model is opened
