@@ -23,9 +23,15 @@ ConditionalVelocity = Callable[[Tensor, Tensor, Cond], Tensor]  # a policy's `ve
 
 
 def timesteps(steps: int, shift: float) -> Tensor:
-    """The schedule t_0 = 1 > ... > t_steps = 0, float32 [steps + 1]."""
+    """The schedule t_0 = 1 > ... > t_steps = 0, float32 [steps + 1], its ends exact whatever the shift."""
     u = torch.linspace(1, 0, steps + 1)
-    return shift * u / (1 + (shift - 1) * u)
+    return with_exact_ends(shift * u / (1 + (shift - 1) * u))
+
+
+def with_exact_ends(schedule: Tensor) -> Tensor:
+    """The same from exactly 1 to exactly 0: a bent schedule may begin a rounding error beside 1, and there Flow-GRPO's
+    sigma is NaN or a thousandfold."""
+    return torch.cat([schedule.new_ones(1), schedule[1:-1], schedule.new_zeros(1)])
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from gdro_bench.errors import BenchError
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`text` goes to the model; `target` is what the reward looks for (for OCR, the first quoted span); prompts of one
+    """`text` goes to the model; `target` is what the reward looks for (for OCR, `first_quoted`); prompts of one
     `kind` ask for the same sort of thing (GenEval's tag); `draw` counts the pictures of one prompt."""
 
     text: str
@@ -66,16 +66,17 @@ def load(name: str) -> Task:
 
 
 def first_quoted(line: str) -> str | None:
-    """The first span in straight double quotes, as Flow-GRPO takes it; None if there is none or it is empty."""
-    parts = line.split('"')
-    return parts[1] if len(parts) >= 3 and parts[1].replace(" ", "") else None
+    """What stands behind the first straight double quote, up to the next one or, without another, to the line's end: as
+    Flow-GRPO takes it. None if there is nothing but spaces; there its code fails."""
+    parts = line.strip().split('"')
+    return parts[1] if len(parts) >= 2 and parts[1].replace(" ", "") else None
 
 
 def quoted_prompt(text: str, metadata: str, where: str) -> Prompt:
-    """A prompt whose target is its first quoted span.
+    """A prompt whose target is its first quoted span (see `first_quoted`).
 
     Raises:
-        BenchError: it has no text in straight double quotes.
+        BenchError: it has no text behind a straight double quote.
     """
     target = first_quoted(text)
     if target is None:

@@ -11,10 +11,13 @@ from PIL import Image
 
 from gdro_bench.cli import main
 
-SHORT = (
+SHORT_PROFILE = (
     *("--device", "cpu", "--budget", "300", "--set", "profile.budget.marks=[0.6,1.0]"),
     *("--set", "profile.sampler.steps=3", "--set", "profile.held_out_prompts=4", "--set", "profile.kept_images=4"),
     *("--set", "profile.drift.prompts=1", "--set", "profile.drift.images=2", "--set", "profile.reader.workers=0"),
+)
+SHORT = (
+    *SHORT_PROFILE,
     *("--set", "method.pool.prompts=4", "--set", "method.pool.images=4", "--set", "method.pool.shard_prompts=2"),
     *("--set", "method.k=4", "--set", "method.groups=2", "--set", "method.drop_flat=false"),
 )
@@ -54,6 +57,18 @@ SETTINGS = {
         *("optimiser.warmup_steps=-1", "pool.prompts=100000", "t_distribution=beta"),
     ],
 }
+
+
+ROLLOUT_SETTINGS = [
+    *("k=1", "prompts=0", "std=all", "std_epsilon=0", "std_epsilon=-1e-8", "std_epsilon=nan", "std_unbiased=maybe"),
+    *("drop_zero=2", "shuffle=sometimes", "noisy_last=3", "timesteps=last", "timestep_fraction=1.1", "noising.level=0"),
+]
+
+
+@pytest.mark.parametrize("method", ["flow-grpo", "dance-grpo"])
+@pytest.mark.parametrize("setting", ROLLOUT_SETTINGS)
+def test_a_setting_of_a_rollout_method_that_cannot_be(method: str, setting: str, tmp_path: Path) -> None:
+    refused(call("run", "ocr", "--out", tmp_path, "--method", method, *SHORT_PROFILE, "--set", f"method.{setting}"))
 
 
 @pytest.mark.parametrize("setting", [f"{group}.{s}" for group, some in SETTINGS.items() for s in some])
@@ -102,7 +117,7 @@ FILES: dict[str, bytes] = {
     "latin-1": 'a sign that reads "CAFÉ"\n'.encode("latin-1"),
     "no quotes": b"a sign that reads CAFE\n",
     "empty quotes": b'a sign that reads ""\n',
-    "one quote": b'a sign that reads "CAFE\n',
+    "a quote at the end": b'a sign that reads "\n',
     "binary": bytes(range(256)),
     "a megabyte": b'a sign that reads "CAFE" ' + b"x" * 1_000_000,
 }

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,6 +124,24 @@ def test_advantages_by_hand():
     torch.testing.assert_close(by_all[0], torch.tensor([-0.5, 0.5]) / (math.sqrt(0.125) + 1e-4))
 
 
+def test_the_unbiased_std_is_torchs_own():
+    r = torch.rand(5, 12, generator=torch.Generator().manual_seed(0))
+    by_group = grpo.advantages(r, "group", 5.0, unbiased=True, epsilon=1e-8)
+    torch.testing.assert_close(by_group, (r - r.mean(1, keepdim=True)) / (r.std(1, keepdim=True) + 1e-8))
+    by_all = grpo.advantages(r, "global", 5.0, unbiased=True, epsilon=1e-8)
+    torch.testing.assert_close(by_all, (r - r.mean(1, keepdim=True)) / (r.std() + 1e-8))
+    one_missing = torch.cat([r, torch.full((5, 1), math.nan)], dim=1)
+    torch.testing.assert_close(
+        grpo.advantages(one_missing, "group", 5.0, unbiased=True, epsilon=1e-8)[:, :-1], by_group
+    )
+
+
+def test_the_epsilon_tells_small_differences_from_none():
+    r = torch.tensor([[0.5, 0.5 + 1e-6]])
+    assert grpo.advantages(r, "group", 5.0, epsilon=1e-4).abs().max() < 0.01
+    assert grpo.advantages(r, "group", 5.0, epsilon=1e-8).abs().max() > 0.9
+
+
 def test_an_unscored_image_has_no_say():
     r = torch.tensor([[0.0, 1.0, math.nan], [0.2, 0.4, 0.9]])
     alone = grpo.advantages(r[:1, :2], "group", 5.0)
@@ -238,6 +257,52 @@ def test_groups_of_one_reward_are_counted_and_left_out(tmp_path):
     assert made.step().kind == "collect"
 
 
+class Halves(Brightness):
+    """Every second group has one reward for all its four images."""
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        return [Score(0.5 if i // 4 % 2 else float(i % 4), {}, "") for i in range(len(images))]
+
+
+def first_update(tmp_path: Path, **changed: object) -> dict[str, float]:
+    made = method(tmp_path, numbers("dance-grpo", updates_per_epoch=1, **changed), "dance-grpo")
+    made.context = replace(made.context, scorer=Halves())
+    made.step()
+    return made.step().metrics
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 0.01])
+def test_images_without_advantage_count_in_the_mean(tmp_path, kl_weight):
+    """At the start the KL has no gradient: the reference is the policy."""
+    dropped = first_update(tmp_path, drop_zero=True, kl_weight=kl_weight)
+    counted = first_update(tmp_path, drop_zero=False, kl_weight=kl_weight)
+    assert dropped["gradient_norm"] > 0
+    assert counted["gradient_norm"] == pytest.approx(dropped["gradient_norm"] / 2, rel=1e-3)
+
+
+def test_an_update_without_any_advantage_leaves_the_gradient_at_zero(tmp_path):
+    made = method(tmp_path, numbers("dance-grpo"), "dance-grpo")
+
+    class Flat(Brightness):
+        def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+            return [Score(0.5, {}, "")] * len(images)
+
+    made.context = replace(made.context, scorer=Flat())
+    steps = [made.step() for _ in range(4)]
+    assert [s.kind for s in steps] == ["collect", "optimise", "optimise", "collect"]
+    assert (steps[0].metrics["flat_groups"], steps[0].metrics["dropped"]) == (2, 0)
+    assert steps[1].metrics == {"gradient_norm": 0.0}
+
+
+def test_unshuffled_updates_take_whole_groups(tmp_path):
+    made = method(tmp_path, numbers("dance-grpo"), "dance-grpo")
+    made.step()
+    assert made.rollout is not None
+    first, second = (set(part.tolist()) for part in made.rollout.prompts.tensor_split(2))
+    assert len(first) == len(second) == 1
+    assert first != second
+
+
 @pytest.mark.parametrize("killed_after", [1, 2, 3])
 @pytest.mark.parametrize("name", ["flow-grpo", "dance-grpo"])
 def test_a_saved_state_goes_on_to_the_same_parameters(tmp_path, name, killed_after):
@@ -261,6 +326,46 @@ def test_the_reward_rises(tmp_path):
 
 
 # -- steps
+
+
+@pytest.mark.parametrize("profile", ["pocket", "flux1-dev", "sd35-medium"])
+def test_dance_grpo_is_shipped_as_published(profile):
+    config = content.load(content.find("profile", profile) / "dance-grpo.toml", grpo.Config)
+    assert (config.noising, config.shared_noise, config.noisy_last) == (SdeConfig("constant", 0.3), True, False)
+    assert (config.std, config.std_unbiased, config.std_epsilon) == ("group", True, 1e-8)
+    assert (config.timesteps, config.timestep_fraction) == ("random", 0.6)
+    assert (config.drop_zero, config.shuffle, config.updates_per_epoch) == (False, False, 2)
+    noisy = grpo.stochastic_steps(config, 12, torch.Generator())
+    steps = grpo.trained_steps(config, noisy, 40, torch.Generator().manual_seed(0))
+    assert steps.shape == (40, 6)  # 60 % of 11, rounded down
+    assert set(steps.flatten().tolist()) == set(range(11))
+
+
+@pytest.mark.parametrize("profile", ["pocket", "flux1-dev", "sd35-medium"])
+def test_flow_grpo_keeps_its_own_advantage(profile):
+    config = content.build(grpo.Config, flow_table(profile), "flow-grpo.toml")
+    assert (config.std, config.std_unbiased, config.std_epsilon) == ("global", False, grpo.EPSILON)
+    assert (config.drop_zero, config.shuffle) == (True, True)
+
+
+def flow_table(profile: str) -> dict[str, Any]:
+    read = content.read(content.find("profile", profile) / "flow-grpo.toml")
+    return {key: value for key, value in read.items() if key != "tasks"}
+
+
+def test_a_last_step_without_noise_ends_at_the_denoised_prediction():
+    """What DanceGRPO scores: x - t v of the last step, to the bit."""
+    schedule, x = timesteps(8, 2.0), draw(3, 4, 5)
+    noise = step_noise(x.shape, range(7), torch.Generator().manual_seed(0))
+    chain = sde_sample(lambda x, t: (0.3 * x).sin(), x, schedule, KINDS[1], noise)
+    before = chain.states[:, -2]
+    assert torch.equal(chain.states[:, -1], before - schedule[-2] * (0.3 * before).sin())
+
+
+def test_rollouts_may_have_a_shift_of_their_own(tmp_path):
+    assert torch.equal(method(tmp_path, numbers()).schedule, timesteps(4, 2.0))
+    made = method(tmp_path, numbers(rollout_shift=3.0, rollout_steps=12))
+    assert torch.equal(made.schedule, timesteps(12, 3.0))
 
 
 def test_a_window_lies_in_its_range():

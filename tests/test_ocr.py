@@ -125,7 +125,10 @@ def test_the_size_of_text_is_a_reward_of_its_own_whatever_is_said():
         ('"ONE" and "TWO"', "ONE"),
         ('says "New York", twice', "New York"),
         ("no quotes", None),
-        ('an open "quote', None),
+        ('an open "quote', "quote"),  # up to the line's end, as Flow-GRPO has it
+        ('an open "Grand Opening \n', "Grand Opening"),
+        ('nothing behind it: "', None),
+        ('nothing but spaces:"  ', None),
         ('an empty "" one', None),
         ('a blank "  " one', None),
     ],

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gdro_bench.policy import Cond
 from gdro_bench.profile import Sampler
-from gdro_bench.sampling import euler, noise_for, sample, timesteps
+from gdro_bench.sampling import SdeConfig, euler, noise_for, sample, timesteps, transition
 from gdro_bench.task import Prompt
 
 SHAPE = (4, 3)
@@ -32,6 +32,34 @@ def test_schedule_falls_from_exactly_one_to_exactly_zero(steps, shift):
     assert len(t) == steps + 1
     assert (t[0].item(), t[-1].item()) == (1.0, 0.0)
     assert t.diff().lt(0).all()
+
+
+SHIFTS = [0.1, 0.15, 0.5, 1.0, 1.18, 1.32, 1.877, 2.0, 3.0, 6.0, 12.0, *(i / 100 for i in range(11, 1000, 13))]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 6, 8, 10, 28, 40, 200])
+def test_the_ends_are_exact_whatever_the_shift(steps):
+    for shift in SHIFTS:
+        t = timesteps(steps, shift)
+        assert (t[0].item(), t[-1].item()) == (1.0, 0.0), shift
+        assert t.diff().lt(0).all(), shift
+
+
+@pytest.mark.parametrize("shift", [1.18, 1.32])
+def test_a_shift_that_rounds_beside_one_gives_flow_grpo_a_finite_first_step(shift):
+    """1.18 * 1 / (1 + 0.18 * 1) is not 1 in float32."""
+    u = torch.linspace(1, 0, 9)
+    assert (shift * u / (1 + (shift - 1) * u))[0] != 1
+    schedule, x = timesteps(8, shift), torch.ones(2, 3)
+    made = transition(x, x, *schedule[:2].expand(2, 2).T, schedule, SdeConfig("flow", 0.7))
+    torch.testing.assert_close(made.rate, torch.full((2,), 0.7 / math.sqrt(1 - float(schedule[1]))))
+
+
+@pytest.mark.parametrize("shift", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("steps", range(1, 60))
+def test_shifts_of_kept_records_have_not_moved(steps, shift):
+    u = torch.linspace(1, 0, steps + 1)
+    assert torch.equal(timesteps(steps, shift), shift * u / (1 + (shift - 1) * u))
 
 
 def test_schedule_without_shift_is_even():

@@ -3,7 +3,7 @@
 An epoch samples a group of images for each of some prompts, keeps every state of their chains, and makes
 `updates_per_epoch` optimiser updates on them, each on its share of the images:
 
-    A   = (r - mean of the prompt's group) / (std + 1e-4), clipped to +-advantage_clip
+    A   = (r - mean of the prompt's group) / (std + std_epsilon), clipped to +-advantage_clip
     rho = exp(log p_theta(x_next | x) - log p_old(x_next | x))
     L   = mean over images and trained steps of max(-A rho, -A clip(rho, 1 - c, 1 + c)) + kl_weight * KL
 """
@@ -31,7 +31,7 @@ from gdro_bench.profile import Sampler
 from gdro_bench.sampling import Chain, SdeConfig
 from gdro_bench.score import GeneratedBatch, Score
 
-EPSILON = 1e-4  # keeps the advantage finite where all rewards are equal
+EPSILON = 1e-4  # Flow-GRPO's `std_epsilon`
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,15 @@ class Config:
     noising: SdeConfig
     window: Natural  # steps that are stochastic and trained, as in Flow-GRPO-Fast; 0 is all
     window_range: Natural  # the window lies in the first so many steps
-    noisy_last: bool  # whether the last step gets noise as well
+    noisy_last: bool  # whether the last step gets noise as well; if not, it ends at x0_hat = x - t v and is not trained
     timesteps: Literal["first", "random"]  # which of the stochastic steps are trained
-    timestep_fraction: Share
+    timestep_fraction: Share  # of the stochastic steps, rounded down, one at least
     shared_noise: bool  # whether a group starts from one noise
     std: Literal["global", "group"]
+    std_unbiased: bool  # divides by n - 1, not by n
+    std_epsilon: Positive  # is added to the std
+    drop_zero: bool  # whether images of advantage 0 leave the updates' shares
+    shuffle: bool  # whether images are dealt to an epoch's updates at random, or prompt by prompt
     advantage_clip: Positive
     clip_range: Positive
     kl_weight: NonNegative
@@ -55,6 +59,7 @@ class Config:
     updates_per_epoch: Count
     optimiser: OptimiserConfig
     rollout_steps: Count | None = None  # of the sampler while training; without it, the profile's
+    rollout_shift: NonNegative | None = None  # likewise; 0 is the model's own schedule
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -66,18 +71,29 @@ def flat_groups(r: Tensor) -> Tensor:
     return r.nan_to_num(-math.inf).amax(1) <= r.nan_to_num(math.inf).amin(1)
 
 
-def advantages(r: Tensor, std: Literal["global", "group"], limit: float) -> Tensor:
+def advantages(
+    r: Tensor, std: Literal["global", "group"], limit: float, unbiased: bool = False, epsilon: float = EPSILON
+) -> Tensor:
     """Group-relative advantages [G, k] of rewards r [G, k]; unscored (NaN) images get 0 and count nowhere.
 
     A flat group gets exactly 0, where the rounding of its mean would leave something.
     """
     centred = r - r.nanmean(dim=1, keepdim=True)
     if std == "global":
-        spread = (r - r.nanmean()).square().nanmean().sqrt().expand_as(centred)
+        spread = _spread((r - r.nanmean()).flatten()[None], unbiased).expand_as(centred)
     else:
-        spread = centred.square().nanmean(dim=1, keepdim=True).sqrt()
-    scaled = (centred / (spread + EPSILON)).clamp(-limit, limit).nan_to_num(0.0)
+        spread = _spread(centred, unbiased)
+    scaled = (centred / (spread + epsilon)).clamp(-limit, limit).nan_to_num(0.0)
     return scaled.masked_fill(flat_groups(r)[:, None], 0.0)
+
+
+def _spread(centred: Tensor, unbiased: bool) -> Tensor:
+    """The std of each row of centred rewards [G, k], its NaN left out: [G, 1]."""
+    variance = centred.square().nanmean(dim=1, keepdim=True)
+    if unbiased:
+        n = centred.isfinite().sum(dim=1, keepdim=True)
+        variance = variance * n / (n - 1)
+    return variance.sqrt()
 
 
 def clipped_loss(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
@@ -111,7 +127,7 @@ def trained_steps(config: Config, noisy: list[int], images: int, generator: torc
 
 @dataclass(slots=True)
 class Rollout:
-    """An epoch's images that carry an advantage: chains [N, T + 1, *latent_shape], log-probabilities [N, T] under the
+    """An epoch's images that are trained on: chains [N, T + 1, *latent_shape], log-probabilities [N, T] under the
     policy that sampled them, advantages [N], prompt indices [N] and the steps to train each on, [N, n]."""
 
     chains: Tensor
@@ -143,7 +159,8 @@ class RolloutTraining:
         _check(config, context)
         self.name, self.config, self.context = name, config, context
         self.trainer = Trainer(context.policy, config.optimiser, context.processes)
-        self.schedule = context.policy.timesteps(config.rollout_steps or context.sampler.steps, context.sampler.shift)
+        shift = context.sampler.shift if config.rollout_shift is None else config.rollout_shift
+        self.schedule = context.policy.timesteps(config.rollout_steps or context.sampler.steps, shift)
         self.epoch = 0
         self.rollout: Rollout | None = None
 
@@ -162,10 +179,11 @@ class RolloutTraining:
         noisy = stochastic_steps(c, len(self.schedule) - 1, generator)
         states, log_p, scores = self._sample(prompt_ids, noisy, generator)
         r = torch.tensor([score.value for score in scores]).view(-1, c.k)
-        advantage = advantages(r, c.std, c.advantage_clip).flatten()
+        advantage = advantages(r, c.std, c.advantage_clip, c.std_unbiased, c.std_epsilon).flatten()
         steps = trained_steps(c, noisy, len(prompt_ids), generator)
-        kept = torch.nonzero(advantage).flatten()
-        kept = kept[torch.randperm(len(kept), generator=generator)]
+        kept = torch.nonzero(advantage).flatten() if c.drop_zero else torch.arange(len(prompt_ids))
+        if c.shuffle:
+            kept = kept[torch.randperm(len(kept), generator=generator)]
         self.epoch += 1
         if len(kept) >= c.updates_per_epoch:
             self.rollout = Rollout(*(part[kept] for part in (states, log_p, advantage, prompt_ids, steps)))
@@ -223,18 +241,24 @@ class RolloutTraining:
         rows = torch.tensor_split(torch.arange(len(rollout.advantage)), c.updates_per_epoch)[part]
         sums: dict[str, float] = {}
         pairs = [(int(i), j) for j in range(rollout.steps.shape[1]) for i in rows]
+        share, pairs = len(pairs), self._with_gradient(pairs, rollout)
         processes = self.context.processes
-        for batch in processes.passes(processes.batches(len(pairs), self.context.sampler.batch)):
+        for batch in processes.passes(processes.batches(len(pairs), self.context.sampler.batch)) if pairs else ():
             some = pairs[batch]
             loss, metrics = self._loss(rollout, torch.tensor(some), on_policy=part == 0)
             count = 0 if processes.padding else len(some)
-            self.trainer.backward(loss * count / len(pairs))
+            self.trainer.backward(loss * count / share)
             for key, value in metrics.items():
                 sums[key] = sums.get(key, 0.0) + value * count / len(pairs)
         sums = processes.all_reduce_dict(sums) | {"gradient_norm": self.trainer.update()}
         if part + 1 == c.updates_per_epoch:
             self.rollout = None
-        return Step("optimise", sums, f"update {self.trainer.updates}: clipped {sums['clipped']:.0%}")
+        clipped = f"clipped {sums['clipped']:.0%}" if pairs else "no image has an advantage"
+        return Step("optimise", sums, f"update {self.trainer.updates}: {clipped}")
+
+    def _with_gradient(self, pairs: list[tuple[int, int]], rollout: Rollout) -> list[tuple[int, int]]:
+        """Those (image, step) pairs that can have a gradient: without a KL, an advantage of 0 has none."""
+        return [pair for pair in pairs if self.config.kl_weight or rollout.advantage[pair[0]]]
 
     def _loss(self, rollout: Rollout, pairs: Tensor, on_policy: bool) -> tuple[Tensor, dict[str, float]]:
         """Mean loss of (image, index of trained step) pairs [B, 2].

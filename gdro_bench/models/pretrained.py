@@ -148,7 +148,7 @@ class PretrainedPolicy:
 
     def timesteps(self, steps: int, shift: float) -> Tensor:
         """The model's own schedule if shift is 0."""
-        return sampling.timesteps(steps, shift) if shift else self._own_timesteps(steps)
+        return sampling.timesteps(steps, shift) if shift else sampling.with_exact_ends(self._own_timesteps(steps))
 
     def _own_timesteps(self, steps: int) -> Tensor:
         raise NotImplementedError

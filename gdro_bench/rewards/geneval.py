@@ -3,6 +3,8 @@
 `value` is the training score (`geneval_rules`): mended, or Flow-GRPO's published one under the name
 `geneval-published`. Parts: the official verdict, the strict one, and the official verdict by tag (NaN for other tags;
 GenEval's overall score is the mean of the six tags' means).
+
+Difference from Flow-GRPO: its client sends the server JPEG of PIL's default quality; here the detector sees the pixels.
 """
 
 from __future__ import annotations

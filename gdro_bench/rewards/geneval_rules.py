@@ -1,7 +1,8 @@
 """GenEval's verdicts on detected objects (arXiv 2310.11513), and the training scores that are made of them.
 
 `verdict` is the official one. `published_score` is what Flow-GRPO (arXiv 2505.05470) trains on, to the letter;
-`mended_score` is that without its two quirks; `strict` asks for exact counts as well.
+`mended_score` is that without its two quirks; `strict` asks for exact counts as well. Where equal scores of a detector
+tie for a place among the best, see `kept`; nothing else ranks.
 """
 
 from __future__ import annotations
@@ -80,8 +81,9 @@ def cached_colours(colours: Colours) -> Colours:
 def kept(detected: Objects, tag: str) -> dict[str, list[Detection]]:
     """The detections that count in a scene of this tag, best first; classes without any are left out.
 
-    Of equal scores the one that the detector lists last is the best, as in the published code, which sorts upwards and
-    turns the list round.
+    Of equal scores the one that the detector lists last is the best: a stable sort upwards, turned round. The published
+    code turns round numpy's default sort, which is stable for a class of up to 16 detections, and has no defined order
+    of ties beyond (nor where numpy sorts with vector instructions).
     """
     threshold = np.float32(COUNTING_THRESHOLD if tag == "counting" else THRESHOLD)
     best = {
@@ -95,7 +97,9 @@ def kept(detected: Objects, tag: str) -> dict[str, list[Detection]]:
 
 def relations(a: Box, b: Box) -> set[str]:
     """How a lies against b: none, one or two of `left of`, `right of`, `above`, `below`."""
-    corners = np.array([a, b], dtype=np.float32).reshape(2, 2, 2)  # as published: rounding decides ties
+    corners = np.array([a, b], dtype=np.float32).reshape(
+        2, 2, 2
+    )  # as published: float32's rounding decides at thresholds
     here, there = corners.mean(axis=1)
     offset = here - there
     sizes = np.abs(corners[:, 1] - corners[:, 0]).sum(axis=0)

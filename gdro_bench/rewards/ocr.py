@@ -3,6 +3,9 @@
 Target and reading lose their spaces and their case; the distance is 0 if the target is part of the reading, else
 Levenshtein's, at most the target's length n; the reward is 1 - distance / n.
 
+The target is what `task.first_quoted` finds, a prompt with one quote mark included. Lines are joined in the reader's
+order, without a separator.
+
 Differences: 1. a reader that fails gives NaN, not 0. 2. the reader gets channels in the order it expects.
 """
 
@@ -92,7 +95,7 @@ def open_text_size(instruments: Instruments) -> TextSize:
 
 class SecondReader:
     """The OCR reward by another reader, for judging: has a method learnt to write, or to please one engine? What it
-    looks for is the prompt's first quoted text, whatever the task's own reward looks for."""
+    looks for is the prompt's first quoted text (`task.first_quoted`), whatever the task's own reward looks for."""
 
     def __init__(self, reward: OcrReward) -> None:
         self.reward, self.name = reward, reward.name

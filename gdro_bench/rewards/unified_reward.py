@@ -3,7 +3,10 @@ speaks OpenAI's chat protocol (vLLM does), or of a copy on this machine through 
 
 An answer must hold all three axes as numbers in 1..5. One that does not is asked for once more, then left unscored:
 nothing is put in its place. A picture that the server fails on is unscored; a server that is gone stops the run.
-Difference from the published client: the request is in our own words, after the published form.
+The judge client's settings: pictures travel as PNG, without loss; an answer has at most 256 tokens, at temperature 0.
+
+Differences from the published client: 1. the request is in our own words, after the published form. 2. it sends JPEG of
+quality 95. 3. it allows 4,096 tokens: the three lines asked for take some 40, and an answer cut short is unscored.
 """
 
 from __future__ import annotations
