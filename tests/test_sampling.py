@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gdro_bench.policy import Cond
 from gdro_bench.profile import Sampler
-from gdro_bench.sampling import SdeConfig, euler, noise_for, sample, timesteps, transition
+from gdro_bench.sampling import SdeConfig, euler, noise_for, sample, timesteps, transition, with_exact_ends
 from gdro_bench.task import Prompt
 
 SHAPE = (4, 3)
@@ -43,6 +43,13 @@ def test_the_ends_are_exact_whatever_the_shift(steps):
         t = timesteps(steps, shift)
         assert (t[0].item(), t[-1].item()) == (1.0, 0.0), shift
         assert t.diff().lt(0).all(), shift
+
+
+def test_only_the_ends_of_a_schedule_are_mended():
+    bent = torch.tensor([1.0000001, 0.7, 0.2, 1e-9])
+    mended = with_exact_ends(bent)
+    assert mended.tolist() == [1.0, bent[1].item(), bent[2].item(), 0.0]
+    assert mended.dtype == bent.dtype
 
 
 @pytest.mark.parametrize("shift", [1.18, 1.32])
