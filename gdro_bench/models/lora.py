@@ -140,6 +140,23 @@ def adapters_merged(transformer: Any) -> Iterator[None]:
             weight.data.copy_(before)
 
 
+@contextmanager
+def adapters_scaled(transformer: Any, factor: float) -> Iterator[None]:
+    """Inside, the adapters' updates are multiplied by `factor`: W + factor * BA alpha / rank. 0 is the base, 1 changes
+    nothing, both to the last bit."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [layer for layer in transformer.modules() if isinstance(layer, LoraLayer)]
+    scales = [layer.scaling[ADAPTER] for layer in layers]
+    try:
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scaling[ADAPTER] = factor * scale
+        yield
+    finally:
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scaling[ADAPTER] = scale
+
+
 def save_lora(transformer: Any, folder: Path) -> None:
     """Writes the adapters as safetensors that diffusers' `load_lora_adapter` reads."""
     transformer.save_lora_adapter(folder, adapter_name=ADAPTER)

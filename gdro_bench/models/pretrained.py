@@ -31,6 +31,7 @@ from gdro_bench.models.lora import (
     adapters_merged,
     adapters_off,
     adapters_replaced,
+    adapters_scaled,
     add_lora,
     check_base,
     load_lora,
@@ -145,6 +146,9 @@ class PretrainedPolicy:
 
     def merged(self) -> AbstractContextManager[None]:
         return adapters_merged(self.transformer)
+
+    def scaled(self, factor: float) -> AbstractContextManager[None]:
+        return adapters_scaled(self.transformer, factor)
 
     def timesteps(self, steps: int, shift: float) -> Tensor:
         """The model's own schedule if shift is 0."""
