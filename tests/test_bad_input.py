@@ -14,6 +14,7 @@ from gdro_bench.cli import main
 SHORT = (
     *("--device", "cpu", "--budget", "300", "--set", "profile.budget.marks=[0.6,1.0]"),
     *("--set", "profile.sampler.steps=3", "--set", "profile.held_out_prompts=4", "--set", "profile.kept_images=4"),
+    *("--set", "profile.health.prompts=2"),
     *("--set", "profile.drift.prompts=1", "--set", "profile.drift.images=2", "--set", "profile.reader.workers=0"),
     *("--set", "method.pool.prompts=4", "--set", "method.pool.images=4", "--set", "method.pool.shard_prompts=2"),
     *("--set", "method.k=4", "--set", "method.groups=2", "--set", "method.drop_flat=false"),
@@ -44,7 +45,9 @@ SETTINGS = {
         *("held_out_prompts=0", "held_out_prompts=-1", "kept_images=0", "kept_images=-3", "max_unscored=-1"),
         *("max_unscored=2", "lora.rank=0", "lora.rank=true", "lora.targets=3", "budget.marks=[]", "budget.marks=[0.5]"),
         *("budget.marks=[0.5,0.4,1.0]", "budget.kind=euros", "model=nowhere", "prompts=nowhere"),
-        *("reader.engine=nowhere", "judge.name=nowhere", "drift.prompts=-1", "reader.workers=-1", "sampler=3"),
+        *("reader.engine=nowhere", "judge.name=nowhere", "drift.prompts=-1", "health.prompts=-1"),
+        *("health.prompts=some", "health.judge=nowhere", "health.kl_limit=0", "health.kl_limit=nan", "keep_adapters=3"),
+        *("reader.workers=-1", "sampler=3"),
         *("sampler.stepz=3", "samplr.steps=3"),
     ],
     "method": [
@@ -261,7 +264,7 @@ def test_a_damaged_judgement_is_made_again_or_named(damage: Callable[[Path], Non
         assert "NaN" not in result.output
 
 
-@pytest.mark.parametrize("file", ["plan.json", "checkpoint.pt", "run.json"])
+@pytest.mark.parametrize("file", ["plan.json", "checkpoint.pt", "run.json", "health.json"])
 @pytest.mark.parametrize("damage", [cut, empty_list, noise])
 def test_a_run_that_cannot_go_on_says_how(file: str, damage: Callable[[Path], None], runs: Path) -> None:
     folder = the_run(runs)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gdro_bench.commands.dry_run import Forecast
     from gdro_bench.commands.results import Result, ScaledResult
     from gdro_bench.compare.tables import Table as Written
+    from gdro_bench.engine.health import Healthy
     from gdro_bench.engine.plan import Plan
 
 
@@ -41,9 +42,20 @@ def print_run(console: Console, run: Run, plan: Plan) -> None:
         f"Spent: {last.collection_evaluations:,} evaluations on collecting {last.images_sampled:,} images, "
         f"{last.optimisation_evaluations:,} on optimising, {last.reward_calls:,} reward calls."
     )
+    from gdro_bench.engine import health  # here, because it loads torch, which other summaries need not wait for
+
+    if (healthy := health.read(folder)) is not None:
+        _say(console, f"Last healthy checkpoint: {_named(healthy)}. {healthy.why}")
     _say(console, f"Record: {folder / 'run.json'}   pictures: {folder / 'sheet.png'}")
     _say(console, f"Next: {next_seed(plan)}")
     _say(console, f"or:   gdro-bench compare --runs {shlex.quote(str(folder.parents[2]))}")
+
+
+def _named(healthy: Healthy) -> str:
+    """The mark, and where its adapters are."""
+    if healthy.mark is None:
+        return "not known"
+    return f"{healthy.mark:.0%} of the budget, " + (f"{healthy.adapters}" if healthy.adapters else "adapters not kept")
 
 
 def _say(console: Console, line: str) -> None:
