@@ -37,6 +37,7 @@ from gdro_bench.models.lora import (
     load_lora,
     lora_parameters,
     note_base,
+    settle,
 )
 from gdro_bench.models.pixels import to_images
 from gdro_bench.policy import Cond
@@ -177,6 +178,7 @@ class PretrainedPolicy:
         weights = get_peft_model_state_dict(self.transformer, adapter_name=ADAPTER)
         numbers = self.transformer.peft_config[ADAPTER].to_dict()
         type(self.pipeline).save_lora_weights(folder, weights, transformer_lora_adapter_metadata=numbers)
+        settle(folder)
         note_base(folder, Path(self.config.source).name)
 
     def load(self, folder: Path) -> None:
