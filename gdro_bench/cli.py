@@ -268,6 +268,7 @@ def judge(folders: tuple[Path, ...], runs: Path, **options: str) -> None:
     "eval",
     **_examples(
         "eval ocr --lora runs/ocr/pocket/gdro-s0/lora",
+        "eval ocr --lora runs/ocr/pocket/gdro-s0/lora --lora-scale 0,0.25,0.5,0.75,1 --judge pocket --out frontier",
         "eval geneval --images FOLDER --out scores",
         "eval ocr --images list.csv --judge unified-reward --judge-url http://127.0.0.1:8080/v1",
     ),
@@ -277,6 +278,7 @@ def judge(folders: tuple[Path, ...], runs: Path, **options: str) -> None:
 @_path("--images", help="Score these pictures: a CSV file (path, prompt), or a folder in GenEval's layout.")
 @_path("--weights", help="Generate with these weights instead of the profile's.")
 @_path("--lora", help="Generate with these adapters, such as a run's lora/.")
+@click.option("--lora-scale", metavar="A,B", help="Once for each scale of the adapters' updates: 0,0.25,0.5,0.75,1.")
 @prompts_option
 @click.option("--mask2former", metavar="SOURCE", help="Detector for geneval: folder, hub id, or mmdet's checkpoint.")
 @click.option("--clip", metavar="SOURCE", help="Tells --mask2former's colours: folder, hub id, or open_clip's file.")
@@ -285,13 +287,23 @@ def judge(folders: tuple[Path, ...], runs: Path, **options: str) -> None:
 @set_option
 @device_option
 def evaluate(
-    task: str, profile: str, settings: tuple[str, ...], prompts: Path | None, out: Path | None, **options: Any
+    task: str,
+    profile: str,
+    settings: tuple[str, ...],
+    prompts: Path | None,
+    out: Path | None,
+    lora_scale: str | None,
+    **options: Any,
 ) -> None:
     """Score pictures on TASK without training: those in --images, or a model's."""
     from gdro_bench.commands import evaluate as evaluate_command
+    from gdro_bench.commands import frontier
 
-    request = evaluate_command.EvalRequest(**options)
-    evaluate_command.execute(_console(), request, task, profile, settings, prompts, out)
+    request, shared = evaluate_command.EvalRequest(**options), (task, profile, settings, prompts, out)
+    if lora_scale is None:
+        evaluate_command.execute(_console(), request, *shared)
+    else:
+        frontier.execute(_console(), request, frontier.parse_scales(lora_scale), *shared)
 
 
 @main.command("list", **_examples("list"))

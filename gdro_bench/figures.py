@@ -19,6 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from gdro_bench.stats import Estimate
+
 
 def _wrapped(label: str, width: int) -> str:
     return textwrap.fill(label, width, break_on_hyphens=False)  # names of instruments have hyphens
@@ -142,6 +144,27 @@ def ablation(path: Path, curves: pd.DataFrame, panels: dict[str, str], name: str
         axis.set_ylabel(_wrapped(y_label, 40))
     figure.suptitle(name)
     _legend(figure, axes[0, 0], len(labels))
+    save(figure, path)
+
+
+def frontier(path: Path, scales: list[float], curves: dict[str, list[Estimate]], title: str) -> None:
+    """Scores against the scale of adapters' updates, a panel a score, with 95 % intervals.
+
+    Args:
+        path: without ending. scales: of the points, rising. curves: label of a score -> its values there.
+    """
+    figure, axes = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 3.8), squeeze=False)
+    for axis, (label, values), (colour, marker, _) in zip(axes[0], curves.items(), _styles(), strict=False):
+        mean, low, high = np.array([(one.mean, one.low, one.high) for one in values]).T
+        # resampled means are rounded, the mean is not: a distance may come out a hair below 0
+        spread = np.maximum(0.0, np.stack([mean - low, high - mean]))
+        axis.errorbar(scales, mean, yerr=spread, color=colour, marker=marker, markersize=5, elinewidth=1.2, capsize=3)
+        axis.set(xlabel="scale of the adapters' updates\n(0: base, 1: as trained)")
+        axis.set_ylabel(_wrapped(label, 40))
+        axis.xaxis.set_major_locator(MaxNLocator(6))
+        axis.yaxis.set_major_locator(MaxNLocator(6))
+        axis.grid(alpha=0.3)
+    figure.suptitle(f"{title}: adapters turned down")
     save(figure, path)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import math
 import os
 import uuid
 from pathlib import Path
+from typing import Any
 
 from gdro_bench.errors import BenchError
 
@@ -47,3 +50,16 @@ def write_atomically(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise not_written(path, error) from error
+
+
+def strict_json(value: Any) -> bytes:
+    """Tables, lists and numbers as JSON. JSON has no NaN: an unknown number is null."""
+    return json.dumps(_without_nan(value), indent=1, allow_nan=False).encode()
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

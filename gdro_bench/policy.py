@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 from torch.nn import Parameter
@@ -76,4 +76,13 @@ class Policy(Protocol):
 
     def load(self, folder: Path) -> None:
         """Loads adapters that `save` wrote."""
+        ...
+
+
+@runtime_checkable
+class Scalable(Protocol):
+    """A policy whose adapters can be turned down, which only `gdro-bench eval --lora-scale` asks of it."""
+
+    def scaled(self, factor: float) -> AbstractContextManager[None]:
+        """Inside, the adapters' updates are multiplied by `factor`: 0 is the base, 1 the policy as it is."""
         ...

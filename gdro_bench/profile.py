@@ -22,12 +22,14 @@ class Profile:
     max_unscored: Share
     sampler: Sampler
     drift: DivergenceConfig
+    health: HealthConfig | None  # without it, no run says which of its checkpoints was the last healthy one
     lora: LoraConfig
     reader: ReaderConfig
     judge: JudgeConfig
     budget: BudgetConfig
     pretrained: PretrainedConfig | None  # for models that do not come with the package
     detector: DetectorConfig | None  # of objects; without it, the pocket's
+    keep_adapters: bool | None  # of every evaluation point, in loras/<mark>; without it, only the last ones are kept
     score_ahead: Natural | None  # batches that may wait for their scores while the next are generated; without it, none
 
 
@@ -75,6 +77,17 @@ class DivergenceConfig:
     prompts: Natural
     images: Count
     noise_level: Positive
+
+
+@dataclass(frozen=True, slots=True)
+class HealthConfig:
+    """`[health]` of a profile, for finding a run's last healthy checkpoint (`gdro_bench.engine.health`): at each
+    evaluation point so many training `prompts` are painted (0: none) and rated by a `judge` of the registry that runs
+    beside the model. Where it is `none`, the KL of the path from the base tells, with its `kl_limit` in nats."""
+
+    prompts: Natural
+    judge: str
+    kl_limit: Positive
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ TABLES: Mapping[Kind, Mapping[str, str]] = {
     "reward": {
         "ocr": "gdro_bench.rewards.ocr:open_reward",
         "text-size": "gdro_bench.rewards.ocr:open_text_size",
+        "ocr-exploit": "gdro_bench.rewards.exploit:open_reward",
         "geneval": "gdro_bench.rewards.geneval:open_mended",
         "geneval-published": "gdro_bench.rewards.geneval:open_published",
     },
@@ -35,6 +36,7 @@ TABLES: Mapping[Kind, Mapping[str, str]] = {
     "prompt": {
         "ocr": "gdro_bench.task:quoted_prompt",
         "text-size": "gdro_bench.task:quoted_prompt",
+        "ocr-exploit": "gdro_bench.task:quoted_prompt",
         "geneval": "gdro_bench.rewards.geneval:metadata_prompt",
         "geneval-published": "gdro_bench.rewards.geneval:metadata_prompt",
     },

@@ -168,7 +168,12 @@ def noise_for(keys: Sequence[tuple[str | int, ...]], shape: tuple[int, ...]) -> 
 
 def held_out_images(policy: Policy, prompts: Sequence[Prompt], task_name: str, sampler: Sampler) -> Images:
     """One image a prompt, uint8 [B, H, W, 3], from noise that is a function of task, prompt and its draw alone."""
+    return fixed_images(policy, prompts, task_name, sampler, "held out")
+
+
+def fixed_images(policy: Policy, prompts: Sequence[Prompt], task_name: str, sampler: Sampler, purpose: str) -> Images:
+    """As `held_out_images`, from noise that is another for each purpose."""
     # the first draw has no number in its key: records from before there were others keep their noise
-    keys = [(task_name, "held out", p.text) + ((p.draw,) if p.draw else ()) for p in prompts]
+    keys = [(task_name, purpose, p.text) + ((p.draw,) if p.draw else ()) for p in prompts]
     noise = noise_for(keys, policy.latent_shape)
     return policy.decode(sample(policy, noise, prompts, sampler, reference=False))

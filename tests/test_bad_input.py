@@ -14,6 +14,7 @@ from gdro_bench.cli import main
 SHORT_PROFILE = (
     *("--device", "cpu", "--budget", "300", "--set", "profile.budget.marks=[0.6,1.0]"),
     *("--set", "profile.sampler.steps=3", "--set", "profile.held_out_prompts=4", "--set", "profile.kept_images=4"),
+    *("--set", "profile.health.prompts=2"),
     *("--set", "profile.drift.prompts=1", "--set", "profile.drift.images=2", "--set", "profile.reader.workers=0"),
 )
 SHORT = (
@@ -47,7 +48,9 @@ SETTINGS = {
         *("held_out_prompts=0", "held_out_prompts=-1", "kept_images=0", "kept_images=-3", "max_unscored=-1"),
         *("max_unscored=2", "lora.rank=0", "lora.rank=true", "lora.targets=3", "budget.marks=[]", "budget.marks=[0.5]"),
         *("budget.marks=[0.5,0.4,1.0]", "budget.kind=euros", "model=nowhere", "prompts=nowhere"),
-        *("reader.engine=nowhere", "judge.name=nowhere", "drift.prompts=-1", "reader.workers=-1", "sampler=3"),
+        *("reader.engine=nowhere", "judge.name=nowhere", "drift.prompts=-1", "health.prompts=-1"),
+        *("health.prompts=some", "health.judge=nowhere", "health.kl_limit=0", "health.kl_limit=nan", "keep_adapters=3"),
+        *("reader.workers=-1", "sampler=3"),
         *("sampler.stepz=3", "samplr.steps=3"),
     ],
     "method": [
@@ -89,6 +92,9 @@ ARGUMENTS = [
     "judge --judge unified-reward --judge-url nonsense", "judge --gold nowhere", "judge --second-reader nowhere",
     "eval", "eval orc", "eval ocr --images nowhere", "eval ocr --images . --lora x", "eval ocr --lora nowhere",
     "eval ocr --weights nowhere", "eval geneval --mask2former x", "eval ocr --mask2former x --clip y",
+    "eval ocr --lora-scale 0,1", "eval ocr --lora x --lora-scale -1", "eval ocr --lora x --lora-scale nan",
+    "eval ocr --lora x --lora-scale 0,,1", "eval ocr --lora x --lora-scale 3", "eval ocr --lora x --lora-scale 0,1",
+    "eval ocr --images . --lora x --lora-scale 1",
     "eval ocr --judge nowhere", "eval ocr --judge unified-reward", "eval ocr --set method.tau=1",
     "eval ocr --judge unified-reward --judge-url nonsense", "pretrain flux", "pretrain pocket --train-images 1",
     "prompts orc", "prompts ocr -n 0", "prompts ocr --split test", "prompts text-size", "doctor --profile pockt",
@@ -273,7 +279,7 @@ def test_a_damaged_judgement_is_made_again_or_named(damage: Callable[[Path], Non
         assert "NaN" not in result.output
 
 
-@pytest.mark.parametrize("file", ["plan.json", "checkpoint.pt", "run.json"])
+@pytest.mark.parametrize("file", ["plan.json", "checkpoint.pt", "run.json", "health.json"])
 @pytest.mark.parametrize("damage", [cut, empty_list, noise])
 def test_a_run_that_cannot_go_on_says_how(file: str, damage: Callable[[Path], None], runs: Path) -> None:
     folder = the_run(runs)

@@ -15,7 +15,7 @@ from gdro_bench.errors import BenchError
 FROZEN = {
     "eval": [
         *("--clip", "--device", "--images", "--judge", "--judge-model", "--judge-url", "--lora"),
-        *("--mask2former", "--out", "--profile", "--prompts", "--set", "--weights", "task"),
+        *("--lora-scale", "--mask2former", "--out", "--profile", "--prompts", "--set", "--weights", "task"),
     ],
     "compare": ["--level", "--out", "--reference", "--runs", "--x", "folders"],
     "doctor": ["--profile", "--set"],

@@ -1,5 +1,6 @@
 """Whole runs through the command line, on the shipped model with the real reader, made short by `--set`."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -32,6 +33,7 @@ SHORT: dict[str, object] = {
     "profile.kept_images": 4,
     "profile.drift.prompts": 2,
     "profile.drift.images": 2,
+    "profile.health.prompts": 3,
     "profile.reader.workers": 0,
     "profile.budget.marks": "[0.6,1.0]",
 }
@@ -64,7 +66,12 @@ def folder(out: Path) -> Path:
 
 def recorded(out: Path) -> str:
     scores = record.read_scores(folder(out)).to_csv()
-    return (folder(out) / "run.json").read_text() + scores
+    whole = (folder(out) / "run.json").read_text() + scores + (folder(out) / "health.json").read_text()
+    return whole + "".join(f"{path.name} {digest(path)}" for path in sorted(folder(out).rglob("loras/**/*")))
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +235,8 @@ def test_no_evaluation_goes_uncharged(method: str, monkeypatch: pytest.MonkeyPat
     assert call(tmp_path, method).exit_code == 0
     last = record.read(folder(tmp_path)).points[-1]
     held_out, paths, diversity = 6 * 3, 2 * 3 * 2, 2 * 2 * 3  # prompts and steps; with the reference; of 2 images
-    evaluated_on_top = 3 * (held_out + paths + diversity)  # at 3 marks
+    health = 3 * 3 + 2 * 3 * 2  # prompts and steps; the paths of 2 with the reference
+    evaluated_on_top = 3 * (held_out + paths + diversity + health)  # at 3 marks
     assert last.evaluations == 3 * counted["with"] + counted["without"] - evaluated_on_top
 
 

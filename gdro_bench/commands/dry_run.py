@@ -198,18 +198,22 @@ def _peak(device: torch.device) -> int:
 
 
 def at_marks(plan: Plan) -> Cost:
-    """The base and every mark: a picture a held-out prompt, and what `drift` samples."""
+    """The base and every mark: a picture a held-out prompt and a health prompt, and what `drift` samples."""
     sampler, drift = plan.profile.sampler, plan.profile.drift
     pictures, looked_at = len(plan.held_out), min(drift.prompts, len(plan.held_out))
-    each = pictures * sampler.evaluations + looked_at * sampler.evaluations * (2 + drift.images)
+    health, followed = len(plan.health), min(drift.prompts, len(plan.health))
+    each = pictures + looked_at * (2 + drift.images) + health + 2 * followed
     times = len(plan.profile.budget.marks) + 1
-    return Cost(times * each, times * (pictures + looked_at * drift.images), times * pictures)
+    images = times * (pictures + looked_at * drift.images + health)
+    return Cost(times * each * sampler.evaluations, images, times * pictures)
 
 
 def _disk(plan: Plan, latent: float, adapters: float, speed: Speed, ledger: Ledger, costs: CostModel) -> float:
-    """Pool, checkpoint (twice while it is written, with an epoch's chains if there are any) and kept pictures, for
-    latents and adapters of so many bytes."""
+    """Pool, checkpoint (twice while it is written, with an epoch's chains if there are any), kept pictures and kept
+    adapters, for latents and adapters of so many bytes."""
     steps = getattr(plan.config, "rollout_steps", None) or plan.profile.sampler.steps
     checkpoint = COPIES * adapters + costs.collected.images * (steps + 1) * latent
-    pictures = (len(plan.profile.budget.marks) + 1) * min(plan.profile.kept_images, len(plan.held_out))
-    return ledger.pool.images * latent + 2 * checkpoint + pictures * speed.picture
+    points = len(plan.profile.budget.marks) + 1
+    pictures = points * min(plan.profile.kept_images, len(plan.held_out))
+    kept = (points if plan.profile.keep_adapters else 0) + 1  # with those of the end
+    return ledger.pool.images * latent + 2 * checkpoint + pictures * speed.picture + kept * adapters

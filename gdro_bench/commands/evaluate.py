@@ -7,7 +7,6 @@ import dataclasses
 import io
 import itertools
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from gdro_bench.commands.results import Result
 from gdro_bench.engine import judging
 from gdro_bench.engine.plan import evaluation_inputs, prompt_reader
 from gdro_bench.errors import BenchError
-from gdro_bench.files import write_atomically
+from gdro_bench.files import strict_json, write_atomically
 from gdro_bench.models import open_model, pick_device
 from gdro_bench.profile import DetectorConfig, JudgeConfig, Profile
 from gdro_bench.rewards.instruments import open_reward
@@ -287,19 +286,17 @@ def write(
     evaluation: Result,
 ) -> None:
     """`eval.json`, the result, where null is unknown, and `scores.csv`, a row for each picture."""
+    rows = table(pictures, scores, judgements)
+    write_atomically(folder / "eval.json", strict_json(dataclasses.asdict(evaluation)))
+    write_atomically(folder / "scores.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+
+
+def table(pictures: Pictures, scores: Sequence[Score], judgements: Sequence[Score] | None) -> list[dict[str, Any]]:
+    """A row for each picture: where it came from, its prompt, reward, reading and parts, and a judge's axes."""
     rows = [
         {"source": source, "prompt": prompt.text, "reward": score.value, "read": score.note, **score.parts}
         for source, prompt, score in zip(pictures.sources, pictures.prompts, scores, strict=True)
     ]
-    if judgements is not None:
-        rows = [row | dict(judgement.parts) for row, judgement in zip(rows, judgements, strict=True)]
-    text = json.dumps(_without_nan(dataclasses.asdict(evaluation)), indent=1, allow_nan=False)
-    write_atomically(folder / "eval.json", text.encode())
-    write_atomically(folder / "scores.csv", pd.DataFrame(rows).to_csv(index=False).encode())
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: an unknown number is null."""
-    if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if judgements is None:
+        return rows
+    return [row | dict(judgement.parts) for row, judgement in zip(rows, judgements, strict=True)]

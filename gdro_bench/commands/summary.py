@@ -17,8 +17,9 @@ from gdro_bench.engine.record import Run
 if TYPE_CHECKING:
     from gdro_bench.commands.board import Outcome
     from gdro_bench.commands.dry_run import Forecast
-    from gdro_bench.commands.results import Result
+    from gdro_bench.commands.results import Result, ScaledResult
     from gdro_bench.compare.tables import Table as Written
+    from gdro_bench.engine.health import Healthy
     from gdro_bench.engine.plan import Plan
 
 
@@ -41,9 +42,20 @@ def print_run(console: Console, run: Run, plan: Plan) -> None:
         f"Spent: {last.collection_evaluations:,} evaluations on collecting {last.images_sampled:,} images, "
         f"{last.optimisation_evaluations:,} on optimising, {last.reward_calls:,} reward calls."
     )
+    from gdro_bench.engine import health  # here, because it loads torch, which other summaries need not wait for
+
+    if (healthy := health.read(folder)) is not None:
+        _say(console, f"Last healthy checkpoint: {_named(healthy)}. {healthy.why}")
     _say(console, f"Record: {folder / 'run.json'}   pictures: {folder / 'sheet.png'}")
     _say(console, f"Next: {next_seed(plan)}")
     _say(console, f"or:   gdro-bench compare --runs {shlex.quote(str(folder.parents[2]))}")
+
+
+def _named(healthy: Healthy) -> str:
+    """The mark, and where its adapters are."""
+    if healthy.mark is None:
+        return "not known"
+    return f"{healthy.mark:.0%} of the budget, " + (f"{healthy.adapters}" if healthy.adapters else "adapters not kept")
 
 
 def _say(console: Console, line: str) -> None:
@@ -134,3 +146,20 @@ def print_evaluation(console: Console, result: Result) -> None:
     console.print(f"Not scored: {result.unscored}." + (f" Not judged: {result.unjudged}." if result.judge else ""))
     if result.judge:
         _say(console, f"Judge: {result.judge}.")
+
+
+def print_frontier(console: Console, results: Sequence[ScaledResult]) -> None:
+    """A row for each scale of the adapters."""
+    first = results[0].result
+    title = f"{first.instrument}, {first.pictures} pictures a scale"
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    columns = {"reward": [found.result.reward for found in results], "path KL, nats": [f.path_kl for f in results]}
+    columns |= {"corrected score": [found.corrected for found in results]} if first.judge else {}
+    columns |= {"gold": [found.gold for found in results]}
+    for heading in ("scale", *(f"{name} [95 %]" for name in columns), "unscored"):
+        table.add_column(heading, justify="right", no_wrap="[" in heading)
+    for i, found in enumerate(results):
+        table.add_row(f"{found.scale:g}", *(str(of[i]) for of in columns.values()), str(found.result.unscored))
+    console.print(table)
+    if first.judge:
+        _say(console, f"Judge: {first.judge}. Not judged: {sum(found.result.unjudged for found in results)}.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +15,7 @@ from gdro_bench.engine import record, samples
 from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.record import Run
 from gdro_bench.engine.run_state import RunState
-from gdro_bench.files import write_atomically
+from gdro_bench.files import not_written, write_atomically
 from gdro_bench.policy import Policy
 
 SHEET_PROMPTS = 16
@@ -36,6 +38,28 @@ def record_of(plan: Plan, state: RunState, model: str, reward: str) -> Run:
         limit=state.ledger.limit,
         points=tuple(state.points),
     )
+
+
+def adapters_of(folder: Path, mark: float) -> Path:
+    """Where the run in `folder` keeps its adapters of the evaluation point at this share of the budget."""
+    return folder / "loras" / repr(float(mark))
+
+
+def keep_adapters(folder: Path, save: Callable[[Path], object]) -> None:
+    """Has `save` write a folder that is there whole or not at all.
+
+    Raises:
+        BenchError: it cannot be written.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    try:
+        for leftover in (partial, folder):  # of a run that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        save(partial)
+        os.replace(partial, folder)
+    except OSError as error:
+        raise not_written(folder, error) from error
 
 
 def write(plan: Plan, state: RunState, run: Run, policy: Policy) -> None:

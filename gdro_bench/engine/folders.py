@@ -103,4 +103,5 @@ def check_claim(plan: Plan, model: str, reward: str) -> None:
 def _digests(plan: Plan, model: str, reward: str) -> dict[str, str]:
     """Of what moves a number of the run: judges and reading processes may change when it goes on."""
     settings = record.identity_settings(plan.settings["profile"])
-    return plan.digests | {"profile": content.digest(settings), "model": model, "reward": reward}
+    health = content.digest(plan.settings["profile"].get("health", {}))  # one rule for all points of a run
+    return plan.digests | {"profile": content.digest(settings), "model": model, "reward": reward, "health": health}

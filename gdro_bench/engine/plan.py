@@ -41,11 +41,18 @@ class Plan:
 
     @property
     def all_prompts(self) -> list[Prompt]:
-        """All that the run may show the model: those of its pool, or all training prompts, the held-out ones and, under
-        guidance, the empty one."""
+        """All that the run may show the model: those of its pool, or all training prompts, the held-out ones, the
+        health prompts and, under guidance, the empty one."""
         pool = getattr(self.config, "pool", None)
         null = [] if self.profile.sampler.guidance == 1 else [Prompt("", "")]
-        return [*self.train[: pool.prompts if pool else None], *self.held_out, *null]
+        return [*self.train[: pool.prompts if pool else None], *self.held_out, *null, *self.health]
+
+    @property
+    def health(self) -> list[Prompt]:
+        """Training prompts that every evaluation point paints, spread over all; the same for any method and seed."""
+        known = list({prompt.text: prompt for prompt in self.train}.values())
+        count = min(self.profile.health.prompts, len(known)) if self.profile.health else 0
+        return [known[i * len(known) // count] for i in range(count)]
 
     @property
     def digests(self) -> dict[str, str]:
@@ -162,6 +169,8 @@ def _check(profile: Profile) -> None:
         raise BenchError(f"The budget must be above 0 {profile.budget.kind}.", "Try --budget 20000.", 2)
     if not marks or list(marks) != sorted(set(marks)) or marks[0] <= 0 or marks[-1] != 1.0:
         raise BenchError(f"The marks are {list(marks)}.", "They must rise from above 0 to 1.", 2)
+    if profile.health is not None and profile.health.judge != "none":
+        registry.check("judge", profile.health.judge)
 
 
 def _check_pool(method: Method, config: Any, profile: Profile) -> None:

@@ -19,6 +19,11 @@ from gdro_bench.stats import Estimate
 SCHEMA = 2
 EXECUTION = (  # settings of a profile that say how the work is done: they move no number by more than rounding
     "score_ahead",
+    "keep_adapters",
+    "health",
+    "health.prompts",
+    "health.judge",
+    "health.kl_limit",
     "pretrained.gradient_checkpointing",
     "pretrained.compiled",
     "pretrained.sharded",

@@ -22,6 +22,7 @@ class RunState:
     scores: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     seconds: list[dict[str, float]] = field(default_factory=list)  # spent when each point was made
+    health: list[dict[str, Any]] = field(default_factory=list)  # a row for each health picture
     updates: int = 0
 
     def log(self, step: Step) -> None:

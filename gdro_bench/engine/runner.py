@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from gdro_bench import content, registry
 from gdro_bench.budget import TIMED, Ledger, MeteredPolicy, MeteredScorer
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import artifacts, folders, judging, record, samples
+from gdro_bench.engine.health import Health
 from gdro_bench.engine.held_out import HeldOut, Row, point_of
 from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.record import Run
@@ -87,6 +89,7 @@ class Execution:
         self.policy: Policy = open_policy(plan.profile, processes.device, plan.seed)
         processes.lockstep = plan.profile.pretrained is not None and plan.profile.pretrained.sharded
         self.held_out = HeldOut(plan, self.policy, scorer, processes)
+        self.health = Health.of(plan, self.policy, processes)
         self.checkpoint = plan.folder / "checkpoint.pt"
         self.saved_at, self.saving = time.monotonic(), 0.0
         folders.claim(plan, self.policy.name, scorer.name, processes.is_main)
@@ -197,20 +200,36 @@ class Execution:
             return
         with self.training.evaluation_weights():
             images, rows = self.held_out.evaluate(mark, self.listener.evaluating)
+            health = self.health.look(mark)
+            self._keep_adapters(mark, self.policy.save)
         if self.processes.is_main:
             samples.write(samples.path_of(self.plan.folder, mark), images[: self.plan.profile.kept_images])
-        self._enter(mark, rows)
+        self._enter(mark, rows, health)
 
     def _evaluate_again(self, mark: float) -> None:
         """Nothing was learnt since the last evaluation (the pool was filled, say): its pictures and scores stand."""
         last, folder = self.state.points[-1].mark, self.plan.folder
         if self.processes.is_main:
             shutil.copyfile(samples.path_of(folder, last), samples.path_of(folder, mark))
-        self._enter(mark, [row | {"mark": mark} for row in self.state.scores if row["mark"] == last])
+        before = artifacts.adapters_of(folder, last)
+        if before.exists():
+            self._keep_adapters(mark, lambda to: shutil.copytree(before, to))
+        rows, health = (
+            [row | {"mark": mark} for row in known if row["mark"] == last]
+            for known in (self.state.scores, self.state.health)
+        )
+        self._enter(mark, rows, health)
 
-    def _enter(self, mark: float, rows: list[Row]) -> None:
+    def _keep_adapters(self, mark: float, save: Callable[[Path], object]) -> None:
+        if self.processes.is_main and self.plan.profile.keep_adapters:
+            artifacts.keep_adapters(artifacts.adapters_of(self.plan.folder, mark), save)
+
+    def _enter(self, mark: float, rows: list[Row], health: list[Row]) -> None:
         state = self.state
         state.scores += rows
+        state.health += health
+        if self.processes.is_main:
+            self.health.write(state.health)
         base = [row for row in state.scores if row["mark"] == 0.0]
         state.points.append(point_of(mark, rows, base, state))
         state.seconds.append({"mark": mark} | {name: getattr(state.ledger, name).seconds for name in TIMED})

@@ -140,9 +140,53 @@ def adapters_merged(transformer: Any) -> Iterator[None]:
             weight.data.copy_(before)
 
 
+@contextmanager
+def adapters_scaled(transformer: Any, factor: float) -> Iterator[None]:
+    """Inside, the adapters' updates are multiplied by `factor`: W + factor * BA alpha / rank. 0 is the base, 1 changes
+    nothing, both to the last bit."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [layer for layer in transformer.modules() if isinstance(layer, LoraLayer)]
+    scales = [layer.scaling[ADAPTER] for layer in layers]
+    try:
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scaling[ADAPTER] = factor * scale
+        yield
+    finally:
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scaling[ADAPTER] = scale
+
+
 def save_lora(transformer: Any, folder: Path) -> None:
     """Writes the adapters as safetensors that diffusers' `load_lora_adapter` reads."""
     transformer.save_lora_adapter(folder, adapter_name=ADAPTER)
+    settle(folder)
+
+
+def settle(folder: Path) -> None:
+    """Makes the same adapters the same bytes: peft's target modules are a set, which each process orders otherwise.
+
+    A safetensors file is the length of its header (8 bytes), the header as JSON, and the weights.
+    """
+    path = folder / FILE
+    whole = path.read_bytes()
+    end = 8 + int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8:end])
+    said = header.get("__metadata__", {})
+    header["__metadata__"] = {name: _settled(said[name]) for name in sorted(said)}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # weights begin at a multiple of 8
+    write_atomically(path, len(text).to_bytes(8, "little") + text + whole[end:])
+
+
+def _settled(text: str) -> str:
+    """An entry of the header; of the adapters' numbers, which are JSON, the target modules in order."""
+    try:
+        numbers = json.loads(text)
+    except ValueError:
+        return text
+    modules = {name: sorted(value) for name, value in numbers.items() if name.endswith("target_modules")}
+    return json.dumps(numbers | modules, indent=2, sort_keys=True)
 
 
 def note_base(folder: Path, base: str) -> None:

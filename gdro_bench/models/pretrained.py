@@ -31,11 +31,13 @@ from gdro_bench.models.lora import (
     adapters_merged,
     adapters_off,
     adapters_replaced,
+    adapters_scaled,
     add_lora,
     check_base,
     load_lora,
     lora_parameters,
     note_base,
+    settle,
 )
 from gdro_bench.models.pixels import to_images
 from gdro_bench.policy import Cond
@@ -146,6 +148,9 @@ class PretrainedPolicy:
     def merged(self) -> AbstractContextManager[None]:
         return adapters_merged(self.transformer)
 
+    def scaled(self, factor: float) -> AbstractContextManager[None]:
+        return adapters_scaled(self.transformer, factor)
+
     def timesteps(self, steps: int, shift: float) -> Tensor:
         """The model's own schedule if shift is 0."""
         return sampling.timesteps(steps, shift) if shift else sampling.with_exact_ends(self._own_timesteps(steps))
@@ -173,6 +178,7 @@ class PretrainedPolicy:
         weights = get_peft_model_state_dict(self.transformer, adapter_name=ADAPTER)
         numbers = self.transformer.peft_config[ADAPTER].to_dict()
         type(self.pipeline).save_lora_weights(folder, weights, transformer_lora_adapter_metadata=numbers)
+        settle(folder)
         note_base(folder, Path(self.config.source).name)
 
     def load(self, folder: Path) -> None:

@@ -42,9 +42,15 @@ def dark_share(images: Images) -> Values:
 
 def edge_density(images: Images) -> Values:
     """Mean length of the luminance's gradient, in shares of full scale a px."""
+    means: Values = gradient_lengths(images).mean(axis=(1, 2))
+    return means
+
+
+def gradient_lengths(images: Images) -> NDArray[np.float64]:
+    """Of the luminance's gradient at each pixel, in shares of full scale a px: [B, H - 1, W - 1]."""
     grey = luminance(images)
     down, across = np.diff(grey, axis=1)[:, :, :-1], np.diff(grey, axis=2)[:, :-1]
-    lengths: Values = np.hypot(down, across).mean(axis=(1, 2))
+    lengths: NDArray[np.float64] = np.hypot(down, across)
     return lengths
 
 

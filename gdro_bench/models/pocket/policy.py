@@ -21,6 +21,7 @@ from gdro_bench.models.lora import (
     adapters_merged,
     adapters_off,
     adapters_replaced,
+    adapters_scaled,
     add_lora,
     check_base,
     load_lora,
@@ -106,6 +107,9 @@ class PocketPolicy:
 
     def merged(self) -> AbstractContextManager[None]:
         return adapters_merged(self.transformer)
+
+    def scaled(self, factor: float) -> AbstractContextManager[None]:
+        return adapters_scaled(self.transformer, factor)
 
     def timesteps(self, steps: int, shift: float) -> Tensor:
         return sampling.timesteps(steps, shift)
