@@ -233,7 +233,58 @@ def sweep(
         sys.exit(1)
 
 
-@main.command(**_examples("compare", "compare runs/ocr --out report", "compare --x images --level 0.8"))
+@main.command(
+    **_examples(
+        "tune ocr --method gdro --method flow-grpo --trials 24 --budget 60000",
+        "tune geneval --method dpo --trials 12 --budget 48000 --jobs 2",
+    )
+)
+@click.argument("task")
+@click.option(
+    "--method", "methods", multiple=True, default=["gdro"], show_default=True, help="Whose numbers; repeatable."
+)
+@click.option(
+    "--trials",
+    default=24,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Of each method; the first has the method's own numbers.",
+)
+@click.option("--budget", type=int, help="Of each trial, pools counted.  [default: the profile's]")
+@profile_option
+@seed_option
+@_path("--out", default=Path("tuned"), show_default=True, help="Folder that trials are kept in.")
+@set_option
+@device_option
+@click.option(
+    "--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Trials side by side on this machine."
+)
+def tune(task: str, methods: tuple[str, ...], device: str, jobs: int, **options: Any) -> None:
+    """Search each method's numbers on TASK's tuning prompts, all methods alike. Killed, the same command goes on; typed
+    again elsewhere with the same --out, it shares the trials."""
+    from gdro_bench.commands import tune as tune_command
+
+    searches = tune_command.searches(task, methods, **options)
+    from gdro_bench import distributed, models, progress
+    from gdro_bench.commands import summary
+
+    budget = searches[0].plans[0].profile.budget
+    with distributed.process_group(models.pick_device(device)) as processes:
+        console = _console(quiet=not processes.is_main)
+        if jobs > 1 and processes.size > 1:
+            raise BenchError("--jobs starts processes of its own.", "Leave out --jobs, or torchrun.", 2)
+        total = sum(len(search.plans) for search in searches)
+        with progress.TrialBars(console, budget.limit, budget.kind, total) as bars:
+            found = tune_command.execute(searches, bars, processes, models.pick_device(device), jobs)
+    if found:
+        summary.print_tune(console, found)
+    if any(one.best is None for one in found):
+        sys.exit(1)
+
+
+@main.command(
+    **_examples("compare", "compare runs/ocr --out report", "compare --x images --level 0.8", "compare --tuned tuned")
+)
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
 @runs_option
 @_path("--out", help="Folder that the report goes to.  [default: RUNS/compare]")
@@ -242,13 +293,12 @@ def sweep(
 )
 @click.option("--level", type=float, help="The reward at which costs are compared (R*), instead of the common one.")
 @click.option("--reference", help="The method that others are held against.  [default: gdro, if it is there]")
-def compare(
-    folders: tuple[Path, ...], runs: Path, out: Path | None, axis: str, level: float | None, reference: str | None
-) -> None:
+@_path("--tuned", help="Folder of gdro-bench tune: tell what each method's numbers cost to find, and whether alike.")
+def compare(folders: tuple[Path, ...], runs: Path, out: Path | None, **options: Any) -> None:
     """Make figures, tables and a page from the finished runs in FOLDERS, or from all under --runs."""
     from gdro_bench.commands import compare as compare_command
 
-    compare_command.execute(_console(), folders, runs, out, axis, level, reference)
+    compare_command.execute(_console(), folders, runs, out, **options)
 
 
 @main.command(**_examples("judge", "judge runs/ocr --judge unified-reward --judge-url http://127.0.0.1:8080/v1"))

@@ -23,6 +23,7 @@ from gdro_bench.errors import BenchError, unknown
 T = TypeVar("T")
 UNIONS = (types.UnionType, typing.Union)  # `int | None`, and `Literal[...] | None`
 FOLDERS = {"task": "tasks", "profile": "baselines"}
+SPACE_SUFFIX = ".search.toml"  # of the files that say where a method's numbers are searched
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,7 +82,20 @@ def method_files(profile: str) -> dict[str, Path]:
         BenchError: there is no such profile.
     """
     folders = (Path.cwd() / FOLDERS["profile"] / profile, find("profile", profile))
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
+    paths = [path for folder in folders for path in sorted(folder.glob("*.toml"))]
+    return {path.stem: path for path in paths if not path.name.endswith(SPACE_SUFFIX)}
+
+
+def space_files(profile: str) -> dict[str, Path]:
+    """The search spaces of a profile by their methods' names: the package's, then one's own of the current folder in
+    their place, because a search is its user's affair.
+
+    Raises:
+        BenchError: there is no such profile.
+    """
+    folders = (find("profile", profile), Path.cwd() / FOLDERS["profile"] / profile)
+    paths = [path for folder in folders for path in sorted(folder.glob(f"*{SPACE_SUFFIX}"))]
+    return {path.name.removesuffix(SPACE_SUFFIX): path for path in paths}
 
 
 def read(path: Path) -> dict[str, Any]:

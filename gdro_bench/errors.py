@@ -18,6 +18,13 @@ class BenchError(Exception):
         return BenchError, (self.problem, self.remedy, self.exit_code)
 
 
+class TrainingFailed(BenchError):
+    """A training came to an end by its own numbers: typed again, it would fail again."""
+
+    def __reduce__(self) -> tuple[type[BenchError], tuple[str, str, int]]:
+        return TrainingFailed, (self.problem, self.remedy, self.exit_code)
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> BenchError:
     """The error for a name that is not among the known ones, with the nearest of them as a suggestion."""
     names = sorted(known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
@@ -104,3 +105,74 @@ class EvaluationBar:
 
     def evaluating(self, done: int, total: int) -> None:
         self.progress.update(self.task, completed=done, total=total)
+
+
+class TrialBars:
+    """One bar for what all trials of all searches spend; without a terminal it prints a line for each trial that ends.
+
+    Args:
+        limit: of one trial's budget, of its `kind`. total: trials.
+    """
+
+    def __init__(self, console: Console, limit: int, kind: str, total: int) -> None:
+        self.console, self.limit, self.kind, self.total = console, limit, kind, total
+        self.progress = bars(console, kind)
+        self.task = self.progress.add_task("trials", total=limit * total)
+        self.shares: dict[str, float] = {}  # of the trials under way
+        self.finished, self.done, self.began = 0, 0.0, time.monotonic()
+        self.done_before: float | None = None
+
+    def __enter__(self) -> TrialBars:
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.console.is_terminal:
+            self.progress.stop()
+
+    def found(self, finished: int) -> None:
+        """So many trials have ended, here or in another process."""
+        self.finished = finished
+        self._draw()
+
+    def spent(self, name: str, share: float, doing: str) -> None:
+        """A trial under way has spent this share of its budget."""
+        self.shares[name] = min(share, 1.0)
+        running = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
+        self._draw(f"{running}; {doing}" if len(self.shares) == 1 else running)
+
+    def ended(self, name: str, outcome: str, finished: int) -> None:
+        self.shares.pop(name, None)
+        self.found(finished)
+        self.console.print(f"{name}: {outcome} ({self._left()})", soft_wrap=True, markup=False)
+
+    def warn(self, sentence: str) -> None:
+        self.console.print(f"Warning: {sentence}", soft_wrap=True, markup=False)
+
+    def _draw(self, description: str | None = None) -> None:
+        self.done = self.limit * (self.finished + sum(self.shares.values()))
+        if self.done_before is None:
+            self.done_before = self.done
+            self.progress.reset(self.task, completed=int(self.done))
+        self.progress.update(self.task, completed=self.done, description=description)
+
+    def _left(self) -> str:
+        """How many have ended, the rate, and the time left at it."""
+        told, rate = f"{self.finished} of {self.total} ended", self.rate
+        if not rate:
+            return told
+        seconds = (self.limit * self.total - self.done) / rate
+        return f"{told}, {rate:,.0f} {self.kind}/s, {in_words(seconds)} left"
+
+    @property
+    def rate(self) -> float:
+        """Spent a second since this process began."""
+        return (self.done - (self.done_before or 0.0)) / max(time.monotonic() - self.began, 1e-9)
+
+
+def in_words(seconds: float) -> str:
+    """A duration in its natural unit: `40 s`, `18 min`, `7.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

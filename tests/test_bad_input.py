@@ -88,6 +88,7 @@ ARGUMENTS = [
     "sweep ocr --over method.tau", "sweep ocr --over method.tau=", "sweep ocr --over method.tau=x",
     "sweep ocr --jobs 0", "sweep ocr --jobs many", "sweep ocr --ray", "sweep ocr --ray nonsense",
     "compare nowhere", "compare --runs nowhere", "compare --x euros", "compare --level nan", "compare --level x",
+    "compare --tuned nowhere",
     "judge nowhere", "judge --runs nowhere", "judge --judge nowhere", "judge --judge unified-reward",
     "judge --judge unified-reward --judge-url nonsense", "judge --gold nowhere", "judge --second-reader nowhere",
     "eval", "eval orc", "eval ocr --images nowhere", "eval ocr --images . --lora x", "eval ocr --lora nowhere",
@@ -98,7 +99,10 @@ ARGUMENTS = [
     "eval ocr --judge nowhere", "eval ocr --judge unified-reward", "eval ocr --set method.tau=1",
     "eval ocr --judge unified-reward --judge-url nonsense", "pretrain flux", "pretrain pocket --train-images 1",
     "prompts orc", "prompts ocr -n 0", "prompts ocr --split test", "prompts text-size", "doctor --profile pockt",
-    "doctor --set profile.sampler.steps=0",
+    "doctor --set profile.sampler.steps=0", "tune", "tune orc", "tune ocr --trials 0", "tune ocr --trials x",
+    "tune ocr --method grdo", "tune ocr --profile pockt", "tune ocr --budget 0", "tune ocr --jobs 0",
+    "tune ocr --seed -1", "tune text-size", "tune ocr --budget 20000", "tune ocr --set method.tao=1",
+    "tune ocr --set method.beta=1000",
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ FROZEN = {
         *("--clip", "--device", "--images", "--judge", "--judge-model", "--judge-url", "--lora"),
         *("--lora-scale", "--mask2former", "--out", "--profile", "--prompts", "--set", "--weights", "task"),
     ],
-    "compare": ["--level", "--out", "--reference", "--runs", "--x", "folders"],
+    "compare": ["--level", "--out", "--reference", "--runs", "--tuned", "--x", "folders"],
     "doctor": ["--profile", "--set"],
     "judge": ["--gold", "--judge", "--judge-model", "--judge-url", "--runs", "--second-reader", "folders"],
     "list": [],
@@ -30,6 +30,9 @@ FROZEN = {
     "sweep": [
         *("--budget", "--device", "--jobs", "--method", "--out", "--over", "--profile", "--prompts", "--ray"),
         *("--seeds", "--set", "--train-prompts", "task"),
+    ],
+    "tune": [
+        *("--budget", "--device", "--jobs", "--method", "--out", "--profile", "--seed", "--set", "--trials", "task"),
     ],
 }
 

@@ -5,7 +5,7 @@ import json
 import math
 import re
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,12 @@ from markupsafe import escape
 
 from gdro_bench import stats
 from gdro_bench.cli import AXIS_NAMES, main
-from gdro_bench.compare import drawings, entries, grids, grouping, matched, prediction, report, tables
+from gdro_bench.compare import drawings, entries, grids, grouping, matched, prediction, report, searches, tables
 from gdro_bench.engine import record, samples
 from gdro_bench.engine.record import Point, Run
+from gdro_bench.engine.tuning import tuned
+from gdro_bench.engine.tuning.tuned import Trial, Tuned
+from gdro_bench.errors import BenchError
 from gdro_bench.stats import Estimate
 
 PROMPTS = 40
@@ -82,6 +85,89 @@ def compared(tmp_path: Path) -> entries.Comparison:
 
 def call(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["compare", *map(str, arguments)])
+
+
+# -- searches for numbers
+
+
+def make_search(folder: Path, method: str, trials: int = 3, budget: int = 500, **fields: object) -> Tuned:
+    """A search on disk whose trial 1 is best and has the numbers of `make_run`; trial 0 has others, trial 2 failed."""
+    value = Estimate(0.5, 0.4, 0.6)
+    digests = ["other", f"{method}()", *["third"] * trials]
+    made = tuple(
+        Trial(i, {"tau": 0.05}, digests[i], value if i < 2 else None, None, "" if i < 2 else "NaN.", 5, 510, 100, 1.0)
+        for i in range(trials)
+    )
+    search = Tuned(
+        schema=tuned.SCHEMA, version="0", task="ocr", profile="pocket", method=method, seed=0,
+        budget_kind="evaluations", budget=budget, space={}, trials=made, best=1, failed=trials - 2,
+        evaluations=510 * trials, seconds=float(trials), importance=None, no_importance="few",
+    )  # fmt: skip
+    search = replace(search, **fields)  # type: ignore[arg-type]
+    (folder / method).mkdir(parents=True, exist_ok=True)
+    (folder / method / tuned.FILE).write_text(json.dumps(asdict(search)))
+    assert tuned.read(folder / method / tuned.FILE) == search
+    return search
+
+
+def test_equal_searches_are_told_in_a_column(compared: entries.Comparison, tmp_path: Path) -> None:
+    found = [make_search(tmp_path / "tuned", "gdro"), make_search(tmp_path / "tuned", "flow-grpo")]
+    sentences, short = report.write(compared, tmp_path / "out", "evaluations", None, "", searches.of(compared, found))
+    assert sentences[0] == "The numbers of all methods were searched alike: 3 x 500 evaluations."
+    assert [row[-1] for row in short.cells] == ["3 x 500 evaluations, numbers of the best trial"] * 2
+    assert (short.header[-1], short.numbers["search_evaluations"].tolist()) == ("search", [1530, 1530])
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "## At matched reward" in text
+    assert "## At matched budget" in text
+
+
+@pytest.mark.parametrize("fields", [{"trials": 4}, {"budget": 600}, None])
+def test_methods_whose_searches_differ_are_not_called_matched(
+    fields: dict[str, int] | None, compared: entries.Comparison, tmp_path: Path
+) -> None:
+    make_search(tmp_path / "tuned", "gdro")
+    if fields is not None:
+        make_search(tmp_path / "tuned", "flow-grpo", **fields)  # type: ignore[arg-type]
+    folders = [loaded.folder for entry in compared.entries for loaded in entry.runs]
+    result = call(*folders, "--out", tmp_path / "out", "--tuned", tmp_path / "tuned")
+    assert result.exit_code == 0, result.output
+    assert "The methods are not matched, because the searches for their numbers differ" in result.output
+    text = next((tmp_path / "out").rglob("report.md")).read_text()
+    assert "At matched" not in text
+    assert "## At equal reward" in text
+    assert ("| not searched by tune |" in text) == (fields is None)
+    page = next((tmp_path / "out").rglob("page.html")).read_text()
+    assert "At matched" not in page
+    assert "The methods are not matched" in page
+
+
+def test_runs_with_other_numbers_than_the_best_trial_s_are_told(compared: entries.Comparison, tmp_path: Path) -> None:
+    found = [make_search(tmp_path, "gdro", best=0), replace(make_search(tmp_path, "flow-grpo"), trials=())]
+    of = searches.of(compared, found)
+    short = tables.short_table(compared, [], matched.at_budget(compared))
+    cells = [row[-1] for row in of.with_column(short, compared.entries).cells]
+    assert cells[0].endswith("numbers of trial 1, which is not the best")
+    assert cells[1].endswith("numbers of no trial")
+
+
+def test_a_report_without_tune_says_nothing_of_searches(compared: entries.Comparison, tmp_path: Path) -> None:
+    _, short = report.write(compared, tmp_path, "evaluations", None)
+    assert "search" not in short.header
+    assert "search" not in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"schema": 9}', '{"schema": 1}'])
+def test_a_damaged_search_is_named(damage: str, compared: entries.Comparison, tmp_path: Path) -> None:
+    (tmp_path / tuned.FILE).write_text(damage)
+    result = call(*(loaded.folder for loaded in compared.reference.runs), "--tuned", tmp_path)
+    assert result.exit_code == 1
+    assert "tune.json" in result.output
+    assert "ype its tune command again" in result.output
+
+
+def test_two_searches_of_one_method_are_not_chosen_between(compared: entries.Comparison, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="two searches of gdro"):
+        searches.of(compared, [make_search(tmp_path, "gdro"), make_search(tmp_path, "gdro", seed=1)])
 
 
 # -- statistics

@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from gdro_bench.commands import summary
-from gdro_bench.compare import entries, grouping, report
+from gdro_bench.compare import entries, grouping, report, searches
+from gdro_bench.engine.tuning import tuned as tuning
 from gdro_bench.errors import BenchError
 
 
@@ -20,6 +21,7 @@ def execute(
     axis: str,
     level: float | None,
     reference: str | None,
+    tuned: Path | None = None,
 ) -> None:
     """Writes the reports and prints their headlines; says which runs were left out or reported apart.
 
@@ -28,11 +30,14 @@ def execute(
     """
     if level is not None and not math.isfinite(level):
         raise BenchError(f"--level is {level}.", "Give a reward, such as --level 0.8.", 2)
+    found = None if tuned is None else tuning.find(tuned)
     groups, unfinished = grouping.groups(folders, runs)
     for group in groups:
         lacks_it = group.remark and reference not in [entries.label_of(loaded.run) for loaded in group.runs]
         compared = entries.compare(group.runs, bool(folders), None if lacks_it else reference)
         folder = (out or runs / "compare") / group.name
-        summary.print_comparison(console, *report.write(compared, folder, axis, level, group.remark), folder)
+        searched = None if found is None else searches.of(compared, found)
+        written = report.write(compared, folder, axis, level, group.remark, searched)
+        summary.print_comparison(console, *written, folder)
     for folder in unfinished:
         console.print(f"Left out, unfinished: {folder}", soft_wrap=True, markup=False)

@@ -170,7 +170,7 @@ def _largest_need(name: str, profile: Profile) -> tuple[str, float]:
 
 def _disk(name: str, profile: Profile) -> str:
     """Room for the largest pool of the profile's methods."""
-    tables = [content.read(path) for path in content.find("profile", name).glob("*.toml")]
+    tables = [content.read(path) for path in content.method_files(name).values()]
     images = max((t["pool"]["prompts"] * t["pool"]["images"] for t in tables if "pool" in t), default=0)
     need, free = images * _latent_bytes(profile), shutil.disk_usage(Path.cwd()).free
     description = f"{free / 1e9:.1f} GB free here, a pool takes {need / 1e9:.2f} GB"

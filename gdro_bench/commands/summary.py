@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gdro_bench.engine.record import Run
+from gdro_bench.progress import in_words
 
 if TYPE_CHECKING:
     from gdro_bench.commands.board import Outcome
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from gdro_bench.compare.tables import Table as Written
     from gdro_bench.engine.health import Healthy
     from gdro_bench.engine.plan import Plan
+    from gdro_bench.engine.tuning.tuned import Tuned
 
 
 def print_run(console: Console, run: Run, plan: Plan) -> None:
@@ -88,22 +91,15 @@ def print_forecast(console: Console, plan: Plan, expected: Forecast) -> None:
     }
     for name, spent in rows.items():
         counts = (f"{count:,}" for count in (spent.evaluations, spent.images, spent.reward_calls))
-        table.add_row(name, *counts, _duration(spent.seconds))
+        table.add_row(name, *counts, in_words(spent.seconds))
     console.print(table)
     console.print(
-        f"Budget: {budget.limit:,} {budget.kind}. About {_duration(expected.seconds)} with "
+        f"Budget: {budget.limit:,} {budget.kind}. About {in_words(expected.seconds)} with "
         f"{expected.processes} process{'' if expected.processes == 1 else 'es'}, "
         f"{expected.memory / 1e9:.1f} GB of memory each at the peak, {expected.disk / 1e9:.2f} GB of disk."
     )
     console.print(escape(expected.basis))
     console.print("A pool that is there already costs evaluations, but no time.")
-
-
-def _duration(seconds: float) -> str:
-    """In its natural unit: `40 s`, `18 min`, `7.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def print_sweep(console: Console, outcomes: Sequence[Outcome]) -> None:
@@ -122,6 +118,37 @@ def print_sweep(console: Console, outcomes: Sequence[Outcome]) -> None:
         if outcome.failure:
             _say(console, f"{outcome.plan.folder}: {outcome.failure}")
     _say(console, f"Next: gdro-bench compare --runs {outcomes[0].plan.folder.parents[2]}")
+
+
+def print_tune(console: Console, searches: Sequence[Tuned]) -> None:
+    """A row a method, the best trial's numbers, what they hang on, and what to type next."""
+    table = Table(title="tune", title_justify="left")
+    rewards = ("own numbers [95 %]", "best trial [95 %]", "over own [95 %]")
+    for heading in ("method", "trials", "failed", *rewards, "spent"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for one in searches:
+        own, best = (one.trials[number] if number is not None else None for number in (0, one.best))
+        values = [str(value) if value else "failed" for value in (own and own.value, best and best.value)]
+        gain = "" if best is None or best.gain is None else str(best.gain)
+        table.add_row(one.method, f"{len(one.trials)}", f"{one.failed}", *values, gain, f"{one.evaluations:,}")
+    console.print(table)
+    for one in searches:
+        _say(console, f"{one.method}: {_best(one)} {_importance(one)}")
+    _say(console, f"Spent in evaluations of {searches[0].budget:,} {searches[0].budget_kind} a trial, pools counted.")
+
+
+def _best(one: Tuned) -> str:
+    if one.best is None:
+        return f"All trials failed. {one.trials[0].failure}"
+    numbers = one.trials[one.best].settings.items()
+    settings = " ".join(f"--set method.{name}={json.dumps(value)}" for name, value in numbers)
+    return f"Trial {one.best} is best: {settings}."
+
+
+def _importance(one: Tuned) -> str:
+    if one.importance is None:
+        return f"No importance of numbers: {one.no_importance}."
+    return "Importance: " + ", ".join(f"{name} {share:.0%}" for name, share in one.importance.items()) + "."
 
 
 def print_comparison(console: Console, headlines: Sequence[str], short: Written, folder: Path) -> None:

@@ -13,6 +13,7 @@ from gdro_bench import figures
 from gdro_bench.compare import drawings, matched, page, prediction
 from gdro_bench.compare.entries import Comparison
 from gdro_bench.compare.grids import grids
+from gdro_bench.compare.searches import Searches
 from gdro_bench.compare.tables import (
     Table,
     budget_table,
@@ -29,12 +30,19 @@ from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
 
 
-def write(compared: Comparison, out: Path, axis: str, level: float | None, remark: str = "") -> tuple[list[str], Table]:
+def write(
+    compared: Comparison,
+    out: Path,
+    axis: str,
+    level: float | None,
+    remark: str = "",
+    searched: Searches | None = None,
+) -> tuple[list[str], Table]:
     """Writes the whole report and returns its headlines and the table in short.
 
     Args:
         axis: a key of `AXES`, what cost is counted in. level: R*; the common one if None. remark: the first headline,
-            if there is one.
+            if there is one. searched: what the methods' numbers cost to find, if that is to be told.
 
     Raises:
         BenchError: cost is to be counted in seconds, and a run's were not kept.
@@ -50,6 +58,9 @@ def write(compared: Comparison, out: Path, axis: str, level: float | None, remar
     tables += [prediction_table(compared, checkpoints, correlations)] if correlations else []
     sentences = [*([remark] if remark else []), *headlines(compared, at_budget, level, axis)]
     curves = curve_table(compared.entries, compared.prompts)
+    if searched is not None:
+        sentences.insert(1 if remark else 0, searched.sentence)
+        tables = [searched.with_column(short, compared.entries), *map(searched.titled, tables[1:])]
     drawn = drawings.draw(compared, curves, out, axis, level)
     pictures = grids(compared, at_reward)
     for grid in pictures:
@@ -57,7 +68,7 @@ def write(compared: Comparison, out: Path, axis: str, level: float | None, remar
     _write_text(out, tables, curves, sentences)
     html = page.render(_title(compared), sentences, tables, drawn, pictures, _runs(compared))
     write_atomically(out / "page.html", html.encode())
-    return sentences, short
+    return sentences, tables[0]
 
 
 def _check_axis(compared: Comparison, axis: str) -> None:

@@ -5,8 +5,10 @@ Names and settings are checked before anything heavy is imported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +111,21 @@ def make_plan(
     tables["profile"]["judge"]["url"] = without_credentials(profile_.judge.url)
     run_folder = out / task / profile / folder_name(method, changed, seed)
     return Plan(task_, profile, profile_, method, config, seed, train, held_out, tables, changed, run_folder, prompts)
+
+
+def with_numbers(made: Plan, numbers: Mapping[str, Any]) -> Plan:
+    """A plan with other numbers of its method, by their dotted names; what these touch is checked as in `make_plan`.
+
+    Raises:
+        BenchError: an unknown name, a value of the wrong type or out of its range, a pool that takes the whole budget.
+    """
+    tables = copy.deepcopy(made.settings)
+    changed = content.apply_settings(tables, [f"method.{k}={json.dumps(value)}" for k, value in numbers.items()])
+    method: Method = registry.lookup("method", made.method)
+    config = content.build(method.config_type, tables["method"], f"{made.method}.toml")
+    _check_pool(method, config, made.profile)
+    by_name = {setting.partition("=")[0]: setting for setting in (*made.changed, *changed)}
+    return replace(made, config=config, settings=tables, changed=tuple(by_name.values()))
 
 
 def read_numbers(path: Path, task: str | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from gdro_bench import content, sampling, score, task
 from gdro_bench.budget import Cost
 from gdro_bench.content import Count, Natural
 from gdro_bench.distributed import gather_scores
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import TrainingFailed
 from gdro_bench.methods import Step, TrainContext
 from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
@@ -114,13 +114,13 @@ class Source:
         """Indices of the groups that can teach: `images` of them scored and, with `drop_flat`, not all alike.
 
         Raises:
-            BenchError: there is none.
+            TrainingFailed: there is none.
         """
         r = self.groups.rewards
         spread = r.nan_to_num(-math.inf).amax(1) > r.nan_to_num(math.inf).amin(1)
         usable = torch.nonzero(((~r.isnan()).sum(1) >= images) & (spread | (not drop_flat))).flatten()
         if not len(usable):
-            raise BenchError(
+            raise TrainingFailed(
                 f"None of the pool's {len(r)} groups has {images} scored images with different rewards.",
                 "Raise method.pool.prompts or method.pool.images, or set method.drop_flat=false.",
             )

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from gdro_bench.content import Count, Natural, NonNegative, Positive, Share
 from gdro_bench.distributed import ProcessGroup
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import TrainingFailed
 from gdro_bench.methods.ema import Ema
 from gdro_bench.policy import Policy
+
+LOWER = "Lower method.optimiser.learning_rate or another number of the method; the last checkpoint is kept."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +53,18 @@ class Trainer:
         """Adds the loss's gradient to this update's.
 
         Raises:
-            BenchError: the loss is not finite.
+            TrainingFailed: the loss is not finite.
         """
         if not torch.isfinite(loss):
-            raise BenchError(
-                f"The loss is {loss.item()} at update {self.updates + 1}.",
-                "Lower method.optimiser.learning_rate or another number of the method; the last checkpoint is kept.",
-            )
+            raise TrainingFailed(f"The loss is {loss.item()} at update {self.updates + 1}.", LOWER)
         loss.backward()  # type: ignore[no-untyped-call]
 
     def update(self) -> float:
-        """One optimiser step on the gradients so far, of all processes; returns their norm before clipping."""
+        """One optimiser step on the gradients so far, of all processes; returns their norm before clipping.
+
+        Raises:
+            TrainingFailed: the norm is not finite: the step would leave no weight that is a number.
+        """
         for parameter in self.parameters:
             if parameter.grad is None:  # of a process that had nothing to do
                 parameter.grad = torch.zeros_like(parameter)
@@ -70,6 +73,8 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate * warm
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+        if not torch.isfinite(norm):
+            raise TrainingFailed(f"The gradient's norm is {norm.item()} at update {self.updates + 1}.", LOWER)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.updates += 1

@@ -1,0 +1,234 @@
+"""The same search for every method: trials one after another or side by side, in any number of processes and machines.
+
+Every process takes the next open trial until none is left; the trials' folders say which are. So `--jobs` starts
+processes that do what two that were started by hand do.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
+
+from gdro_bench.commands import side_by_side
+from gdro_bench.distributed import ProcessGroup
+from gdro_bench.engine import runner
+from gdro_bench.engine.tuning import outcome
+from gdro_bench.engine.tuning.search import Search, make_search
+from gdro_bench.engine.tuning.study import Claim, StudyOf
+from gdro_bench.engine.tuning.tuned import Trial, Tuned
+from gdro_bench.errors import BenchError, TrainingFailed
+
+POLL = 0.5  # seconds between looks at trials that other processes have
+
+
+class Watcher(Protocol):
+    """Sees the trials of all searches; the command line draws a bar."""
+
+    def found(self, finished: int) -> None: ...
+    def spent(self, name: str, share: float, doing: str) -> None: ...
+    def ended(self, name: str, outcome: str, finished: int) -> None: ...
+    def warn(self, sentence: str) -> None: ...
+
+
+def searches(task: str, methods: Sequence[str], trials: int, **options: Any) -> list[Search]:
+    """A search for every method, all checked before the first trial begins."""
+    return [make_search(task, method, trials=trials, **options) for method in dict.fromkeys(methods)]
+
+
+def execute(
+    searches: Sequence[Search], watcher: Watcher, processes: ProcessGroup, device: str, jobs: int
+) -> list[Tuned]:
+    """Runs what is still open of all trials, and sums up each search.
+
+    Raises:
+        BenchError: Optuna is missing, a folder holds another search, or a part of a trial fails that its numbers are
+            not to blame for.
+    """
+    studies = [StudyOf(search) for search in searches] if processes.is_main else []
+    watcher.found(_finished(studies))
+    if jobs > 1:
+        _side_by_side(searches, watcher, device, jobs)
+        _check_ended(studies)
+    else:
+        _work(searches, studies, watcher, processes)
+    return [outcome.summed_up(study) for study in studies]
+
+
+def _finished(studies: Sequence[StudyOf]) -> int:
+    return sum(len(study.search.plans) - len(study.unfinished()) for study in studies)
+
+
+def _check_ended(studies: Sequence[StudyOf]) -> None:
+    open_ = sum(len(study.unfinished()) for study in studies)
+    if open_:
+        raise BenchError(f"All processes died with {open_} trials open.", "Type the same command again to go on.")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# One process
+
+
+def _work(searches: Sequence[Search], studies: Sequence[StudyOf], watcher: Watcher, processes: ProcessGroup) -> None:
+    """Takes trials until all have ended. The main process chooses; all others of its group work for it."""
+    while True:
+        chosen, claim = _next(studies) if processes.is_main else (None, None)
+        chosen = processes.broadcast(chosen)
+        if chosen is None:
+            return
+        which, number = chosen
+        if which < 0:  # the rest is under way elsewhere, or waits for a pool that is being filled there
+            watcher.found(_finished(studies))
+            time.sleep(POLL)
+            continue
+        try:
+            trial = _run(searches[which], number, watcher, processes)
+            if claim is not None:
+                studies[which].finish(claim, trial.value.mean if trial.value else None)
+        finally:
+            if claim is not None:
+                claim.release()
+        watcher.ended(_name(searches[which], number), _outcome(trial), _finished(studies))
+
+
+def _next(studies: Sequence[StudyOf]) -> tuple[tuple[int, int] | None, Claim | None]:
+    """The study and number of the next open trial; (-1, -1) if others have all that are open; None if none is. Methods
+    take turns: a search that is cut short has as many trials of each."""
+    open_ = sorted((number, which) for which, study in enumerate(studies) for number in study.unfinished())
+    for number, which in open_:
+        claim = studies[which].claim(number)
+        if claim is not None:
+            return (which, number), claim
+    return ((-1, -1) if open_ else None), None
+
+
+def _run(search: Search, number: int, watcher: Watcher, processes: ProcessGroup) -> Trial:
+    """A trial to its end, which may be a failure by its own numbers."""
+    plan, listener = search.plans[number], _Listener(_name(search, number), watcher)
+    if processes.broadcast(outcome.result(search, number) is None):
+        try:
+            runner.execute(plan, listener, processes)
+        except TrainingFailed as error:
+            if processes.is_main:
+                outcome.fail(plan, error.problem, listener.amount)
+                (plan.folder / "checkpoint.pt").unlink(missing_ok=True)
+            processes.barrier()
+    trial = outcome.result(search, number)
+    assert trial is not None
+    return trial
+
+
+def _name(search: Search, number: int) -> str:
+    return f"{search.method}, trial {number}"
+
+
+def _outcome(trial: Trial) -> str:
+    return f"failed: {trial.failure}" if trial.value is None else str(trial.value)
+
+
+class _Listener:
+    """A `runner.ProgressListener` of one trial, which tells the watcher whose progress it is."""
+
+    def __init__(self, name: str, watcher: Watcher) -> None:
+        self.name, self.watcher, self.amount = name, watcher, 0.0
+
+    def spent(self, spent: float, limit: int, doing: str) -> None:
+        self.amount = spent
+        self.watcher.spent(self.name, spent / limit, doing)
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Of one trial among many: not shown."""
+
+    def warn(self, sentence: str) -> None:
+        self.watcher.warn(f"{self.name}: {sentence}")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Side by side
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A process that takes trials, which the two ends of a pipe join to this one."""
+
+    process: BaseProcess
+    said: Connection
+
+
+class _Sender:
+    """A `Watcher` in a child, which passes on what it sees."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+
+    def found(self, finished: int) -> None:
+        self.pipe.send(("found", finished))
+
+    def spent(self, name: str, share: float, doing: str) -> None:
+        self.pipe.send(("spent", name, share, doing))
+
+    def ended(self, name: str, outcome: str, finished: int) -> None:
+        self.pipe.send(("ended", name, outcome, finished))
+
+    def warn(self, sentence: str) -> None:
+        self.pipe.send(("warn", sentence))
+
+
+def _side_by_side(searches: Sequence[Search], watcher: Watcher, device: str, jobs: int) -> None:
+    """Starts `jobs` processes and passes on what they see, until all have ended."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    running: list[_Child] = []
+    with side_by_side.ending(running):
+        for _ in range(jobs):
+            running.append(_started(searches, device, threads))
+        while running:
+            ready = wait([child.said for child in running])
+            for child in [child for child in running if child.said in ready]:
+                if not _hear(child, watcher):
+                    running.remove(child)
+
+
+def _hear(child: _Child, watcher: Watcher) -> bool:
+    """Passes on one message; False if the child has ended.
+
+    Raises:
+        BenchError: what the child came upon.
+    """
+    try:
+        kind, *what = child.said.recv()
+    except EOFError:
+        watcher.warn(side_by_side.died(child))
+        return False
+    if kind == "refused":
+        raise BenchError(*what)
+    if kind == "done":
+        child.process.join()
+        return False
+    getattr(watcher, kind)(*what)
+    return True
+
+
+def _started(searches: Sequence[Search], device: str, threads: int) -> _Child:
+    context = multiprocessing.get_context("spawn")
+    said, saying = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(searches, device, threads, saying))
+    process.start()
+    saying.close()  # the child has it: its death ends the pipe
+    return _Child(process, said)
+
+
+def _child(searches: Sequence[Search], device: str, threads: int, pipe: Connection) -> None:
+    side_by_side.begin(threads)
+    try:
+        studies = [StudyOf(search) for search in searches]
+        _work(searches, studies, _Sender(pipe), ProcessGroup(device=device))
+        pipe.send(("done",))
+    except BenchError as error:
+        pipe.send(("refused", error.problem, error.remedy, error.exit_code))
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass

@@ -1,0 +1,92 @@
+"""How much each method's numbers were searched, as `gdro-bench tune` records it, and whether methods are matched in it.
+
+A method whose numbers were searched for longer has an advantage that no budget of a run shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from gdro_bench.compare.entries import Comparison, Entry
+from gdro_bench.compare.tables import Table
+from gdro_bench.engine.tuning import tuned
+from gdro_bench.engine.tuning.tuned import Tuned
+from gdro_bench.errors import BenchError
+
+NOT_SEARCHED = "not searched by tune"
+
+
+@dataclass(frozen=True, slots=True)
+class Searches:
+    """The search of each entry, by its label; None where there was none."""
+
+    by_label: dict[str, Tuned | None]
+
+    @property
+    def matched(self) -> bool:
+        """Whether all had as many trials of the same budget."""
+        return len({_extent(one) for one in self.by_label.values()}) == 1
+
+    @property
+    def sentence(self) -> str:
+        """For the headlines."""
+        extents = {label: _extent(one) for label, one in self.by_label.items()}
+        if self.matched:
+            return f"The numbers of all methods were searched alike: {next(iter(extents.values()))}."
+        told = "; ".join(f"{label}: {extent}" for label, extent in extents.items())
+        return f"The methods are not matched, because the searches for their numbers differ ({told})."
+
+    def titled(self, table: Table) -> Table:
+        """Its title speaks of a match only where there is one."""
+        if self.matched or "At matched" not in table.title:
+            return table
+        title = table.title.replace("At matched", "At equal")
+        return replace(table, title=f"{title} (the searches differ: not matched)")
+
+    def with_column(self, table: Table, entries: Sequence[Entry]) -> Table:
+        """The table in short, whose rows are the entries, with what each search cost."""
+        ones = [self.by_label[entry.label] for entry in entries]
+        cells = [[*row, _cell(one, entry)] for row, one, entry in zip(table.cells, ones, entries, strict=True)]
+        columns = {
+            "search_trials": [len(one.trials) if one else math.nan for one in ones],
+            "search_budget": [one.budget if one else math.nan for one in ones],
+            "search_evaluations": [one.evaluations if one else math.nan for one in ones],
+        }
+        return replace(table, header=[*table.header, "search"], cells=cells, numbers=table.numbers.assign(**columns))
+
+
+def of(compared: Comparison, found: Sequence[Tuned]) -> Searches:
+    """The searches of a comparison's entries among those that were found.
+
+    Raises:
+        BenchError: two are of one method.
+    """
+    run, by_method = compared.first, dict[str, Tuned]()
+    for one in found:
+        if (one.task, one.profile) != (run.task, run.profile):
+            continue
+        if one.method in by_method:
+            raise BenchError(
+                f"There are two searches of {one.method} on {one.task}, {one.profile}.", "Give a --tuned with one."
+            )
+        by_method[one.method] = one
+    return Searches({entry.label: by_method.get(entry.method) for entry in compared.entries})
+
+
+def _extent(one: Tuned | None) -> str:
+    if one is None:
+        return NOT_SEARCHED
+    return f"{len(one.trials)} x {one.budget:,} {one.budget_kind}"
+
+
+def _cell(one: Tuned | None, entry: Entry) -> str:
+    """Trials x budget, and which trial's numbers the runs have."""
+    if one is None:
+        return NOT_SEARCHED
+    trial = tuned.numbers_of(one, entry.runs[0].run)
+    if trial is None:
+        return f"{_extent(one)}, numbers of no trial"
+    whose = "the best trial" if trial.number == one.best else f"trial {trial.number}, which is not the best"
+    return f"{_extent(one)}, numbers of {whose}"

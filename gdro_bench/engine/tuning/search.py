@@ -1,0 +1,150 @@
+"""A search for one method's numbers, fixed before it starts: its space, and a plan for every trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gdro_bench import content, registry
+from gdro_bench.engine import plan, record
+from gdro_bench.engine.plan import Plan
+from gdro_bench.engine.tuning import space as spaces
+from gdro_bench.engine.tuning.space import Space
+from gdro_bench.errors import BenchError
+from gdro_bench.methods import Method, TrainContext
+
+TUNING = "-tuning"  # the end of a prompt set's name that is for choosing numbers
+CHEAP = (  # few evaluations, and nothing looked at that does not choose a trial
+    *("profile.budget.marks=[0.5, 1.0]", "profile.kept_images=8", "profile.drift.prompts=0"),
+    *("profile.judge.name=none", "profile.judge.gold=none", "profile.judge.second_reader=none"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """One method's search. `drawn` are the numbers of each trial, by name, and `plans` its runs; the first trial has
+    the method's own numbers. `identity` is all that trials of one folder must agree in."""
+
+    task: str
+    profile: str
+    method: str
+    seed: int
+    space: Space
+    drawn: tuple[dict[str, Any], ...]
+    plans: tuple[Plan, ...]
+    folder: Path
+    identity: dict[str, str]
+
+
+def make_search(
+    task: str,
+    method: str,
+    profile: str,
+    trials: int,
+    budget: int | None,
+    seed: int,
+    out: Path,
+    settings: Sequence[str] = (),
+) -> Search:
+    """Reads and checks the space, and draws and checks all trials.
+
+    Args:
+        trials: how many, the method's own numbers included. budget: of one trial; the profile's if None. seed: of the
+            draws and of every run. settings: as of a run; those of the method change its own numbers, the first trial.
+
+    Raises:
+        BenchError: a name or setting is unknown, there is no space or a bad one, or a method refuses one of its values
+            or a trial's numbers.
+    """
+    tuning = f"profile.prompts={_tuning_prompts(profile, settings, task)}"
+    first = plan.make_plan(task, method, profile, seed, out, [*CHEAP, *settings, tuning], budget)
+    path = content.space_files(profile).get(method)
+    if path is None:
+        remedy = f"Write baselines/{profile}/{method}{content.SPACE_SUFFIX} in the current folder."
+        raise BenchError(f"Profile {profile!r} has no search space for {method!r}.", remedy, 2)
+    space = spaces.read(path, task, first.settings["method"])
+    numbers = content.flatten(first.settings["method"])
+    own = {name: numbers[name] for name in space}
+    drawn = (own, *(spaces.draw(space, seed, number) for number in range(1, trials)))
+    for name, value in _ends(space):
+        _checked(first, {name: value}, f"{path} lets {name} be {json.dumps(value)}", path)
+    checked = [
+        _checked(first, one, f"Trial {number} of {method} has {_said(one)}", path) for number, one in enumerate(drawn)
+    ]
+    folder = out / task / profile / method
+    plans = tuple(replace(one, folder=folder / f"trial-{number:03d}") for number, one in enumerate(checked))
+    return Search(task, profile, method, seed, space, drawn, plans, folder, _identity(first, space))
+
+
+def _tuning_prompts(profile: str, settings: Sequence[str], task: str) -> str:
+    """The set of prompts that numbers are chosen on: never the held-out ones that methods are compared on."""
+    own = [setting for setting in settings if setting.startswith("profile.")]
+    return plan.read_profile(profile, own, task).prompts.removesuffix(TUNING) + TUNING
+
+
+def _ends(space: Space) -> Iterator[tuple[str, Any]]:
+    return ((name, value) for name, domain in space.items() for value in domain.ends)
+
+
+def _said(numbers: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {json.dumps(value)}" for name, value in numbers.items())
+
+
+def _checked(first: Plan, numbers: Mapping[str, Any], what: str, path: Path) -> Plan:
+    """The first trial's plan with these numbers.
+
+    Raises:
+        BenchError: they cannot be, or the method refuses them.
+    """
+    try:
+        made = plan.with_numbers(first, numbers)
+        _ask_the_method(made)
+    except BenchError as error:
+        raise BenchError(f"{what}: {error.problem}", f"{error.remedy} Or mend {path.name}.", 2) from error
+    return made
+
+
+def _identity(first: Plan, space: Space) -> dict[str, str]:
+    budget = first.profile.budget
+    domains = [(name, asdict(domain)) for name, domain in space.items()]
+    return {
+        "seed": str(first.seed),
+        "budget": f"{budget.limit:,} {budget.kind}",
+        "space": content.digest(domains),
+        "own numbers": first.digests["method"],
+        "profile": content.digest(record.identity_settings(first.settings["profile"])),
+        "prompts": content.digest(first.digests["train"], first.digests["held_out"]),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What a method refuses when it starts
+
+
+class _Touched(Exception):
+    """A method has begun to work: it refused nothing."""
+
+
+class _Untouched:
+    """Stands for model, reward and pool before there are any."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise _Touched(name)
+
+
+def _ask_the_method(made: Plan) -> None:
+    """Starts it as far as it goes without a model, since methods check their numbers first.
+
+    Raises:
+        BenchError: the method refuses a number.
+    """
+    method: Method = registry.lookup("method", made.method)
+    nothing: Any = _Untouched()
+    context = TrainContext(nothing, nothing, made.train, made.profile.sampler, nothing, made.seed)
+    try:
+        method.start(made.config, context)
+    except _Touched:
+        return

@@ -1,0 +1,214 @@
+"""A search as an Optuna study on a file that only grows (`journal.log`), which any number of processes share.
+
+A trial belongs to the process that holds its lock file, and to nobody once that process is gone. What came out of it
+lies in its folder; the journal repeats it for Optuna.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from gdro_bench import content
+from gdro_bench import task as tasks
+from gdro_bench.engine import folders
+from gdro_bench.engine.plan import Plan
+from gdro_bench.engine.tuning.search import Search
+from gdro_bench.engine.tuning.space import Choices, Domain
+from gdro_bench.errors import BenchError
+
+if TYPE_CHECKING:
+    import optuna
+
+JOURNAL = "journal.log"
+ENOUGH = 20  # trials that Optuna's importance asks for: five among its best quarter
+QUANTILE = 0.25
+
+
+@dataclass(slots=True)
+class Claim:
+    """A trial that is this process's until it is released."""
+
+    number: int
+    held: list[IO[str]]
+
+    def release(self) -> None:
+        for file in self.held:
+            file.close()
+
+
+class StudyOf:
+    """The study of a search: which trials are open, whose they are, what they are worth."""
+
+    def __init__(self, search: Search) -> None:
+        """Opens it, or begins it with every trial enqueued.
+
+        Raises:
+            BenchError: Optuna is missing, or the folder holds another search or a damaged journal.
+        """
+        self.search, self.optuna = search, _import_optuna()
+        search.folder.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            try:
+                self.study = self._open()
+                self._begin()
+            except (ValueError, KeyError, TypeError, AssertionError) as error:
+                raise self._damaged(error) from error
+
+    def _alone(self) -> IO[str]:
+        """Inside, no other process opens the study or takes a trial."""
+        file = folders.take(self.search.folder / ".taking", wait=True)
+        assert file is not None
+        return file
+
+    def _damaged(self, error: Exception) -> BenchError:
+        return BenchError(
+            f"The journal {self.search.folder / JOURNAL} is damaged: {type(error).__name__}: {str(error)[:120]}.",
+            "Delete it and type the same command again: finished trials lie in their folders and are kept.",
+        )
+
+    def _open(self) -> optuna.Study:
+        storages, path = self.optuna.storages, self.search.folder / JOURNAL
+        lock = _Lock(path)
+        _mend(path, lock)
+        storage = storages.JournalStorage(storages.journal.JournalFileBackend(str(path), lock))
+        name = f"{self.search.method} on {self.search.task}, {self.search.profile}"
+        sampler = self.optuna.samplers.RandomSampler(0)  # of no effect: all trials are enqueued
+        study: optuna.Study = self.optuna.create_study(
+            storage=storage, study_name=name, direction="maximize", load_if_exists=True, sampler=sampler
+        )
+        return study
+
+    def _begin(self) -> None:
+        """Raises:
+        BenchError: the study was begun with something else."""
+        before = self.study.user_attrs.get("identity")
+        if before is None:
+            before = self.search.identity
+            self.study.set_user_attr("identity", before)
+        for name, value in self.search.identity.items():
+            if before.get(name) != value:
+                raise BenchError(
+                    f"{self.search.folder} holds a search with another {name} ({before.get(name)}, now {value}).",
+                    "Give another --out, or delete that folder.",
+                )
+        for numbers in self.search.drawn[len(self.study.get_trials(deepcopy=False)) :]:
+            self.study.enqueue_trial(numbers)
+
+    def _states(self) -> list[optuna.trial.TrialState]:
+        return [one.state for one in self.study.get_trials(deepcopy=False)[: len(self.search.plans)]]
+
+    def unfinished(self) -> list[int]:
+        """Numbers of the trials that have no result yet."""
+        return [number for number, state in enumerate(self._states()) if not state.is_finished()]
+
+    def claim(self, number: int) -> Claim | None:
+        """The trial, if it has no result and no other process works on it or fills the pool that it needs."""
+        with self._alone():
+            claim = self._locked(number)
+            if claim is None:
+                return None
+            if self._states()[number].is_finished():
+                claim.release()
+                return None
+            while self._states()[number] == self.optuna.trial.TrialState.WAITING:
+                self.study.ask(self._distributions())
+            return claim
+
+    def _locked(self, number: int) -> Claim | None:
+        plan = self.search.plans[number]
+        own = folders.take(plan.folder / ".claim")
+        if own is None:
+            return None
+        pool = pool_mark(plan)
+        if pool is None or pool.exists():
+            return Claim(number, [own])
+        filling = folders.take(pool.with_suffix(".lock"))
+        if filling is None:
+            own.close()
+            return None
+        return Claim(number, [own, filling])
+
+    def _distributions(self) -> dict[str, Any]:
+        return {name: self._distribution(domain) for name, domain in self.search.space.items()}
+
+    def _distribution(self, domain: Domain) -> Any:
+        kinds = self.optuna.distributions
+        if isinstance(domain, Choices):
+            return kinds.CategoricalDistribution(domain.values)
+        kind = kinds.IntDistribution if domain.whole else kinds.FloatDistribution
+        return kind(domain.low, domain.high, log=domain.log)
+
+    def finish(self, claim: Claim, value: float | None) -> None:
+        """Enters what a trial is worth, None if it failed, and gives it back."""
+        plan = self.search.plans[claim.number]
+        if value is not None and (pool := pool_mark(plan)) is not None:
+            pool.touch()
+        state = self.optuna.trial.TrialState.FAIL if value is None else self.optuna.trial.TrialState.COMPLETE
+        self.study.tell(claim.number, value, state=state)
+        claim.release()
+
+    def importance(self) -> tuple[dict[str, float] | None, str]:
+        """The share of each number in what tells the best quarter of the trials from all (PED-ANOVA, arXiv 2304.10255),
+        or None and why."""
+        trials = self.study.get_trials(deepcopy=False)[: len(self.search.plans)]
+        values = [one.value for one in trials if one.state == self.optuna.trial.TrialState.COMPLETE]
+        if len(values) < ENOUGH:
+            return None, f"{len(values)} trials came to their end: it takes {ENOUGH}"
+        if len(set(values)) == 1:
+            return None, "all trials are worth the same"
+        asked = self.optuna.create_study(direction="maximize")
+        asked.add_trials(trials)
+        evaluator = self.optuna.importance.PedAnovaImportanceEvaluator(target_quantile=QUANTILE)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", self.optuna.exceptions.ExperimentalWarning)
+            shares = self.optuna.importance.get_param_importances(asked, evaluator=evaluator)
+        return {name: float(share) for name, share in shares.items()}, ""
+
+
+def pool_mark(plan: Plan) -> Path | None:
+    """The file that says that the pool which a trial draws on is full; None for a method without one."""
+    pool = getattr(plan.config, "pool", None)
+    if pool is None:
+        return None
+    key = content.digest(tasks.digest(plan.train[: pool.prompts]), pool, plan.profile.sampler)
+    return plan.folder.parents[2] / "pools" / f"{key}.filled"
+
+
+def _import_optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise BenchError("Optuna is not installed.", "Run `pip install 'gdro-bench[tune]'`.") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+class _Lock:
+    """The journal's lock, which a process gives back however it dies; Optuna's own outlive theirs by half a minute."""
+
+    def __init__(self, journal: Path) -> None:
+        self.path = journal.with_suffix(".lock")
+        self.held: IO[str] | None = None
+
+    def acquire(self) -> bool:
+        self.held = folders.take(self.path, wait=True)
+        return True
+
+    def release(self) -> None:
+        if self.held is not None:
+            self.held.close()
+
+
+def _mend(journal: Path, lock: _Lock) -> None:
+    """Cuts off a last line that was not written to its end, where the machine lost its power."""
+    lock.acquire()
+    try:
+        if journal.exists():
+            written = journal.read_bytes()
+            os.truncate(journal, written.rfind(b"\n") + 1)
+    finally:
+        lock.release()
