@@ -4,15 +4,14 @@ workers' part: processes of this machine (`side_by_side`) or a Ray cluster (`on_
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from gdro_bench import content
-from gdro_bench import task as tasks
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import record, runner
 from gdro_bench.engine.plan import Plan
+from gdro_bench.engine.pool_keys import exact_key, pool_key
 from gdro_bench.engine.record import Run
 from gdro_bench.errors import BenchError
 
@@ -60,7 +59,7 @@ class Board:
         self.plans, self.listener, self.workers = plans, listener, workers
         self.waiting, self.running = list(plans), dict[Path, Plan]()
         self.outcomes: dict[Path, Outcome] = {}
-        self.filled: set[str] = set()  # by `_exact_key`
+        self.filled: set[str] = set()  # by `exact_key`
         self.spent: dict[Path, float] = {}
         self.begun = 0
 
@@ -84,9 +83,9 @@ class Board:
 
     def _may_begin(self, one: Plan) -> bool:
         """No run that may be filling the same pool is under way."""
-        if pool_key(one) is None or _exact_key(one) in self.filled:
+        if pool_key(one) is None or exact_key(one) in self.filled:
             return True
-        filling = {pool_key(other) for other in self.running.values() if _exact_key(other) not in self.filled}
+        filling = {pool_key(other) for other in self.running.values() if exact_key(other) not in self.filled}
         return pool_key(one) not in filling
 
     def _hear(self, folder: Path, kind: str, *rest: Any) -> None:
@@ -100,7 +99,7 @@ class Board:
         elif kind == "spent":
             self._show(folder, rest[0] / rest[1])
         elif kind == "filled":
-            self.filled.add(_exact_key(self.running[folder]))
+            self.filled.add(exact_key(self.running[folder]))
         else:
             self.outcomes[folder] = _outcome(self.running.pop(folder), rest[0] if kind == "failed" else "")
             self.spent[folder] = 1.0
@@ -120,20 +119,6 @@ def _outcome(one: Plan, failure: str) -> Outcome:
         return Outcome(one, record.read(one.folder))
     except BenchError as error:
         return Outcome(one, None, str(error))
-
-
-def pool_key(one: Plan) -> str | None:
-    """Names the pool that a run fills, None where it has none. Runs of one pool have one key; where profiles differ in
-    their model or reward, so may runs of two pools."""
-    pool = getattr(one.config, "pool", None)
-    if pool is None:
-        return None
-    return content.digest([tasks.digest(one.train[: pool.prompts]), asdict(pool), asdict(one.profile.sampler)])
-
-
-def _exact_key(one: Plan) -> str:
-    """The other way round: runs of one key have one pool."""
-    return content.digest([pool_key(one), one.task.name, record.identity_settings(one.settings["profile"])])
 
 
 # ---------------------------------------------------------------------------------------------------------------

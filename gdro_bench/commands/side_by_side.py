@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -66,7 +66,7 @@ class Processes:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(self.device, threads_of(self.jobs), theirs))
-        with _undisturbed():
+        with undisturbed():
             process.start()
             self.children[one.folder] = _Child(one, process, ours)
         theirs.close()  # the child has it: its death ends the pipe
@@ -86,19 +86,24 @@ class Processes:
             yield folder, message
 
     def end(self) -> None:
-        """No child outlives this. One that has not begun has nothing to put in order."""
-        for child in self.children.values():
-            child.process.terminate() if child.begun else child.process.kill()
-        deadline = time.monotonic() + PATIENCE
-        for child in self.children.values():
-            child.process.join(max(0, deadline - time.monotonic()))
-            if child.process.is_alive():
-                child.process.kill()
-                child.process.join()
+        """No child outlives this."""
+        end({child.process: child.begun for child in self.children.values()})
+
+
+def end(begun: Mapping[BaseProcess, bool]) -> None:
+    """Ends processes. One that has not begun has nothing to put in order."""
+    for process, has_begun in begun.items():
+        process.terminate() if has_begun else process.kill()
+    deadline = time.monotonic() + PATIENCE
+    for process in begun:
+        process.join(max(0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Ctrl-C and SIGTERM wait until the end of this. A process that is started inside has both blocked, and so prints
     no traceback while it is still importing."""
     came: list[int] = []
@@ -129,15 +134,22 @@ def _heard(child: _Child) -> Message:
 
 
 def _work(device: str, threads: int, pipe: Connection) -> None:
-    """One run, in a process of its own, which ends with its parent."""
+    """One run, in a process of its own."""
+    with until_stopped():
+        pipe.send(READY)
+        one: Plan = pipe.recv()
+        pipe.send(work(one, device, threads, pipe.send))
+
+
+@contextmanager
+def until_stopped() -> Iterator[None]:
+    """What a child does inside ends, with no word, when its parent says so or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this one
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-        pipe.send(READY)
-        one: Plan = pipe.recv()
-        pipe.send(work(one, device, threads, pipe.send))
+        yield
     except (KeyboardInterrupt, BrokenPipeError):
         pass
     finally:

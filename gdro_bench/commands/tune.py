@@ -6,10 +6,10 @@ processes that do what two that were started by hand do.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -87,7 +87,8 @@ def _work(searches: Sequence[Search], studies: Sequence[StudyOf], watcher: Watch
             time.sleep(POLL)
             continue
         try:
-            trial = _run(searches[which], number, watcher, processes)
+            filled = functools.partial(studies[which].filled, claim) if claim is not None else _nothing
+            trial = _run(searches[which], number, _Listener(_name(searches[which], number), watcher, filled), processes)
             if claim is not None:
                 studies[which].finish(claim, trial.value.mean if trial.value else None)
         finally:
@@ -107,9 +108,13 @@ def _next(studies: Sequence[StudyOf]) -> tuple[tuple[int, int] | None, Claim | N
     return ((-1, -1) if open_ else None), None
 
 
-def _run(search: Search, number: int, watcher: Watcher, processes: ProcessGroup) -> Trial:
+def _nothing() -> None:
+    """What a process does that is not the main one of its group."""
+
+
+def _run(search: Search, number: int, listener: _Listener, processes: ProcessGroup) -> Trial:
     """A trial to its end, which may be a failure by its own numbers."""
-    plan, listener = search.plans[number], _Listener(_name(search, number), watcher)
+    plan = search.plans[number]
     if processes.broadcast(outcome.result(search, number) is None):
         try:
             runner.execute(plan, listener, processes)
@@ -134,12 +139,15 @@ def _outcome(trial: Trial) -> str:
 class _Listener:
     """A `runner.ProgressListener` of one trial, which tells the watcher whose progress it is."""
 
-    def __init__(self, name: str, watcher: Watcher) -> None:
-        self.name, self.watcher, self.amount = name, watcher, 0.0
+    def __init__(self, name: str, watcher: Watcher, filled: Callable[[], None]) -> None:
+        self.name, self.watcher, self.filled, self.amount = name, watcher, filled, 0.0
 
     def spent(self, spent: float, limit: int, doing: str) -> None:
         self.amount = spent
         self.watcher.spent(self.name, spent / limit, doing)
+
+    def trains(self) -> None:
+        self.filled()
 
     def evaluating(self, done: int, total: int) -> None:
         """Of one trial among many: not shown."""
@@ -152,12 +160,13 @@ class _Listener:
 # Side by side
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Child:
-    """A process that takes trials, which the two ends of a pipe join to this one."""
+    """A process that takes trials, and this end of the pipe between it and this one."""
 
     process: BaseProcess
-    said: Connection
+    pipe: Connection
+    begun: bool = False
 
 
 class _Sender:
@@ -181,54 +190,64 @@ class _Sender:
 
 def _side_by_side(searches: Sequence[Search], watcher: Watcher, device: str, jobs: int) -> None:
     """Starts `jobs` processes and passes on what they see, until all have ended."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     running: list[_Child] = []
-    with side_by_side.ending(running):
+    try:
         for _ in range(jobs):
-            running.append(_started(searches, device, threads))
+            _start(running, device, side_by_side.threads_of(jobs))
         while running:
-            ready = wait([child.said for child in running])
-            for child in [child for child in running if child.said in ready]:
-                if not _hear(child, watcher):
+            ready = wait([child.pipe for child in running])
+            for child in [child for child in running if child.pipe in ready]:
+                if not _hear(child, searches, watcher):
+                    child.process.join()
                     running.remove(child)
+    finally:
+        side_by_side.end({child.process: child.begun for child in running})
 
 
-def _hear(child: _Child, watcher: Watcher) -> bool:
+def _start(running: list[_Child], device: str, threads: int) -> None:
+    """It asks for the searches once it has imported all it needs, as a sweep's runs do."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_child, args=(device, threads, theirs))
+    with side_by_side.undisturbed():
+        process.start()
+        running.append(_Child(process, ours))
+    theirs.close()  # the child has it: its death ends the pipe
+
+
+def _hear(child: _Child, searches: Sequence[Search], watcher: Watcher) -> bool:
     """Passes on one message; False if the child has ended.
 
     Raises:
         BenchError: what the child came upon.
     """
     try:
-        kind, *what = child.said.recv()
-    except EOFError:
-        watcher.warn(side_by_side.died(child))
-        return False
-    if kind == "refused":
-        raise BenchError(*what)
-    if kind == "done":
+        message: tuple[Any, ...] = child.pipe.recv()
+    except (EOFError, ConnectionError):
         child.process.join()
+        watcher.warn(f"A process ended with {child.process.exitcode}; others take up its trial.")
         return False
-    getattr(watcher, kind)(*what)
-    return True
+    kind, *what = message
+    if kind == "ready":
+        child.begun = True
+        child.pipe.send(searches)
+    elif kind == "refused":
+        raise BenchError(*what)
+    elif kind != "done":
+        getattr(watcher, kind)(*what)
+    return bool(kind != "done")
 
 
-def _started(searches: Sequence[Search], device: str, threads: int) -> _Child:
-    context = multiprocessing.get_context("spawn")
-    said, saying = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(searches, device, threads, saying))
-    process.start()
-    saying.close()  # the child has it: its death ends the pipe
-    return _Child(process, said)
+def _child(device: str, threads: int, pipe: Connection) -> None:
+    import torch
 
-
-def _child(searches: Sequence[Search], device: str, threads: int, pipe: Connection) -> None:
-    side_by_side.begin(threads)
-    try:
-        studies = [StudyOf(search) for search in searches]
-        _work(searches, studies, _Sender(pipe), ProcessGroup(device=device))
-        pipe.send(("done",))
-    except BenchError as error:
-        pipe.send(("refused", error.problem, error.remedy, error.exit_code))
-    except (KeyboardInterrupt, BrokenPipeError):
-        pass
+    with side_by_side.until_stopped():
+        pipe.send(("ready",))
+        searches: Sequence[Search] = pipe.recv()
+        torch.set_num_threads(threads)
+        try:
+            studies = [StudyOf(search) for search in searches]
+            _work(searches, studies, _Sender(pipe), ProcessGroup(device=device))
+            pipe.send(("done",))
+        except BenchError as error:
+            pipe.send(("refused", error.problem, error.remedy, error.exit_code))

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from gdro_bench import content
-from gdro_bench import task as tasks
 from gdro_bench.engine import folders
 from gdro_bench.engine.plan import Plan
+from gdro_bench.engine.pool_keys import exact_key, pool_key
 from gdro_bench.engine.tuning.search import Search
 from gdro_bench.engine.tuning.space import Choices, Domain
 from gdro_bench.errors import BenchError
@@ -33,11 +32,16 @@ class Claim:
     """A trial that is this process's until it is released."""
 
     number: int
-    held: list[IO[str]]
+    own: IO[str]
+    pool: IO[str] | None = None  # held while the trial may be filling it
 
     def release(self) -> None:
-        for file in self.held:
-            file.close()
+        self.own.close()
+        self.release_pool()
+
+    def release_pool(self) -> None:
+        if self.pool is not None:
+            self.pool.close()
 
 
 class StudyOf:
@@ -123,14 +127,19 @@ class StudyOf:
         own = folders.take(plan.folder / ".claim")
         if own is None:
             return None
-        pool = pool_mark(plan)
-        if pool is None or pool.exists():
-            return Claim(number, [own])
-        filling = folders.take(pool.with_suffix(".lock"))
-        if filling is None:
+        if pool_key(plan) is None or _full(plan).exists():
+            return Claim(number, own)
+        pool = folders.take(_pools(plan) / f"{pool_key(plan)}.lock")
+        if pool is None:
             own.close()
             return None
-        return Claim(number, [own, filling])
+        return Claim(number, own, pool)
+
+    def filled(self, claim: Claim) -> None:
+        """The pool of this trial is complete: others may begin that need it."""
+        if claim.pool is not None:
+            _full(self.search.plans[claim.number]).touch()
+            claim.release_pool()
 
     def _distributions(self) -> dict[str, Any]:
         return {name: self._distribution(domain) for name, domain in self.search.space.items()}
@@ -144,9 +153,6 @@ class StudyOf:
 
     def finish(self, claim: Claim, value: float | None) -> None:
         """Enters what a trial is worth, None if it failed, and gives it back."""
-        plan = self.search.plans[claim.number]
-        if value is not None and (pool := pool_mark(plan)) is not None:
-            pool.touch()
         state = self.optuna.trial.TrialState.FAIL if value is None else self.optuna.trial.TrialState.COMPLETE
         self.study.tell(claim.number, value, state=state)
         claim.release()
@@ -169,13 +175,14 @@ class StudyOf:
         return {name: float(share) for name, share in shares.items()}, ""
 
 
-def pool_mark(plan: Plan) -> Path | None:
-    """The file that says that the pool which a trial draws on is full; None for a method without one."""
-    pool = getattr(plan.config, "pool", None)
-    if pool is None:
-        return None
-    key = content.digest(tasks.digest(plan.train[: pool.prompts]), pool, plan.profile.sampler)
-    return plan.folder.parents[2] / "pools" / f"{key}.filled"
+def _pools(plan: Plan) -> Path:
+    """Where a run's pools lie."""
+    return plan.folder.parents[2] / "pools"
+
+
+def _full(plan: Plan) -> Path:
+    """The file that says that the pool of a trial is complete."""
+    return _pools(plan) / f"{exact_key(plan)}.full"
 
 
 def _import_optuna() -> Any:

@@ -1,0 +1,24 @@
+"""Which runs share a pool, as far as their plans tell: what model and reward call themselves is known later."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from gdro_bench import content
+from gdro_bench import task as tasks
+from gdro_bench.engine import record
+from gdro_bench.engine.plan import Plan
+
+
+def pool_key(one: Plan) -> str | None:
+    """Names the pool that a run fills, None where it has none. Runs of one pool have one key; where profiles differ in
+    their model or reward, so may runs of two pools."""
+    pool = getattr(one.config, "pool", None)
+    if pool is None:
+        return None
+    return content.digest([tasks.digest(one.train[: pool.prompts]), asdict(pool), asdict(one.profile.sampler)])
+
+
+def exact_key(one: Plan) -> str:
+    """The other way round: runs of one key have one pool."""
+    return content.digest([pool_key(one), one.task.name, record.identity_settings(one.settings["profile"])])
