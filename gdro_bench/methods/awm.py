@@ -68,9 +68,10 @@ def log_likelihood(e: Tensor, t: Tensor, likelihood: Likelihood, exponent: float
     """lp of errors e at times t; elementwise."""
     if likelihood in ("ghuber", "huber"):
         p, scale = (exponent, exponent) if likelihood == "ghuber" else (0.5, 1.0)
-        return -t * ((e + TINY).pow(p) - TINY**p) / scale
-    powers = {"uniform": 0, "t": 1, "t2": 2}
-    return -e * t.pow(powers[likelihood])
+        robust: Tensor = t * ((e + TINY).pow(p) - TINY**p) / scale
+        return -robust
+    plain: Tensor = e * t.pow({"uniform": 0, "t": 1, "t2": 2}[likelihood])
+    return -plain
 
 
 def awm_ratio(

@@ -54,7 +54,7 @@ class Config:
     mode: Mode
     beta: Positive
     adaptive: bool  # whether errors are divided by a
-    kl_weight: NonNegative
+    kl_weight: NonNegative  # 0 is no KL at all
     kl_floor: NonNegative  # the KL's weight where the reward is lowest
     teacher_guidance: Positive  # of the reference in the KL; 1 is none
     std: Std
@@ -89,8 +89,8 @@ def rule(config: Config) -> Rule:
         y = optimality(seen.advantage.double(), c.advantage_clip)
         implicit = implicit_reward(seen.theta, seen.old, seen.target, c.adaptive)
         fitted = crd_loss(implicit, y, c.beta, c.advantage_clip).mean().to(seen.theta.dtype)
-        weight = c.kl_floor + y * (c.kl_weight - c.kl_floor)
-        total, measured = kl(fitted, seen, weight.to(seen.theta.dtype))
+        weight = (c.kl_floor + y * (c.kl_weight - c.kl_floor)).to(seen.theta.dtype)
+        total, measured = kl(fitted, seen, weight if c.kl_weight else 0.0)
         return total, measured | {"r_spread": implicit.detach().std(dim=1).mean()}
 
     reads = frozenset({"old", *kl_roles(c)})

@@ -58,6 +58,11 @@ def optimality(advantage: Tensor, clip: float) -> Tensor:
     return (advantage / (2 * clip) + 0.5).clamp(0, 1)
 
 
+def mixtures(v_theta: Tensor, v_old: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """v+ and v-, of the shape of the velocities."""
+    return beta * v_theta + (1 - beta) * v_old, (1 + beta) * v_old - beta * v_theta
+
+
 def nft_loss(
     v_theta: Tensor, v_old: Tensor, target: Tensor, t: Tensor, advantage: Tensor, beta: float, clip: float
 ) -> Tensor:
@@ -68,8 +73,7 @@ def nft_loss(
         weight = (t.double() * (v.detach().double() - target.double()).abs().flatten(2).mean(2)).clamp(min=LEAST)
         return (t.double().square() * error(v, target) / weight).to(v.dtype)
 
-    towards = fit(beta * v_theta + (1 - beta) * v_old)
-    away = fit((1 + beta) * v_old - beta * v_theta)
+    towards, away = map(fit, mixtures(v_theta, v_old, beta))
     return clip * (r * towards + (1 - r) * away) / beta
 
 
