@@ -51,8 +51,11 @@ class Plan:
         """All that the run may show the model: those of its pool, or all training prompts, the held-out ones, the
         health prompts and, where anything is guided, the empty one."""
         pool = self.pool
-        own = getattr(self.config, "teacher_guidance", 1), getattr(getattr(self.config, "online", None), "guidance", 1)
-        null = [] if {self.profile.sampler.guidance, *own} <= {0, 1} else [Prompt("", "")]
+        own = (
+            getattr(self.config, "teacher_guidance", 1),
+            getattr(getattr(self.config, "online", None), "guidance", 1) or 1,
+        )
+        null = [] if {self.profile.sampler.guidance, *own} == {1} else [Prompt("", "")]
         return [*self.train[: pool.prompts if pool else None], *self.held_out, *null, *self.health]
 
     @property
