@@ -23,6 +23,10 @@ TABLES: Mapping[Kind, Mapping[str, str]] = {
         "dance-grpo": "gdro_bench.methods.dance_grpo:METHOD",
         "dpo": "gdro_bench.methods.dpo:METHOD",
         "rft": "gdro_bench.methods.rft:METHOD",
+        "nft": "gdro_bench.methods.nft:METHOD",
+        "awm": "gdro_bench.methods.awm:METHOD",
+        "dgpo": "gdro_bench.methods.dgpo:METHOD",
+        "crd": "gdro_bench.methods.crd:METHOD",
     },
     # what a task optimises: a function of `Instruments` that gives a `Scorer`
     "reward": {

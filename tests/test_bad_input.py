@@ -74,6 +74,25 @@ def test_a_setting_of_a_rollout_method_that_cannot_be(method: str, setting: str,
     refused(call("run", "ocr", "--out", tmp_path, "--method", method, *SHORT_PROFILE, "--set", f"method.{setting}"))
 
 
+EPOCH = ("prompts=2", "k=4", "first=0", "last=2", "draws=1")
+FORWARD = [
+    *("mode=sometimes", "online.k=1", "online.k=0", "online.prompts=0", "online.prompts=100000", "online.draws=9"),
+    *("online.first=3", "online.last=3", "online.last=-1", "online.rollout_steps=-1", "online.rollout_steps=2"),
+    *("online.guidance=-1", "online.guidance=nan", "online.updates_per_epoch=0", "online.updates_per_epoch=3"),
+    *("online.share_t=pair", "online.move_copies=never", "online.share_noise=maybe", "advantage_clip=0", "std=none"),
+    *("teacher_guidance=0", "kl_weight=-1", "old.ceiling=2", "old.start=-1", "old.delay=-1", "old.slope=inf"),
+    *("beta=0", "k=4", "groups=2", "offline.groups=0", "optimiser.epsilon=0"),
+]
+
+
+@pytest.mark.parametrize("setting", FORWARD)
+def test_a_setting_of_a_forward_process_method_that_cannot_be(setting: str, tmp_path: Path) -> None:
+    changed = [part for one in EPOCH for part in ("--set", f"method.online.{one}")]
+    refused(
+        call("run", "ocr", "--method", "nft", "--out", tmp_path, *SHORT_PROFILE, *changed, "--set", f"method.{setting}")
+    )
+
+
 @pytest.mark.parametrize("setting", [f"{group}.{s}" for group, some in SETTINGS.items() for s in some])
 def test_a_setting_that_cannot_be(setting: str, tmp_path: Path) -> None:
     refused(call("run", "ocr", "--out", tmp_path, *SHORT, "--set", setting))

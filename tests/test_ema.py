@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from gdro_bench.methods.ema import Ema
+from gdro_bench.methods.ema import Decay, Ema
 
 
 def averaged_after(values: list[float], slope: float, ceiling: float) -> Ema:
     parameter = Parameter(torch.zeros((), dtype=torch.float64))
-    ema = Ema([parameter], slope, ceiling)
+    ema = Ema([parameter], Decay(0, 0.0, slope, ceiling))
     for step, value in enumerate(values, 1):
         parameter.data.fill_(value)
         ema.update(step)

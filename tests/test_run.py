@@ -39,6 +39,8 @@ SHORT: dict[str, object] = {
 }
 POOL_SHORT = {"method.pool.prompts": 8, "method.pool.images": 4, "method.pool.shard_prompts": 2}
 ROLLOUT_SHORT = {"method.prompts": 2, "method.k": 4}
+EPOCH_SHORT = {"method.online.prompts": 2, "method.online.k": 4, "method.online.first": 0, "method.online.last": 2}
+OFFLINE_SHORT = POOL_SHORT | {"method.mode": "offline", "method.offline.k": 4, "method.offline.groups": 2}
 # GDRO: eight groups of four in two-prompt shards (96 evaluations), then ten updates of 32 evaluations. So short a
 # sampling may read nothing in a whole group, hence drop_flat.
 METHOD_SHORT: dict[str, dict[str, object]] = {
@@ -47,6 +49,7 @@ METHOD_SHORT: dict[str, dict[str, object]] = {
     "rft": POOL_SHORT | {"method.groups": 4, "method.best": 2, "method.drop_flat": "false"},
     "flow-grpo": ROLLOUT_SHORT,
     "dance-grpo": ROLLOUT_SHORT,
+    **dict.fromkeys(("nft", "awm", "dgpo", "crd"), EPOCH_SHORT),
 }
 
 
@@ -207,6 +210,39 @@ def test_geneval_runs_too(method: str, tmp_path: Path) -> None:
     run = record.read(next((tmp_path / "geneval" / "pocket").iterdir()))
     assert run.instruments["reward"] == "GenEval mended score (pocket detector)"
     assert {"correct", "strict", "correct counting"} <= set(run.points[-1].parts)
+
+
+@pytest.mark.parametrize("method", ["nft", "awm", "dgpo", "crd"])
+def test_a_forward_process_method_runs_on_gdro_s_pool(method: str, finished: Path, tmp_path: Path) -> None:
+    offline = {name.replace(".", "__"): value for name, value in OFFLINE_SHORT.items()}
+    (finished / "pools").rename(tmp_path / "pools")
+    try:
+        assert call(tmp_path, method, **offline, method__offline__drop_flat="false").exit_code == 0
+        assert len(list((tmp_path / "pools").iterdir())) == 1
+    finally:
+        (tmp_path / "pools").rename(finished / "pools")
+    point, of_gdro = (record.read(folder(out)).points[-1] for out in (tmp_path, finished))
+    assert point.pool_evaluations == point.collection_evaluations == of_gdro.pool_evaluations
+    assert point.optimisation_evaluations == 4 * point.images_trained
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["nft", "awm", "dgpo", "crd"])
+def test_a_forward_process_method_killed_and_resumed_gives_the_same_record(method: str, tmp_path: Path) -> None:
+    """Killed in the midst, with copies that lag and an epoch half trained on."""
+    half = {"method__online__updates_per_epoch": 2, "method__online__move_copies": "epoch", "method__old__delay": 0}
+    half |= {"method__old__start": 0.5, "method__old__ceiling": 0.5}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert call(whole, method, **half).exit_code == 0
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "gdro_bench.cli", *arguments(killed, method, **half)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    while process.poll() is None and not list(killed.glob(BETWEEN_MARKS)):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert call(killed, method, **half).exit_code == 0
+    assert recorded(killed) == recorded(whole)
 
 
 def test_every_method_is_in_the_tests_of_whole_runs() -> None:

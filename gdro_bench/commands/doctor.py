@@ -163,8 +163,9 @@ def _largest_need(name: str, profile: Profile) -> tuple[str, float]:
         one, path = registry.lookup("method", method), files[method]
         if one.costs is not None:
             config = content.build(one.config_type, read_numbers(path, None), path.name)
-            images = memory.images_together(config, one.costs(config, profile.sampler), profile.sampler)
-            needs[method] = memory.foretell(profile, counted, images).peak
+            costs = one.costs(config, profile.sampler)
+            images = memory.images_together(config, costs, profile.sampler)
+            needs[method] = memory.foretell(profile, counted, images, copies=costs.copies).peak
     return max(needs.items(), key=lambda item: item[1])
 
 

@@ -115,7 +115,7 @@ def _counted(plan: Plan, costs: CostModel, processes: int) -> tuple[Speed, float
     together = memory.images_together(plan.config, costs, profile.sampler)
     evaluation = counted.forward_flop / ASSUMED_FLOPS
     gradient = evaluation * (GRADIENT_COST + (1 if config.gradient_checkpointing else 0))
-    peak = memory.foretell(profile, counted, together, processes).peak
+    peak = memory.foretell(profile, counted, together, processes, costs.copies).peak
     basis = (
         "Not measured: the model or its reward is not here (`gdro-bench doctor` says what). Times are those of the "
         f"transformer's operations at {ASSUMED_FLOPS / 1e12:.0f} TFLOP/s, a third of an H100's bfloat16 peak; texts, "
@@ -148,7 +148,8 @@ def follow(plan: Plan, costs: CostModel, speed: Speed) -> tuple[Ledger, int]:
 def measure(plan: Plan, policy: Policy, scorer: Scorer, costs: CostModel) -> Speed:
     """Each part once to warm up and once by the clock: an update's batch with gradient, guided where the method trains
     so, with a step of AdamW; and the sampler's batch without."""
-    batch, guidance = costs.batch, plan.profile.sampler.guidance if costs.collected.images else 1.0
+    batch, guided = costs.batch, costs.collected.images and costs.guided
+    guidance = plan.profile.sampler.guidance if guided else 1.0
     optimiser = torch.optim.AdamW(policy.parameters(), lr=0.0, weight_decay=0.0)
     device = next(iter(policy.parameters())).device
     if device.type == "cuda":
@@ -212,7 +213,8 @@ def _disk(plan: Plan, latent: float, adapters: float, speed: Speed, ledger: Ledg
     """Pool, checkpoint (twice while it is written, with an epoch's chains if there are any), kept pictures and kept
     adapters, for latents and adapters of so many bytes."""
     steps = getattr(plan.config, "rollout_steps", None) or plan.profile.sampler.steps
-    checkpoint = COPIES * adapters + costs.collected.images * (steps + 1) * latent
+    states = costs.states or steps + 1
+    checkpoint = (COPIES + costs.copies) * adapters + costs.collected.images * states * latent
     points = len(plan.profile.budget.marks) + 1
     pictures = points * min(plan.profile.kept_images, len(plan.held_out))
     kept = (points if plan.profile.keep_adapters else 0) + 1  # with those of the end

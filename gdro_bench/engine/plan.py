@@ -22,6 +22,7 @@ from gdro_bench.task import Prompt, PromptOf, PromptSet, Task
 
 if TYPE_CHECKING:
     from gdro_bench.methods import Method
+    from gdro_bench.methods.offline import PoolConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,21 @@ class Plan:
     prompts: Path | None = None  # one's own held-out prompts
 
     @property
+    def pool(self) -> PoolConfig | None:
+        """The pool that the method trains on; None for one that samples anew, in this `mode` or always."""
+        pool: PoolConfig | None = getattr(self.config, "pool", None)
+        return None if getattr(self.config, "mode", "offline") == "online" else pool
+
+    @property
     def all_prompts(self) -> list[Prompt]:
         """All that the run may show the model: those of its pool, or all training prompts, the held-out ones, the
-        health prompts and, under guidance, the empty one."""
-        pool = getattr(self.config, "pool", None)
-        null = [] if self.profile.sampler.guidance == 1 else [Prompt("", "")]
+        health prompts and, where anything is guided, the empty one."""
+        pool = self.pool
+        own = (
+            getattr(self.config, "teacher_guidance", 1),
+            getattr(getattr(self.config, "online", None), "guidance", 1) or 1,
+        )
+        null = [] if {self.profile.sampler.guidance, *own} == {1} else [Prompt("", "")]
         return [*self.train[: pool.prompts if pool else None], *self.held_out, *null, *self.health]
 
     @property

@@ -13,7 +13,7 @@ from gdro_bench.engine.plan import Plan
 def pool_key(one: Plan) -> str | None:
     """Names the pool that a run fills, None where it has none. Runs of one pool have one key; where profiles differ in
     their model or reward, so may runs of two pools."""
-    pool = getattr(one.config, "pool", None)
+    pool = one.pool
     if pool is None:
         return None
     return content.digest([tasks.digest(one.train[: pool.prompts]), asdict(pool), asdict(one.profile.sampler)])

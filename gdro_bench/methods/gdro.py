@@ -37,8 +37,7 @@ from gdro_bench.methods.offline import (
     OfflineTraining,
     PoolConfig,
     Source,
-    draw_members,
-    draw_t,
+    draw_groups,
     pool_cost,
     squared_error,
 )
@@ -150,18 +149,7 @@ class Objective:
     policy: Policy
 
     def draw(self, generator: torch.Generator) -> Drawn:
-        pool, c, shape = self.source.groups, self.config, self.policy.latent_shape
-        usable = self.source.usable(c.k, c.drop_flat)
-        groups = usable[torch.randint(len(usable), (c.groups,), generator=generator)]
-        members = [draw_members(pool.rewards[g], c.k, c.draw == "spread", generator) for g in groups]
-        x0, r, prompts = self.source.taken(groups, members)
-        times, noises = [], []
-        for _ in range(c.draws):
-            t = draw_t((c.groups, 1 if c.share_t else c.k), c.t_distribution, generator)
-            eps = torch.randn((c.groups, 1 if c.share_noise else c.k, *shape), generator=generator)
-            times.append(t.expand(-1, c.k))
-            noises.append(eps.expand(-1, c.k, *shape))
-        return Drawn(x0, r, prompts, torch.stack(times, dim=1), torch.stack(noises, dim=1))
+        return draw_groups(self.source, self.config, self.policy.latent_shape, generator)
 
     def _errors(self, drawn: Drawn) -> tuple[Tensor, Tensor]:
         """Squared errors of policy and reference, each summed over elements and averaged over draws: [G, k]."""

@@ -4,7 +4,7 @@ errors of policy and reference on what was drawn."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
@@ -42,6 +42,32 @@ def pool_cost(config: PoolConfig, sampler: Sampler) -> Cost:
     return Cost(images * sampler.evaluations, images, images)
 
 
+@torch.no_grad()
+def sample_and_score(
+    context: TrainContext,
+    keys: Sequence[tuple[str | int, ...]],
+    prompts: Sequence[task.Prompt],
+    sampler: Sampler,
+    reference: bool,
+) -> tuple[Tensor, list[score.Score]]:
+    """Latents [N, *latent_shape] on the CPU, each from its key's noise, and their scores. Each process takes some
+    batches."""
+    batches = context.processes.batches(len(prompts), sampler.batch)
+    latents: list[Tensor] = []
+
+    def generated() -> Iterator[GeneratedBatch]:
+        for rows in context.processes.passes(batches):
+            noise = sampling.noise_for(keys[rows], context.policy.latent_shape)
+            x0 = sampling.sample(context.policy, noise, prompts[rows], sampler, reference)
+            if not context.processes.padding:
+                latents.append(x0)
+                yield context.policy.decode(x0), prompts[rows]
+
+    scored = score.score_batches(generated(), context.scorer, context.ahead)
+    scores = gather_scores(context.processes, scored, len(batches), context.max_unscored)
+    return context.processes.gather_rows(latents, batches), scores
+
+
 class Source:
     """The groups of the first `prompts` training prompts, sampled from the reference model and scored once."""
 
@@ -76,24 +102,11 @@ class Source:
 
     @torch.no_grad()
     def _sample(self, prompts: list[task.Prompt]) -> Sampled:
-        """Groups from the reference model, whatever the adapters are. Each process takes some batches."""
+        """Groups from the reference model, whatever the adapters are."""
         n, context = self.config.images, self.context
-        keys = [("pool", self.config.seed, p.text, i) for p in prompts for i in range(n)]
+        keys: list[tuple[str | int, ...]] = [("pool", self.config.seed, p.text, i) for p in prompts for i in range(n)]
         each = [p for p in prompts for _ in range(n)]
-        batches = context.processes.batches(len(each), context.sampler.batch)
-        latents: list[Tensor] = []
-
-        def generated() -> Iterator[GeneratedBatch]:
-            for rows in context.processes.passes(batches):
-                noise = sampling.noise_for(keys[rows], context.policy.latent_shape)
-                x0 = sampling.sample(context.policy, noise, each[rows], context.sampler, reference=True)
-                if not context.processes.padding:
-                    latents.append(x0)
-                    yield context.policy.decode(x0), each[rows]
-
-        scored = score.score_batches(generated(), context.scorer, context.ahead)
-        gathered = gather_scores(context.processes, scored, len(batches), context.max_unscored)
-        whole = context.processes.gather_rows(latents, batches)
+        whole, gathered = sample_and_score(context, keys, each, context.sampler, reference=True)
         scores = iter(gathered)
         return whole.view(len(prompts), n, *whole.shape[1:]), [[next(scores) for _ in range(n)] for _ in prompts]
 
@@ -202,6 +215,45 @@ class OfflineTraining:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.source.collected = state["collected"]
         self.trainer.load_state_dict(state["trainer"])
+
+
+class GroupNumbers(Protocol):
+    """What `draw_groups` reads of a method's numbers."""
+
+    @property
+    def k(self) -> int: ...
+    @property
+    def groups(self) -> int: ...
+    @property
+    def draws(self) -> int: ...
+    @property
+    def share_t(self) -> bool: ...
+    @property
+    def share_noise(self) -> bool: ...
+    @property
+    def t_distribution(self) -> Literal["uniform", "logit-normal"]: ...
+    @property
+    def draw(self) -> Literal["random", "spread"]: ...
+    @property
+    def drop_flat(self) -> bool: ...
+
+
+def draw_groups(
+    source: Source, numbers: GroupNumbers, latent_shape: tuple[int, ...], generator: torch.Generator
+) -> Drawn:
+    """k images each of some groups, with draws of (t, eps): whoever has the same numbers draws the same."""
+    n = numbers
+    usable = source.usable(n.k, n.drop_flat)
+    groups = usable[torch.randint(len(usable), (n.groups,), generator=generator)]
+    members = [draw_members(source.groups.rewards[g], n.k, n.draw == "spread", generator) for g in groups]
+    x0, r, prompts = source.taken(groups, members)
+    times, noises = [], []
+    for _ in range(n.draws):
+        t = draw_t((n.groups, 1 if n.share_t else n.k), n.t_distribution, generator)
+        eps = torch.randn((n.groups, 1 if n.share_noise else n.k, *latent_shape), generator=generator)
+        times.append(t.expand(-1, n.k))
+        noises.append(eps.expand(-1, n.k, *latent_shape))
+    return Drawn(x0, r, prompts, torch.stack(times, dim=1), torch.stack(noises, dim=1))
 
 
 def draw_members(r: Tensor, k: int, spread: bool, generator: torch.Generator) -> Tensor:

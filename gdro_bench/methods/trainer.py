@@ -13,7 +13,7 @@ from torch import Tensor
 from gdro_bench.content import Count, Natural, NonNegative, Positive, Share
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import TrainingFailed
-from gdro_bench.methods.ema import Ema
+from gdro_bench.methods.ema import Decay, Ema
 from gdro_bench.policy import Policy
 
 LOWER = "Lower method.optimiser.learning_rate or another number of the method; the last checkpoint is kept."
@@ -42,7 +42,7 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(
             self.parameters, lr=0.0, eps=config.epsilon, weight_decay=config.weight_decay
         )
-        self.ema = Ema(self.parameters, config.ema_slope, config.ema_ceiling)
+        self.ema = Ema(self.parameters, Decay(0, 0.0, config.ema_slope, config.ema_ceiling))
         self.updates = 0
 
     @property
@@ -97,6 +97,5 @@ class Trainer:
         self.updates = state["updates"]
         for own, saved in zip(self.parameters, state["parameters"], strict=True):
             own.copy_(saved)
-        for average, saved in zip(self.ema.averages, state["averages"], strict=True):
-            average.copy_(saved)
+        self.ema.load(state["averages"])
         self.optimiser.load_state_dict(state["optimiser"])

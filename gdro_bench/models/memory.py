@@ -99,14 +99,15 @@ def count(
     )
 
 
-def foretell(profile: Profile, counted: Counted, images: int, processes: int = 1) -> Memory:
-    """Of one of `processes`, when `images` go through the model together in training (twice as many under guidance)."""
+def foretell(profile: Profile, counted: Counted, images: int, processes: int = 1, copies: int = 0) -> Memory:
+    """Of one of `processes`, when `images` go through the model together in training (twice as many under guidance) and
+    the method keeps so many older `copies` of the adapters."""
     config = profile.pretrained
     assert config is not None
     weights = counted.weights / (2 if config.float8 else 1)
     if config.sharded and processes > 1:
         weights = weights / processes + 2 * counted.block  # one at work, one on its way
-    held = weights + counted.autoencoder + counted.adapters
+    held = weights + counted.autoencoder + (1 + copies) * counted.adapters
     saved = counted.checkpointed if config.gradient_checkpointing else counted.unchecked
     working = WORKSPACE * counted.block_saved if config.gradient_checkpointing else counted.block_saved
     return Memory(
@@ -118,7 +119,9 @@ def foretell(profile: Profile, counted: Counted, images: int, processes: int = 1
 
 def images_together(config: Any, costs: CostModel, sampler: Sampler) -> int:
     """That go through a model with gradient before a backward: methods with rollouts guide them, too."""
-    return costs.batch * getattr(config, "draws", 1) * (sampler.passes if costs.collected.images else 1)
+    return (
+        costs.batch * getattr(config, "draws", 1) * (sampler.passes if costs.collected.images and costs.guided else 1)
+    )
 
 
 def _encoders(model: str, config: PretrainedConfig, dtype: torch.dtype) -> float:
