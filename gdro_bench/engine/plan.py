@@ -53,12 +53,14 @@ class Plan:
         """All that the run may show the model: those of its pool, or all training prompts, the held-out ones, the
         health prompts and, where anything is guided, the empty one."""
         pool = self.pool
-        own = (
-            getattr(self.config, "teacher_guidance", 1),
-            getattr(getattr(self.config, "online", None), "guidance", 1) or 1,
-        )
-        null = [] if {self.profile.sampler.guidance, *own} == {1} else [Prompt("", "")]
+        null = [Prompt("", "")] if self._guides else []
         return [*self.train[: pool.prompts if pool else None], *self.held_out, *null, *self.health]
+
+    @property
+    def _guides(self) -> bool:
+        """Whether pictures are guided, or anything in the method's training is."""
+        rollouts = getattr(getattr(self.config, "online", None), "guidance", 1) or 1
+        return {self.profile.sampler.guidance, rollouts, getattr(self.config, "teacher_guidance", 1)} != {1}
 
     @property
     def health(self) -> list[Prompt]:
