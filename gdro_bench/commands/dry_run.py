@@ -136,19 +136,23 @@ def follow(plan: Plan, costs: CostModel, speed: Speed) -> tuple[Ledger, int]:
     ledger.pool = timed(costs.pool, trained=False)
     ledger.collection = ledger.pool.copy()
     collected, update = timed(costs.collected, trained=False), timed(costs.update, trained=True)
+    measured, cycles = timed(costs.measured, trained=False), 0
     while ledger.spent < ledger.limit:
-        ledger.collection += collected
+        if costs.rounds is None or 0 < cycles < costs.rounds:
+            ledger.collection += collected
         for _ in range(costs.updates):
             if ledger.spent < ledger.limit:
                 ledger.optimisation += update
                 updates += 1
+        ledger.collection += measured if ledger.spent < ledger.limit else Cost()
+        cycles += 1
     return ledger, updates
 
 
 def measure(plan: Plan, policy: Policy, scorer: Scorer, costs: CostModel) -> Speed:
     """Each part once to warm up and once by the clock: an update's batch with gradient, guided where the method trains
     so, with a step of AdamW; and the sampler's batch without."""
-    batch, guidance = costs.batch, plan.profile.sampler.guidance if costs.collected.images else 1.0
+    batch, guidance = costs.batch, plan.profile.sampler.guidance if costs.rollouts else 1.0
     optimiser = torch.optim.AdamW(policy.parameters(), lr=0.0, weight_decay=0.0)
     device = next(iter(policy.parameters())).device
     if device.type == "cuda":
@@ -210,6 +214,7 @@ def _disk(plan: Plan, latent: float, adapters: float, speed: Speed, ledger: Ledg
     """Pool, checkpoint (twice while it is written, with an epoch's chains if there are any) and kept pictures, for
     latents and adapters of so many bytes."""
     steps = getattr(plan.config, "rollout_steps", None) or plan.profile.sampler.steps
-    checkpoint = COPIES * adapters + costs.collected.images * (steps + 1) * latent
+    checkpoint = COPIES * adapters + costs.rollouts * (steps + 1) * latent
     pictures = (len(plan.profile.budget.marks) + 1) * min(plan.profile.kept_images, len(plan.held_out))
-    return ledger.pool.images * latent + 2 * checkpoint + pictures * speed.picture
+    stored = ledger.collection.images if costs.rounds else ledger.pool.images
+    return stored * latent + 2 * checkpoint + pictures * speed.picture

@@ -29,6 +29,7 @@ class TrainContext:
     processes: ProcessGroup = field(default_factory=ProcessGroup)
     ahead: int = 0  # batches that may wait for their scores while the next are generated
     max_unscored: float = 1.0  # share of a shard's or an epoch's images
+    own_pool: Pool | None = None  # for images that depend on how this run was trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +39,30 @@ class Step:
     kind: Literal["collect", "optimise"]
     metrics: Mapping[str, float]
     progress: str
+    keep: bool = False  # what comes next is costly and depends on exactly this state: it is worth a checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
     """What a method spends: once on its `pool`; then, over and over, on `collected` images and on `updates` optimiser
-    updates, each an `update` whose images go through the model in passes of `batch`."""
+    updates, each an `update` whose images go through the model in passes of `batch`.
+
+    With `rounds` the pool is the first of them, images are collected for the others alone, and updates go on. After
+    every `updates` something may be `measured`.
+    """
 
     pool: Cost
     collected: Cost
     update: Cost
     updates: int
     batch: int
+    rounds: int | None = None
+    measured: Cost = field(default_factory=Cost)
+
+    @property
+    def rollouts(self) -> int:
+        """Images of an epoch whose chains are kept and trained on, guided as they were sampled."""
+        return 0 if self.rounds else self.collected.images
 
 
 class Training(Protocol):

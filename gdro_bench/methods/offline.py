@@ -4,9 +4,9 @@ errors of policy and reference on what was drawn."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
@@ -20,7 +20,7 @@ from gdro_bench.errors import BenchError
 from gdro_bench.methods import Step, TrainContext
 from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
-from gdro_bench.pool import Groups, Sampled
+from gdro_bench.pool import Groups, Pool, Sampled
 from gdro_bench.profile import Sampler
 from gdro_bench.sampling import ConditionalVelocity
 from gdro_bench.score import GeneratedBatch
@@ -42,12 +42,26 @@ def pool_cost(config: PoolConfig, sampler: Sampler) -> Cost:
     return Cost(images * sampler.evaluations, images, images)
 
 
-class Source:
-    """The groups of the first `prompts` training prompts, sampled from the reference model and scored once."""
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose images a source holds, if not the reference model's: those of the policy with the weights that it carries
+    inside `weights`, kept in a `pool` of the run. `recipe` and `key` tell them, and their noise, from others."""
 
-    def __init__(self, config: PoolConfig, context: TrainContext) -> None:
+    prompts: list[task.Prompt]
+    pool: Pool
+    recipe: dict[str, Any] = field(default_factory=dict)
+    key: tuple[str | int, ...] = ()
+    weights: Callable[[], AbstractContextManager[None]] | None = None  # none: the reference model
+
+
+class Source:
+    """Groups of training prompts, sampled and scored once: of the first `prompts` of them from the reference model, or
+    of an `origin`."""
+
+    def __init__(self, config: PoolConfig, context: TrainContext, origin: Origin | None = None) -> None:
         self.config, self.context = config, context
-        self.prompts = context.prompts[: config.prompts]
+        self.origin = origin or Origin(context.prompts[: config.prompts], context.pool)
+        self.prompts = self.origin.prompts
         self.shards = math.ceil(len(self.prompts) / config.shard_prompts)
         self.collected = 0
         self._groups: Groups | None = None
@@ -57,8 +71,8 @@ class Source:
             "sampler": asdict(context.sampler),
             "prompts": task.digest(self.prompts),
             "pool": [len(self.prompts), config.images, config.seed, config.shard_prompts],
-        }
-        context.pool.open(content.digest(recipe), recipe)
+        } | self.origin.recipe
+        self.origin.pool.open(content.digest(recipe), recipe)
 
     @property
     def complete(self) -> bool:
@@ -68,7 +82,7 @@ class Source:
         """One more shard, made or read."""
         first = self.collected * self.config.shard_prompts
         prompts = self.prompts[first : first + self.config.shard_prompts]
-        shard = self.context.pool.shard(self.collected, lambda: self._sample(prompts))
+        shard = self.origin.pool.shard(self.collected, lambda: self._sample(prompts))
         self.collected += 1
         values = torch.tensor([score.value for group in shard.scores for score in group])
         metrics = {"pool_reward": values.nanmean().item(), "unscored": float(values.isnan().sum())}
@@ -76,9 +90,10 @@ class Source:
 
     @torch.no_grad()
     def _sample(self, prompts: list[task.Prompt]) -> Sampled:
-        """Groups from the reference model, whatever the adapters are. Each process takes some batches."""
-        n, context = self.config.images, self.context
-        keys = [("pool", self.config.seed, p.text, i) for p in prompts for i in range(n)]
+        """Groups from the reference model, whatever the adapters are, or the origin's. Each process takes some
+        batches."""
+        n, context, origin = self.config.images, self.context, self.origin
+        keys = [("pool", self.config.seed, p.text, i, *origin.key) for p in prompts for i in range(n)]
         each = [p for p in prompts for _ in range(n)]
         batches = context.processes.batches(len(each), context.sampler.batch)
         latents: list[Tensor] = []
@@ -86,12 +101,15 @@ class Source:
         def generated() -> Iterator[GeneratedBatch]:
             for rows in context.processes.passes(batches):
                 noise = sampling.noise_for(keys[rows], context.policy.latent_shape)
-                x0 = sampling.sample(context.policy, noise, each[rows], context.sampler, reference=True)
+                x0 = sampling.sample(
+                    context.policy, noise, each[rows], context.sampler, reference=origin.weights is None
+                )
                 if not context.processes.padding:
                     latents.append(x0)
                     yield context.policy.decode(x0), each[rows]
 
-        scored = score.score_batches(generated(), context.scorer, context.ahead)
+        with origin.weights() if origin.weights else nullcontext():
+            scored = score.score_batches(generated(), context.scorer, context.ahead)
         gathered = gather_scores(context.processes, scored, len(batches), context.max_unscored)
         whole = context.processes.gather_rows(latents, batches)
         scores = iter(gathered)
@@ -101,48 +119,71 @@ class Source:
     def groups(self) -> Groups:
         """The whole pool."""
         if self._groups is None:
-            self._groups = self.context.pool.groups(self.shards)
+            self._groups = self.origin.pool.groups(self.shards)
         return self._groups
 
     def taken(self, groups: Tensor, members: list[Tensor]) -> tuple[Tensor, Tensor, list[task.Prompt]]:
         """These members of these groups: latents [G, n, *latent_shape], rewards [G, n] and the G prompts."""
-        pairs = list(zip(groups.tolist(), members, strict=True))
-        x0, r = (torch.stack([part[g][m] for g, m in pairs]) for part in (self.groups.latents, self.groups.rewards))
-        return x0, r, [self.prompts[g] for g, _ in pairs]
+        return taken(self.groups, self.prompts, groups, members)
 
     def usable(self, images: int, drop_flat: bool) -> Tensor:
-        """Indices of the groups that can teach: `images` of them scored and, with `drop_flat`, not all alike.
+        """As the function of this name."""
+        return usable(self.groups.rewards, images, drop_flat)
 
-        Raises:
-            BenchError: there is none.
-        """
-        r = self.groups.rewards
-        spread = r.nan_to_num(-math.inf).amax(1) > r.nan_to_num(math.inf).amin(1)
-        usable = torch.nonzero(((~r.isnan()).sum(1) >= images) & (spread | (not drop_flat))).flatten()
-        if not len(usable):
-            raise BenchError(
-                f"None of the pool's {len(r)} groups has {images} scored images with different rewards.",
-                "Raise method.pool.prompts or method.pool.images, or set method.drop_flat=false.",
-            )
-        return usable
+
+def taken(
+    groups: Groups, prompts: Sequence[task.Prompt], indices: Tensor, members: list[Tensor]
+) -> tuple[Tensor, Tensor, list[task.Prompt]]:
+    """These members of the groups of these indices: latents [G, n, *latent_shape], rewards [G, n] and the G prompts."""
+    pairs = list(zip(indices.tolist(), members, strict=True))
+    x0, r = (torch.stack([part[g][m] for g, m in pairs]) for part in (groups.latents, groups.rewards))
+    return x0, r, [prompts[g] for g, _ in pairs]
+
+
+def usable(r: Tensor, images: int, drop_flat: bool) -> Tensor:
+    """Indices of the groups of rewards r [P, n] that can teach: `images` scored and, with `drop_flat`, not all alike.
+
+    Raises:
+        BenchError: there is none.
+    """
+    spread = r.nan_to_num(-math.inf).amax(1) > r.nan_to_num(math.inf).amin(1)
+    found = torch.nonzero(((~r.isnan()).sum(1) >= images) & (spread | (not drop_flat))).flatten()
+    if not len(found):
+        raise BenchError(
+            f"None of the pool's {len(r)} groups has {images} scored images with different rewards.",
+            "Raise method.pool.prompts or method.pool.images, or set method.drop_flat=false.",
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """What an update trains on: latents x0 [G, n, *latent_shape] of G groups, their rewards r [G, n] and prompts, and D
-    draws of t [G, D, n] and eps [G, D, n, *latent_shape]."""
+    draws of t [G, D, n] and eps [G, D, n, *latent_shape]; perhaps an `elite` image a prompt, [G, *latent_shape]."""
 
     x0: Tensor
     r: Tensor
     prompts: list[task.Prompt]
     t: Tensor
     eps: Tensor
+    elite: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def __getitem__(self, rows: slice) -> Drawn:
-        return Drawn(self.x0[rows], self.r[rows], self.prompts[rows], self.t[rows], self.eps[rows])
+        elite = None if self.elite is None else self.elite[rows]
+        return Drawn(self.x0[rows], self.r[rows], self.prompts[rows], self.t[rows], self.eps[rows], elite)
+
+
+class Supply(Protocol):
+    """Where an offline method's groups come from, a shard a step; `collected` of them so far."""
+
+    collected: int
+
+    @property
+    def complete(self) -> bool: ...
+    def collect(self) -> Step: ...
 
 
 class Objective(Protocol):
@@ -164,7 +205,7 @@ class OfflineTraining:
     """
 
     def __init__(
-        self, stream: str, objective: Objective, source: Source, optimiser: OptimiserConfig, context: TrainContext
+        self, stream: str, objective: Objective, source: Supply, optimiser: OptimiserConfig, context: TrainContext
     ) -> None:
         self.stream, self.objective, self.source, self.context = stream, objective, source, context
         self.trainer = Trainer(context.policy, optimiser, context.processes)
@@ -227,7 +268,12 @@ def draw_t(
     return torch.rand(shape, generator=generator)
 
 
-def squared_error(velocity: ConditionalVelocity, x0: Tensor, t: Tensor, eps: Tensor, cond: Cond) -> Tensor:
-    """|v - velocity(x_t, t)|^2 elementwise, [B, *latent_shape], with x_t = (1 - t) x0 + t eps and v = eps - x0."""
+def residual(velocity: ConditionalVelocity, x0: Tensor, t: Tensor, eps: Tensor, cond: Cond) -> Tensor:
+    """v - velocity(x_t, t), [B, *latent_shape], with x_t = (1 - t) x0 + t eps and v = eps - x0."""
     across = t.view(-1, *[1] * (x0.ndim - 1))
-    return (eps - x0 - velocity((1 - across) * x0 + across * eps, t, cond)).square()
+    return eps - x0 - velocity((1 - across) * x0 + across * eps, t, cond)
+
+
+def squared_error(velocity: ConditionalVelocity, x0: Tensor, t: Tensor, eps: Tensor, cond: Cond) -> Tensor:
+    """|v - velocity(x_t, t)|^2 elementwise, as in `residual`."""
+    return residual(velocity, x0, t, eps, cond).square()

@@ -118,7 +118,7 @@ def foretell(profile: Profile, counted: Counted, images: int, processes: int = 1
 
 def images_together(config: Any, costs: CostModel, sampler: Sampler) -> int:
     """That go through a model with gradient before a backward: methods with rollouts guide them, too."""
-    return costs.batch * getattr(config, "draws", 1) * (sampler.passes if costs.collected.images else 1)
+    return costs.batch * getattr(config, "draws", 1) * (sampler.passes if costs.rollouts else 1)
 
 
 def _encoders(model: str, config: PretrainedConfig, dtype: torch.dtype) -> float:
