@@ -51,13 +51,20 @@ class Groups:
 
 
 class Pool:
-    """The store under one folder, `<folder>/<digest of recipe>`, which of the process group see."""
+    """The store under one folder, `<folder>/<digest of recipe>`, which all of the process group see. What is not
+    `shared` with other runs could not have been bought before, so it is no part of the ledger's `pool`."""
 
-    def __init__(self, folder: Path, ledger: Ledger, processes: ProcessGroup | None = None) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, ledger: Ledger, processes: ProcessGroup | None = None, shared: bool = True
+    ) -> None:
+        self.folder, self.shared = folder, shared
         self.path = folder
         self.ledger = ledger
         self.processes = processes or ProcessGroup()
+
+    def another(self) -> Pool:
+        """The same store, for another recipe."""
+        return Pool(self.folder, self.ledger, self.processes, self.shared)
 
     def open(self, digest: str, recipe: dict[str, Any]) -> None:
         """Chooses the pool of this recipe, new or from an earlier run."""
@@ -71,7 +78,7 @@ class Pool:
             shard = self.read(index)
             if self.processes.is_main:  # what it cost all of them
                 self.ledger.collection += shard.cost
-                self.ledger.pool += shard.cost
+                self.ledger.pool += shard.cost if self.shared else Cost()
             return shard
         before, start = self.ledger.collection.copy(), time.perf_counter()
         latents, scores = make()
@@ -79,7 +86,7 @@ class Pool:
         cost.seconds = time.perf_counter() - start
         shard = Shard(latents, scores, cost)
         if self.processes.is_main:
-            self.ledger.pool += cost
+            self.ledger.pool += cost if self.shared else Cost()
             self.write(index, shard)
         self.processes.barrier()
         return shard

@@ -136,19 +136,23 @@ def follow(plan: Plan, costs: CostModel, speed: Speed) -> tuple[Ledger, int]:
     ledger.pool = timed(costs.pool, trained=False)
     ledger.collection = ledger.pool.copy()
     collected, update = timed(costs.collected, trained=False), timed(costs.update, trained=True)
+    measured, cycles = timed(costs.measured, trained=False), 0
     while ledger.spent < ledger.limit:
-        ledger.collection += collected
+        if costs.rounds is None or 0 < cycles < costs.rounds:
+            ledger.collection += collected
         for _ in range(costs.updates):
             if ledger.spent < ledger.limit:
                 ledger.optimisation += update
                 updates += 1
+        ledger.collection += measured if ledger.spent < ledger.limit else Cost()
+        cycles += 1
     return ledger, updates
 
 
 def measure(plan: Plan, policy: Policy, scorer: Scorer, costs: CostModel) -> Speed:
     """Each part once to warm up and once by the clock: an update's batch with gradient, guided where the method trains
     so, with a step of AdamW; and the sampler's batch without."""
-    batch, guided = costs.batch, costs.collected.images and costs.guided
+    batch, guided = costs.batch, costs.rollouts and costs.guided
     guidance = plan.profile.sampler.guidance if guided else 1.0
     optimiser = torch.optim.AdamW(policy.parameters(), lr=0.0, weight_decay=0.0)
     device = next(iter(policy.parameters())).device
@@ -214,8 +218,9 @@ def _disk(plan: Plan, latent: float, adapters: float, speed: Speed, ledger: Ledg
     adapters, for latents and adapters of so many bytes."""
     steps = getattr(plan.config, "rollout_steps", None) or plan.profile.sampler.steps
     states = costs.states or steps + 1
-    checkpoint = (COPIES + costs.copies) * adapters + costs.collected.images * states * latent
+    checkpoint = (COPIES + costs.copies) * adapters + costs.rollouts * states * latent
     points = len(plan.profile.budget.marks) + 1
     pictures = points * min(plan.profile.kept_images, len(plan.held_out))
     kept = (points if plan.profile.keep_adapters else 0) + 1  # with those of the end
-    return ledger.pool.images * latent + 2 * checkpoint + pictures * speed.picture + kept * adapters
+    stored = ledger.collection.images if costs.rounds else ledger.pool.images
+    return stored * latent + 2 * checkpoint + pictures * speed.picture + kept * adapters

@@ -205,15 +205,27 @@ def _check(profile: Profile) -> None:
 
 def _check_pool(method: Method, config: Any, profile: Profile) -> None:
     """Raises:
-    BenchError: filling the pool would take the whole budget, so that nothing would be trained."""
+    BenchError: filling the pool would take the whole budget, so that nothing would be trained, or it would end before
+        the last round of a pool that grows."""
     budget = profile.budget
     if method.costs is None or budget.kind == "seconds":
         return
-    pool = getattr(method.costs(config, profile.sampler).pool, budget.kind)
+    costs = method.costs(config, profile.sampler)
+    pool = getattr(costs.pool, budget.kind)
     if pool >= budget.limit:
         raise BenchError(
             f"The pool takes {pool:,} {budget.kind}, the whole budget of {budget.limit:,}.",
             "Lower method.pool.prompts or raise --budget.",
+            2,
+        )
+    collected, update, measured = (
+        getattr(part, budget.kind) for part in (costs.collected, costs.update, costs.measured)
+    )
+    later = (costs.rounds or 1) - 1
+    if later and pool + later * (collected + measured + costs.updates * update) >= budget.limit:
+        raise BenchError(
+            f"The budget of {budget.limit:,} {budget.kind} ends before the last of {costs.rounds} rounds is trained.",
+            "Lower method.online.updates, or raise --budget.",
             2,
         )
 

@@ -91,6 +91,7 @@ class Execution:
         self.held_out = HeldOut(plan, self.policy, scorer, processes)
         self.health = Health.of(plan, self.policy, processes)
         self.checkpoint = plan.folder / "checkpoint.pt"
+        self.rounds = plan.folder / "rounds"  # images that the run's own weights made: nobody else's
         self.saved_at, self.saving = time.monotonic(), 0.0
         folders.claim(plan, self.policy.name, scorer.name, processes.is_main)
         folders.check_shared(plan.folder, processes)
@@ -127,6 +128,7 @@ class Execution:
             self.processes,
             plan.profile.score_ahead or 0,
             plan.profile.max_unscored,
+            Pool(self.rounds, ledger, self.processes, shared=False),
         )
         method: Method = registry.lookup("method", plan.method)
         training = method.start(plan.config, context)
@@ -171,8 +173,9 @@ class Execution:
         self.listener.spent(ledger.spent, ledger.limit, step.progress)
         if step.kind == "optimise":
             self.listener.trains()
-            if time.monotonic() - self.saved_at > self._between():
-                self._save()
+        due = step.kind == "optimise" and time.monotonic() - self.saved_at > self._between()
+        if due or step.keep:
+            self._save()
 
     def _between(self) -> float:
         """Seconds between checkpoints: at full scale one takes long to write, with an epoch's chains in it."""
@@ -240,4 +243,5 @@ class Execution:
             with self.training.evaluation_weights():
                 artifacts.write(self.plan, self.state, run, self.policy)
             self.checkpoint.unlink()
+            shutil.rmtree(self.rounds, ignore_errors=True)
         return run

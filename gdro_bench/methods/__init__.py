@@ -29,6 +29,7 @@ class TrainContext:
     processes: ProcessGroup = field(default_factory=ProcessGroup)
     ahead: int = 0  # batches that may wait for their scores while the next are generated
     max_unscored: float = 1.0  # share of a shard's or an epoch's images
+    own_pool: Pool | None = None  # for images that depend on how this run was trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Step:
     kind: Literal["collect", "optimise"]
     metrics: Mapping[str, float]
     progress: str
+    keep: bool = False  # what comes next is costly and depends on exactly this state: it is worth a checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,9 @@ class CostModel:
 
     `guided` says whether updates are guided as rollouts are, `copies` how many older copies of the adapters it keeps,
     `states` how many latents of each collected image (without it, those of the sampler's whole chain).
+
+    With `rounds` the pool is the first of them, images are collected for the others alone, and updates go on. After
+    every `updates` something may be `measured`.
     """
 
     pool: Cost
@@ -57,6 +62,13 @@ class CostModel:
     guided: bool = True
     copies: int = 0
     states: int | None = None
+    rounds: int | None = None
+    measured: Cost = field(default_factory=Cost)
+
+    @property
+    def rollouts(self) -> int:
+        """Images of an epoch whose chains are kept and trained on, guided as they were sampled."""
+        return 0 if self.rounds else self.collected.images
 
 
 class Training(Protocol):

@@ -15,8 +15,8 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from gdro_bench.content import Count, NonNegative
-from gdro_bench.methods import CostModel, Method, TrainContext, gdro
-from gdro_bench.methods.offline import OfflineTraining, PoolConfig
+from gdro_bench.methods import CostModel, Method, TrainContext, Training, gdro
+from gdro_bench.methods.offline import PoolConfig
 from gdro_bench.methods.trainer import OptimiserConfig
 from gdro_bench.profile import Sampler
 
@@ -42,7 +42,7 @@ def as_gdro(config: Config) -> gdro.Config:
     return gdro.Config(**own, k=2, tau=0.0, gamma=0.0, draws=1, ties="joint", drop_flat=True)
 
 
-def start(config: Config, context: TrainContext) -> OfflineTraining:
+def start(config: Config, context: TrainContext) -> Training:
     # its random numbers are GDRO's stream: another one would move the shipped results (second edition: one of its own)
     return gdro.start(as_gdro(config), context)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -46,15 +46,9 @@ class Ema:
         for average, parameter in zip(self.averages, self.parameters, strict=True):
             average.lerp_(parameter, 1 - self.decay.at(step))
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> AbstractContextManager[None]:
         """Inside, the parameters are their averages."""
-        kept = [p.detach().clone() for p in self.parameters]
-        self._assign(self.averages)
-        try:
-            yield
-        finally:
-            self._assign(kept)
+        return replaced(self.parameters, self.averages)
 
     @torch.no_grad()
     def load(self, averages: Iterable[Tensor]) -> None:
@@ -62,7 +56,19 @@ class Ema:
         for average, saved in zip(self.averages, averages, strict=True):
             average.copy_(saved)
 
-    @torch.no_grad()
-    def _assign(self, values: list[Tensor]) -> None:
-        for parameter, value in zip(self.parameters, values, strict=True):
-            parameter.copy_(value)
+
+@contextmanager
+def replaced(parameters: Sequence[Parameter], values: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, the parameters have these values."""
+    kept = [p.detach().clone() for p in parameters]
+    assign(parameters, values)
+    try:
+        yield
+    finally:
+        assign(parameters, kept)
+
+
+@torch.no_grad()
+def assign(parameters: Sequence[Parameter], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)

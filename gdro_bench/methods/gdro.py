@@ -17,13 +17,15 @@ Left open by the paper, hence options (the numbers are in baselines/<profile>/gd
 4. `drop_flat`: leaves out the terms whose remaining images all have one reward: they carry no preference.
 5. `draw`: `random`, or `spread`, which always takes a best and a worst image of the 16.
 6. The reward that decides which image is stabilised may tie: ties share the term.
+7. `[online]`: the pool is sampled in rounds, later ones from the policy: see `gdro_bench/methods/online.py`.
+8. `[adaptive_beta]`: beta is moved while training: see `gdro_bench/methods/adaptive_beta.py`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,22 +33,26 @@ from torch import Tensor
 from gdro_bench.budget import GRADIENT_COST, Cost
 from gdro_bench.content import Count, NonNegative
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import CostModel, Method, TrainContext
+from gdro_bench.methods import CostModel, Method, TrainContext, Training
+from gdro_bench.methods.adaptive_beta import AdaptiveBetaConfig, Controller, covariance, draw_variance, error_slope
 from gdro_bench.methods.offline import (
     Drawn,
     OfflineTraining,
     PoolConfig,
     Source,
     draw_groups,
+    draw_noise,
     pool_cost,
-    squared_error,
+    residual,
 )
+from gdro_bench.methods.online import ONCE, OnlineConfig, OnlineTraining, Rounds, online_costs
 from gdro_bench.methods.trainer import OptimiserConfig
 from gdro_bench.policy import Policy
 from gdro_bench.profile import Sampler
 from gdro_bench.sampling import ConditionalVelocity
 
 Ties = Literal["joint", "order"]
+SATURATED = 0.99  # a group's largest softmax of s, above which it hardly teaches
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,8 @@ class Config:
     ties: Ties
     drop_flat: bool
     draw: Literal["random", "spread"]
+    online: OnlineConfig | None = None
+    adaptive_beta: AdaptiveBetaConfig | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -103,8 +111,9 @@ def gdro_loss(s: Tensor, r: Tensor, tau: float, ties: Ties, drop_flat: bool) -> 
     return terms.sum(dim=1)
 
 
-def implicit_reward(error: Tensor, reference_error: Tensor, beta: float) -> Tensor:
-    """s = -beta * (policy error - reference error), for squared errors already reduced over latent elements (eq. 5)."""
+def implicit_reward(error: Tensor, reference_error: Tensor, beta: float | Tensor) -> Tensor:
+    """s = -beta * (policy error - reference error), for squared errors already reduced over latent elements (eq. 5).
+    beta: one, or one a group [G, 1]."""
     return -beta * (error - reference_error)
 
 
@@ -124,20 +133,60 @@ def group_costs(pool: PoolConfig, optimiser: OptimiserConfig, sampler: Sampler, 
     return CostModel(pool_cost(pool, sampler), Cost(), update, updates=1, batch=optimiser.batch or images)
 
 
-def start(config: Config, context: TrainContext) -> OfflineTraining:
+def start(config: Config, context: TrainContext) -> Training:
     """Raises:
-    BenchError: k does not fit the pool's groups."""
+    BenchError: numbers that do not go together."""
     if config.k > config.pool.images or config.k < 2:
         raise BenchError(f"k is {config.k}.", f"It must lie between 2 and pool.images ({config.pool.images}).", 2)
-    source = Source(config.pool, context)
-    return OfflineTraining("gdro", Objective(config, source, context.policy), source, config.optimiser, context)
+    controller = Controller(config.adaptive_beta, config.beta, config.tau, context.seed)
+    online = config.online or ONCE
+    if controller.rule == "fixed" and online.rounds == 1 and not online.held_back:
+        source = Source(config.pool, context)
+        objective = Objective(config, source, context.policy, controller)
+        return OfflineTraining("gdro", objective, source, config.optimiser, context)
+    _check_whole(config, context)
+    return begin_rounds(config, online, controller, context)
+
+
+def begin_rounds(config: Config, online: OnlineConfig, controller: Controller, context: TrainContext) -> OnlineTraining:
+    """With rounds, with groups held back or with a beta that moves."""
+    rounds = Rounds(config.pool, online, context)
+    objective = Objective(config, rounds, context.policy, controller)
+    return OnlineTraining(objective, rounds, config.optimiser, context, config.draws)
+
+
+def _check_whole(config: Config, context: TrainContext) -> None:
+    """Raises:
+    BenchError: the rule batch, whose groups are compared with each other, would see them in parts."""
+    rule = config.adaptive_beta.rule if config.adaptive_beta else "fixed"
+    together = config.optimiser.batch or config.groups * config.k
+    if rule == "batch" and (together < config.groups * config.k or context.processes.size > 1):
+        raise BenchError(
+            "The rule batch needs all groups of an update in one pass of one process.",
+            f"Set method.optimiser.batch={config.groups * config.k} and start one process, or choose another rule.",
+            2,
+        )
 
 
 def costs(config: Config, sampler: Sampler) -> CostModel:
-    return group_costs(config.pool, config.optimiser, sampler, config.groups * config.k, config.draws)
+    model = group_costs(config.pool, config.optimiser, sampler, config.groups * config.k, config.draws)
+    adaptive = config.adaptive_beta
+    every = adaptive.every if adaptive and adaptive.rule == "snr" else None
+    return online_costs(model, config.pool, config.online or ONCE, sampler, config.groups, config.draws, every)
 
 
 METHOD = Method(Config, start, costs)
+
+
+class Errors(NamedTuple):
+    """Of a group's images, [G, k] each: mean or sum over elements, as `reduction` says, of the squared residuals of
+    policy and reference, and of the policy's slope; the mean of (v_theta - v_ref)^2; and the stabilised error [G]."""
+
+    policy: Tensor
+    reference: Tensor
+    slope: Tensor
+    kappa: Tensor
+    stabilised: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,41 +194,115 @@ class Objective:
     """What GDRO draws of the pool, and L."""
 
     config: Config
-    source: Source
+    source: Source | Rounds
     policy: Policy
+    controller: Controller
 
     def draw(self, generator: torch.Generator) -> Drawn:
-        return draw_groups(self.source, self.config, self.policy.latent_shape, generator)
+        drawn = draw_groups(self.source, self.config, self.policy.latent_shape, generator, self.controller.wants_draw)
+        elites = self.source.elites(drawn.prompts) if isinstance(self.source, Rounds) else None
+        return replace(drawn, elite=elites)
 
-    def _errors(self, drawn: Drawn) -> tuple[Tensor, Tensor]:
-        """Squared errors of policy and reference, each summed over elements and averaged over draws: [G, k]."""
-        policy, device = self.policy, next(self.policy.parameters()).device
-        x0, cond = drawn.x0.flatten(0, 1).to(device), policy.encode(drawn.prompts).repeat_each(self.config.k)
+    def draw_noise(self, groups: int, n: int, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`draws` of t [G, D, n] and eps [G, D, n, *latent_shape]."""
+        return draw_noise(self.config, (groups, n), draws, self.policy.latent_shape, generator)
 
-        def error(velocity: ConditionalVelocity) -> Tensor:
-            each = [
-                squared_error(velocity, x0, t.flatten().to(device), eps.flatten(0, 1).to(device), cond)
-                for t, eps in zip(drawn.t.unbind(1), drawn.eps.unbind(1), strict=True)
-            ]
-            return torch.stack(each).mean(0).flatten(1).sum(1).view(len(drawn), self.config.k)
+    @property
+    def reference(self) -> ConditionalVelocity:
+        """Of the base, or of what sampled the last round."""
+        adapters = self.source.reference if isinstance(self.source, Rounds) else None
+        if adapters is None:
+            return self.policy.reference_velocity
+        return lambda x, t, cond: self.policy.lagged_velocity(adapters, x, t, cond)
 
-        return error(policy.velocity), error(policy.reference_velocity)
+    def errors(self, drawn: Drawn, draws: slice) -> Errors:
+        """Averaged over these draws."""
+        policy, device, n = self.policy, next(self.policy.parameters()).device, drawn.r.shape[1]
+        x0, single = drawn.x0.flatten(0, 1).to(device), policy.encode(drawn.prompts)
+        cond, elite = single.repeat_each(n), None if drawn.elite is None else drawn.elite.to(device)
+        own, reference, slope, kappa, stabilised = [], [], [], [], []
+        for t, eps in zip(drawn.t[:, draws].unbind(1), drawn.eps[:, draws].unbind(1), strict=True):
+            given = (x0, t.flatten().to(device), eps.flatten(0, 1).to(device), cond)
+            d, d_ref = residual(policy.velocity, *given), residual(self.reference, *given)
+            own.append(d.square())
+            reference.append(d_ref.square())
+            slope.append(error_slope(d.detach(), d_ref))
+            kappa.append((d_ref - d.detach()).square())
+            if elite is not None:
+                d = residual(policy.velocity, elite, t[:, 0].to(device), eps[:, 0].to(device), single)
+                stabilised.append(d.square())
+        elements = x0[0].numel() if self.config.reduction == "mean" else 1
+
+        def reduced(each: list[Tensor], per: int) -> Tensor:
+            return torch.stack(each).mean(0).flatten(1).sum(1) / per
+
+        policy_error, reference_error, slopes = (
+            reduced(each, elements).view(len(drawn), n) for each in (own, reference, slope)
+        )
+        moved = reduced(kappa, x0[0].numel()).view(len(drawn), n)
+        top1 = reduced(stabilised, elements) if stabilised else (top1_mask(drawn.r.to(device)) * policy_error).sum(1)
+        return Errors(policy_error, reference_error, slopes, moved, top1)
+
+    @torch.no_grad()
+    def implicit(self, drawn: Drawn) -> Tensor:
+        """s [G, n] at beta 1, for what only measures: NaN rewards are no matter."""
+        errors = self.errors(drawn, slice(None))
+        return implicit_reward(errors.policy, errors.reference, 1.0)
 
     def loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, float]]:
         c, r = self.config, drawn.r.to(next(self.policy.parameters()).device)
-        elements = drawn.x0[0, 0].numel() if c.reduction == "mean" else 1
-        error, reference_error = (part / elements for part in self._errors(drawn))
-        s = implicit_reward(error, reference_error, c.beta)
-        ranking = gdro_loss(s, r, c.tau, c.ties, c.drop_flat).mean()
-        stabilising = (top1_mask(r) * error).sum(1).mean()
-        return ranking + c.gamma * stabilising, self._measure(s.detach(), r, ranking.item(), stabilising.item())
+        errors = self.errors(drawn, slice(c.draws))
+        margins, slopes = self._margins(errors, r), covariance(errors.slope, r)
+        beta, kept = self.controller.decide(margins, slopes)
+        s = implicit_reward(errors.policy, errors.reference, beta)
+        rows = slice(None) if kept is None else kept
+        ranking = gdro_loss(s, r, c.tau, c.ties, c.drop_flat)[rows].mean()
+        stabilising = errors.stabilised[rows].mean()
+        seen = self._measure(s.detach(), r, ranking.item(), stabilising.item())
+        seen |= self._measure_beta(beta, errors, margins, slopes) | self._measure_draws(drawn, errors, r)
+        return ranking + c.gamma * stabilising, seen
+
+    def _margins(self, errors: Errors, r: Tensor) -> Tensor:
+        """s_best - s_worst at the method's own beta, [G]; NaN where all rewards are one."""
+        s = implicit_reward(errors.policy.detach(), errors.reference, self.config.beta)
+        best, worst = (s.gather(1, i).squeeze(1) for i in (r.argmax(1, keepdim=True), r.argmin(1, keepdim=True)))
+        return (best - worst).masked_fill(r.amax(1) == r.amin(1), math.nan)
 
     def _measure(self, s: Tensor, r: Tensor, ranking: float, stabilising: float) -> dict[str, float]:
         """What shows saturation and collapse coming: the spread of s, and how the ends of the ranking move."""
+        best, worst = (s.gather(1, i).mean().item() for i in (r.argmax(1, keepdim=True), r.argmin(1, keepdim=True)))
         return {
             "ranking_loss": ranking,
             "stabilising_loss": stabilising,
             "s_spread": s.std(dim=1).mean().item(),
-            "s_top1": s.gather(1, r.argmax(1, keepdim=True)).mean().item(),
-            "s_worst": s.gather(1, r.argmin(1, keepdim=True)).mean().item(),
+            "s_top1": best,
+            "s_worst": worst,
+            "margin": best - worst,
+            "saturated": (torch.softmax(s, dim=1).amax(1) > SATURATED).float().mean().item(),
+        }
+
+    def _measure_beta(self, beta: float | Tensor, errors: Errors, margins: Tensor, slopes: Tensor) -> dict[str, float]:
+        """What controllers of beta go by, and beta."""
+        known = margins[~margins.isnan()]
+        return {
+            "beta": beta if isinstance(beta, float) else beta.mean().item(),
+            "kappa": errors.kappa.mean().item(),
+            "slope": slopes.mean().item(),
+            "slope_step": -slopes.sign().mean().item(),
+            "margin_at_first": known.mean().item(),
+            "margin_at_first_std": known.std().item() if len(known) > 1 else math.nan,
+        }
+
+    def _measure_draws(self, drawn: Drawn, errors: Errors, r: Tensor) -> dict[str, float]:
+        """With one draw more than the loss takes: the variance of s at beta 1 over draws, and that of r / tau."""
+        draws = self.config.draws
+        if drawn.t.shape[1] == draws:
+            return {}
+        with torch.no_grad():
+            other = self.errors(replace(drawn, elite=None), slice(draws, None))
+        apart = draw_variance((errors.policy - errors.reference).detach(), other.policy - other.reference).mean().item()
+        single = 2 * apart / (1 + 1 / draws)  # the loss's own is a mean over draws already
+        return {
+            "draw_variance": single / draws,
+            "target_variance": (r / self.config.tau).var(dim=1).mean().item(),
         }

@@ -4,9 +4,9 @@ errors of policy and reference on what was drawn."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
@@ -20,7 +20,7 @@ from gdro_bench.errors import TrainingFailed
 from gdro_bench.methods import Step, TrainContext
 from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
-from gdro_bench.pool import Groups, Sampled
+from gdro_bench.pool import Groups, Pool, Sampled
 from gdro_bench.profile import Sampler
 from gdro_bench.sampling import ConditionalVelocity
 from gdro_bench.score import GeneratedBatch
@@ -68,12 +68,26 @@ def sample_and_score(
     return context.processes.gather_rows(latents, batches), scores
 
 
-class Source:
-    """The groups of the first `prompts` training prompts, sampled from the reference model and scored once."""
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose images a source holds, if not the reference model's: those of the policy with the weights that it carries
+    inside `weights`, kept in a `pool` of the run. `recipe` and `key` tell them, and their noise, from others."""
 
-    def __init__(self, config: PoolConfig, context: TrainContext) -> None:
+    prompts: list[task.Prompt]
+    pool: Pool
+    recipe: dict[str, Any] = field(default_factory=dict)
+    key: tuple[str | int, ...] = ()
+    weights: Callable[[], AbstractContextManager[None]] | None = None  # none: the reference model
+
+
+class Source:
+    """Groups of training prompts, sampled and scored once: of the first `prompts` of them from the reference model, or
+    of an `origin`."""
+
+    def __init__(self, config: PoolConfig, context: TrainContext, origin: Origin | None = None) -> None:
         self.config, self.context = config, context
-        self.prompts = context.prompts[: config.prompts]
+        self.origin = origin or Origin(context.prompts[: config.prompts], context.pool)
+        self.prompts = self.origin.prompts
         self.shards = math.ceil(len(self.prompts) / config.shard_prompts)
         self.collected = 0
         self._groups: Groups | None = None
@@ -83,8 +97,8 @@ class Source:
             "sampler": asdict(context.sampler),
             "prompts": task.digest(self.prompts),
             "pool": [len(self.prompts), config.images, config.seed, config.shard_prompts],
-        }
-        context.pool.open(content.digest(recipe), recipe)
+        } | self.origin.recipe
+        self.origin.pool.open(content.digest(recipe), recipe)
 
     @property
     def complete(self) -> bool:
@@ -94,7 +108,7 @@ class Source:
         """One more shard, made or read."""
         first = self.collected * self.config.shard_prompts
         prompts = self.prompts[first : first + self.config.shard_prompts]
-        shard = self.context.pool.shard(self.collected, lambda: self._sample(prompts))
+        shard = self.origin.pool.shard(self.collected, lambda: self._sample(prompts))
         self.collected += 1
         values = torch.tensor([score.value for group in shard.scores for score in group])
         metrics = {"pool_reward": values.nanmean().item(), "unscored": float(values.isnan().sum())}
@@ -102,11 +116,14 @@ class Source:
 
     @torch.no_grad()
     def _sample(self, prompts: list[task.Prompt]) -> Sampled:
-        """Groups from the reference model, whatever the adapters are."""
-        n, context = self.config.images, self.context
-        keys: list[tuple[str | int, ...]] = [("pool", self.config.seed, p.text, i) for p in prompts for i in range(n)]
+        """Groups from the reference model, whatever the adapters are, or the origin's."""
+        n, context, origin = self.config.images, self.context, self.origin
+        keys: list[tuple[str | int, ...]] = [
+            ("pool", self.config.seed, p.text, i, *origin.key) for p in prompts for i in range(n)
+        ]
         each = [p for p in prompts for _ in range(n)]
-        whole, gathered = sample_and_score(context, keys, each, context.sampler, reference=True)
+        with origin.weights() if origin.weights else nullcontext():
+            whole, gathered = sample_and_score(context, keys, each, context.sampler, reference=origin.weights is None)
         scores = iter(gathered)
         return whole.view(len(prompts), n, *whole.shape[1:]), [[next(scores) for _ in range(n)] for _ in prompts]
 
@@ -114,48 +131,71 @@ class Source:
     def groups(self) -> Groups:
         """The whole pool."""
         if self._groups is None:
-            self._groups = self.context.pool.groups(self.shards)
+            self._groups = self.origin.pool.groups(self.shards)
         return self._groups
 
     def taken(self, groups: Tensor, members: list[Tensor]) -> tuple[Tensor, Tensor, list[task.Prompt]]:
         """These members of these groups: latents [G, n, *latent_shape], rewards [G, n] and the G prompts."""
-        pairs = list(zip(groups.tolist(), members, strict=True))
-        x0, r = (torch.stack([part[g][m] for g, m in pairs]) for part in (self.groups.latents, self.groups.rewards))
-        return x0, r, [self.prompts[g] for g, _ in pairs]
+        return taken(self.groups, self.prompts, groups, members)
 
     def usable(self, images: int, drop_flat: bool) -> Tensor:
-        """Indices of the groups that can teach: `images` of them scored and, with `drop_flat`, not all alike.
+        """As the function of this name."""
+        return usable(self.groups.rewards, images, drop_flat)
 
-        Raises:
-            TrainingFailed: there is none.
-        """
-        r = self.groups.rewards
-        spread = r.nan_to_num(-math.inf).amax(1) > r.nan_to_num(math.inf).amin(1)
-        usable = torch.nonzero(((~r.isnan()).sum(1) >= images) & (spread | (not drop_flat))).flatten()
-        if not len(usable):
-            raise TrainingFailed(
-                f"None of the pool's {len(r)} groups has {images} scored images with different rewards.",
-                "Raise method.pool.prompts or method.pool.images, or set method.drop_flat=false.",
-            )
-        return usable
+
+def taken(
+    groups: Groups, prompts: Sequence[task.Prompt], indices: Tensor, members: list[Tensor]
+) -> tuple[Tensor, Tensor, list[task.Prompt]]:
+    """These members of the groups of these indices: latents [G, n, *latent_shape], rewards [G, n] and the G prompts."""
+    pairs = list(zip(indices.tolist(), members, strict=True))
+    x0, r = (torch.stack([part[g][m] for g, m in pairs]) for part in (groups.latents, groups.rewards))
+    return x0, r, [prompts[g] for g, _ in pairs]
+
+
+def usable(r: Tensor, images: int, drop_flat: bool) -> Tensor:
+    """Indices of the groups of rewards r [P, n] that can teach: `images` scored and, with `drop_flat`, not all alike.
+
+    Raises:
+        TrainingFailed: there is none.
+    """
+    spread = r.nan_to_num(-math.inf).amax(1) > r.nan_to_num(math.inf).amin(1)
+    found = torch.nonzero(((~r.isnan()).sum(1) >= images) & (spread | (not drop_flat))).flatten()
+    if not len(found):
+        raise TrainingFailed(
+            f"None of the pool's {len(r)} groups has {images} scored images with different rewards.",
+            "Raise method.pool.prompts or method.pool.images, or set method.drop_flat=false.",
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """What an update trains on: latents x0 [G, n, *latent_shape] of G groups, their rewards r [G, n] and prompts, and D
-    draws of t [G, D, n] and eps [G, D, n, *latent_shape]."""
+    draws of t [G, D, n] and eps [G, D, n, *latent_shape]; perhaps an `elite` image a prompt, [G, *latent_shape]."""
 
     x0: Tensor
     r: Tensor
     prompts: list[task.Prompt]
     t: Tensor
     eps: Tensor
+    elite: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def __getitem__(self, rows: slice) -> Drawn:
-        return Drawn(self.x0[rows], self.r[rows], self.prompts[rows], self.t[rows], self.eps[rows])
+        elite = None if self.elite is None else self.elite[rows]
+        return Drawn(self.x0[rows], self.r[rows], self.prompts[rows], self.t[rows], self.eps[rows], elite)
+
+
+class Supply(Protocol):
+    """Where an offline method's groups come from, a shard a step; `collected` of them so far."""
+
+    collected: int
+
+    @property
+    def complete(self) -> bool: ...
+    def collect(self) -> Step: ...
 
 
 class Objective(Protocol):
@@ -177,7 +217,7 @@ class OfflineTraining:
     """
 
     def __init__(
-        self, stream: str, objective: Objective, source: Source, optimiser: OptimiserConfig, context: TrainContext
+        self, stream: str, objective: Objective, source: Supply, optimiser: OptimiserConfig, context: TrainContext
     ) -> None:
         self.stream, self.objective, self.source, self.context = stream, objective, source, context
         self.trainer = Trainer(context.policy, optimiser, context.processes)
@@ -217,6 +257,15 @@ class OfflineTraining:
         self.trainer.load_state_dict(state["trainer"])
 
 
+class Groupwise(Protocol):
+    """What `draw_groups` asks of a `Source`, or of many."""
+
+    @property
+    def groups(self) -> Groups: ...
+    def usable(self, images: int, drop_flat: bool) -> Tensor: ...
+    def taken(self, groups: Tensor, members: list[Tensor]) -> tuple[Tensor, Tensor, list[task.Prompt]]: ...
+
+
 class GroupNumbers(Protocol):
     """What `draw_groups` reads of a method's numbers."""
 
@@ -239,21 +288,34 @@ class GroupNumbers(Protocol):
 
 
 def draw_groups(
-    source: Source, numbers: GroupNumbers, latent_shape: tuple[int, ...], generator: torch.Generator
+    source: Groupwise, numbers: GroupNumbers, latent_shape: tuple[int, ...], generator: torch.Generator, more: int = 0
 ) -> Drawn:
-    """k images each of some groups, with draws of (t, eps): whoever has the same numbers draws the same."""
+    """k images each of some groups, with draws of (t, eps), so many `more` than the numbers say: whoever has the same
+    numbers draws the same."""
     n = numbers
-    usable = source.usable(n.k, n.drop_flat)
-    groups = usable[torch.randint(len(usable), (n.groups,), generator=generator)]
+    some = source.usable(n.k, n.drop_flat)
+    groups = some[torch.randint(len(some), (n.groups,), generator=generator)]
     members = [draw_members(source.groups.rewards[g], n.k, n.draw == "spread", generator) for g in groups]
     x0, r, prompts = source.taken(groups, members)
-    times, noises = [], []
-    for _ in range(n.draws):
-        t = draw_t((n.groups, 1 if n.share_t else n.k), n.t_distribution, generator)
-        eps = torch.randn((n.groups, 1 if n.share_noise else n.k, *latent_shape), generator=generator)
-        times.append(t.expand(-1, n.k))
-        noises.append(eps.expand(-1, n.k, *latent_shape))
-    return Drawn(x0, r, prompts, torch.stack(times, dim=1), torch.stack(noises, dim=1))
+    t, eps = draw_noise(n, (n.groups, n.k), n.draws + more, latent_shape, generator)
+    return Drawn(x0, r, prompts, t, eps)
+
+
+def draw_noise(
+    numbers: GroupNumbers,
+    shape: tuple[int, int],
+    draws: int,
+    latent_shape: tuple[int, ...],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """`draws` of t [G, D, n] and eps [G, D, n, *latent_shape] for `shape` G groups of n images."""
+    (count, n), times, noises = shape, [], []
+    for _ in range(draws):
+        t = draw_t((count, 1 if numbers.share_t else n), numbers.t_distribution, generator)
+        eps = torch.randn((count, 1 if numbers.share_noise else n, *latent_shape), generator=generator)
+        times.append(t.expand(-1, n))
+        noises.append(eps.expand(-1, n, *latent_shape))
+    return torch.stack(times, dim=1), torch.stack(noises, dim=1)
 
 
 def draw_members(r: Tensor, k: int, spread: bool, generator: torch.Generator) -> Tensor:
@@ -279,7 +341,12 @@ def draw_t(
     return torch.rand(shape, generator=generator)
 
 
-def squared_error(velocity: ConditionalVelocity, x0: Tensor, t: Tensor, eps: Tensor, cond: Cond) -> Tensor:
-    """|v - velocity(x_t, t)|^2 elementwise, [B, *latent_shape], with x_t = (1 - t) x0 + t eps and v = eps - x0."""
+def residual(velocity: ConditionalVelocity, x0: Tensor, t: Tensor, eps: Tensor, cond: Cond) -> Tensor:
+    """v - velocity(x_t, t), [B, *latent_shape], with x_t = (1 - t) x0 + t eps and v = eps - x0."""
     across = t.view(-1, *[1] * (x0.ndim - 1))
-    return (eps - x0 - velocity((1 - across) * x0 + across * eps, t, cond)).square()
+    return eps - x0 - velocity((1 - across) * x0 + across * eps, t, cond)
+
+
+def squared_error(velocity: ConditionalVelocity, x0: Tensor, t: Tensor, eps: Tensor, cond: Cond) -> Tensor:
+    """|v - velocity(x_t, t)|^2 elementwise, as in `residual`."""
+    return residual(velocity, x0, t, eps, cond).square()

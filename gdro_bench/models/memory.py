@@ -119,9 +119,8 @@ def foretell(profile: Profile, counted: Counted, images: int, processes: int = 1
 
 def images_together(config: Any, costs: CostModel, sampler: Sampler) -> int:
     """That go through a model with gradient before a backward: methods with rollouts guide them, too."""
-    return (
-        costs.batch * getattr(config, "draws", 1) * (sampler.passes if costs.collected.images and costs.guided else 1)
-    )
+    guided = costs.rollouts and costs.guided
+    return costs.batch * getattr(config, "draws", 1) * (sampler.passes if guided else 1)
 
 
 def _encoders(model: str, config: PretrainedConfig, dtype: torch.dtype) -> float:
