@@ -14,7 +14,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -174,8 +174,14 @@ def seed(*key: str | int) -> int:
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big") >> 1
 
 
-def apply_settings(tables: Mapping[str, dict[str, Any]], settings: Sequence[str]) -> tuple[str, ...]:
-    """Applies `--set group.key=value` to the tables in place; values are TOML, or plain text.
+Kinds = Mapping[str, Callable[[], type]]  # what each group of settings is read into, looked up when it matters
+
+
+def apply_settings(
+    tables: Mapping[str, dict[str, Any]], settings: Sequence[str], kinds: Kinds | None = None
+) -> tuple[str, ...]:
+    """Applies `--set group.key=value` to the tables in place; values are TOML, or plain text. With `kinds`, settings
+    that a file may leave out can be given, too, whole tables of them one by one.
 
     Returns what really changed, as settings in one spelling: `method.tau=5e-2` is `method.tau=0.05`, or nothing if
     that is what the file says.
@@ -188,17 +194,18 @@ def apply_settings(tables: Mapping[str, dict[str, Any]], settings: Sequence[str]
         matched = re.fullmatch(r"([a-z_]+(?:\.[a-z_0-9]+)+)=(.+)", setting)
         if not matched:
             raise BenchError(f"--set {setting!r} is not of the form group.key=value.", "Try method.tau=0.025.", 2)
-        set_value(tables, matched[1], _toml_value(matched[2]))
+        set_value(tables, matched[1], _toml_value(matched[2]), kinds)
     return tuple(f"{name}={_said(value)}" for name, value in flatten(tables).items() if before.get(name) != value)
 
 
-def set_value(tables: Mapping[str, dict[str, Any]], dotted: str, value: Any) -> None:
-    """Gives a value that is there, `group.key`, another.
+def set_value(tables: Mapping[str, dict[str, Any]], dotted: str, value: Any, kinds: Kinds | None = None) -> None:
+    """Gives a value that is there or, with `kinds`, could be, `group.key`, another.
 
     Raises:
         BenchError: it is not there.
     """
     *path, key = dotted.split(".")
+    _make_room(tables, path, key, kinds or {})
     table: Any = tables
     for name in path:
         if name not in table or not isinstance(table[name], dict):
@@ -207,6 +214,41 @@ def set_value(tables: Mapping[str, dict[str, Any]], dotted: str, value: Any) -> 
     if key not in table:
         raise unknown(f"setting in {'.'.join(path)} called", key, table)
     table[key] = _like(table[key], value)
+
+
+def _make_room(tables: Mapping[str, dict[str, Any]], path: Sequence[str], key: str, kinds: Kinds) -> None:
+    """Adds the optional tables on the way to a setting, and the setting if it is optional or new with its table."""
+    group, *rest = path
+    table: Any = tables.get(group)
+    known = table is not None and _there(table, [*rest, key])
+    if table is None or known or group not in kinds:
+        return
+    hint: Any = kinds[group]()
+    for name in [*rest, key]:
+        hints = typing.get_type_hints(hint, include_extras=True) if dataclasses.is_dataclass(hint) else {}
+        if not isinstance(table, dict) or name not in hints:
+            return
+        hint = _unwrapped(hints[name])
+        table = table.setdefault(name, _room(hint))
+
+
+def _room(hint: Any) -> Any:
+    """What stands for a value of this type until it is given."""
+    plain = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+    return {} if dataclasses.is_dataclass(plain) else 0.0 if plain is float else None
+
+
+def _there(table: Any, path: Sequence[str]) -> bool:
+    for name in path:
+        if not isinstance(table, dict) or name not in table:
+            return False
+        table = table[name]
+    return True
+
+
+def _unwrapped(hint: Any) -> Any:
+    """What a hint such as `Config | None` says, if something is given."""
+    return typing.get_args(hint)[0] if _may_be_none(hint) else hint
 
 
 def flatten(table: Mapping[str, Any], group: str = "") -> dict[str, Any]:

@@ -87,6 +87,11 @@ def quoted_prompt(text: str, metadata: str, where: str) -> Prompt:
     return Prompt(text.strip(), target)
 
 
+def plain_prompt(text: str, metadata: str, where: str) -> Prompt:
+    """A prompt for a reward that looks for nothing but what the text says."""
+    return Prompt(text.strip(), "")
+
+
 def read_prompts(path: Path, prompt_of: PromptOf = quoted_prompt) -> list[Prompt]:
     """Prompts from a file, one a line; blank lines are passed over.
 

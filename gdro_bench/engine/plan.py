@@ -17,6 +17,7 @@ from gdro_bench import task as tasks
 from gdro_bench.engine import record
 from gdro_bench.errors import BenchError, unknown
 from gdro_bench.profile import Profile
+from gdro_bench.rewards.instruments import check_auxiliaries
 from gdro_bench.rewards.address import without_credentials
 from gdro_bench.task import Prompt, PromptOf, PromptSet, Task
 
@@ -70,6 +71,11 @@ class Plan:
         return [known[i * len(known) // count] for i in range(count)]
 
     @property
+    def auxiliaries(self) -> tuple[str, ...]:
+        """Names of the rewards that watch the task's own."""
+        return auxiliaries_of(self.config)
+
+    @property
     def digests(self) -> dict[str, str]:
         """Of all that moves a number, as it was written: a setting that only a later version has changes none."""
         return {
@@ -110,7 +116,8 @@ def make_plan(
         raise BenchError(f"Profile {profile!r} has no numbers for {method!r}.", remedy, 2)
     tables = {"profile": read_numbers(folder / "profile.toml", task), "method": read_numbers(path, task)}
     budget_setting = [f"profile.budget.limit={budget}"] if budget is not None else []
-    changed = content.apply_settings(tables, [*settings, *budget_setting])
+    kinds = {"profile": lambda: Profile, "method": lambda: registry.lookup("method", method).config_type}
+    changed = content.apply_settings(tables, [*settings, *budget_setting], kinds)
     profile_ = content.build(Profile, tables["profile"], "profile.toml")
     _check(profile_)
     train = _training_prompts(task_, profile_, train_prompts)
@@ -118,6 +125,7 @@ def make_plan(
     method_ = registry.lookup("method", method)
     config = content.build(method_.config_type, tables["method"], path.name)
     _check_pool(method_, config, profile_)
+    check_auxiliaries(auxiliaries_of(config), task_, profile_)
     changed += (f"prompts={tasks.digest(held_out)[:8]}",) if prompts else ()
     changed += (f"train_prompts={tasks.digest(train)[:8]}",) if train_prompts else ()
     changed = tuple(map(without_credentials, changed))  # records and folders are shared; passwords are not
@@ -191,6 +199,12 @@ def folder_name(method: str, changed: Sequence[str], seed: int) -> str:
     name = name if len(name) <= 60 else content.digest(name)[:12]
     name = "".join(c if c.isalnum() or c in "._=-" else "_" for c in name)
     return "-".join(part for part in (method, name, f"s{seed}") if part)
+
+
+def auxiliaries_of(config: Any) -> tuple[str, ...]:
+    """Names of the rewards in a method's `[auxiliary]`."""
+    table = getattr(config, "auxiliary", None)
+    return () if table is None else table.rewards
 
 
 def _check(profile: Profile) -> None:

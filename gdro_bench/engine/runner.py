@@ -27,7 +27,7 @@ from gdro_bench.methods import Method, TrainContext, Training
 from gdro_bench.models import open_policy
 from gdro_bench.policy import Policy
 from gdro_bench.pool import Pool
-from gdro_bench.rewards.instruments import open_reward
+from gdro_bench.rewards.instruments import open_named, open_reward
 from gdro_bench.score import Scorer
 
 CHECKPOINT_SECONDS = 60  # between checkpoints, at least
@@ -93,6 +93,7 @@ class Execution:
         self.checkpoint = plan.folder / "checkpoint.pt"
         self.rounds = plan.folder / "rounds"  # images that the run's own weights made: nobody else's
         self.saved_at, self.saving = time.monotonic(), 0.0
+        self.auxiliaries = open_named(plan.auxiliaries, plan.profile, processes.device)
         folders.claim(plan, self.policy.name, scorer.name, processes.is_main)
         folders.check_shared(plan.folder, processes)
         processes.check_same(plan.digests | {"model": self.policy.name, "adapters": _digest(self.policy)})
@@ -129,6 +130,7 @@ class Execution:
             plan.profile.score_ahead or 0,
             plan.profile.max_unscored,
             Pool(self.rounds, ledger, self.processes, shared=False),
+            {name: MeteredScorer(scorer, ledger) for name, scorer in self.auxiliaries.items()},
         )
         method: Method = registry.lookup("method", plan.method)
         training = method.start(plan.config, context)

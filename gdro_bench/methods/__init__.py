@@ -30,6 +30,7 @@ class TrainContext:
     ahead: int = 0  # batches that may wait for their scores while the next are generated
     max_unscored: float = 1.0  # share of a shard's or an epoch's images
     own_pool: Pool | None = None  # for images that depend on how this run was trained
+    auxiliaries: Mapping[str, Scorer] = field(default_factory=dict)  # by name: what watches the task's reward
 
 
 @dataclass(frozen=True, slots=True)

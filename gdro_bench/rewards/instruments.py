@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gdro_bench import registry
+from gdro_bench.errors import BenchError
 from gdro_bench.profile import DetectorConfig, Profile, ReaderConfig
 from gdro_bench.rewards.geneval_rules import Detector
 from gdro_bench.rewards.readers import EngineReader
 from gdro_bench.score import Scorer
 from gdro_bench.task import Task
+
+PLAIN = "gdro_bench.task:plain_prompt"  # reads any task's prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,5 +43,38 @@ def open_reward(task: Task, profile: Profile, device: str) -> Scorer:
     Raises:
         BenchError: an unknown reward, or an instrument that cannot be had.
     """
-    scorer: Scorer = registry.lookup("reward", task.reward)(Instruments(profile.reader, profile.detector, device))
-    return scorer
+    return open_named([task.reward], profile, device)[task.reward]
+
+
+def open_named(names: Sequence[str], profile: Profile, device: str) -> dict[str, Scorer]:
+    """These rewards with the profile's instruments, by name.
+
+    Raises:
+        BenchError: as `open_reward`.
+    """
+    instruments = Instruments(profile.reader, profile.detector, device)
+    return {name: registry.lookup("reward", name)(instruments) for name in names}
+
+
+def check_auxiliaries(names: Sequence[str], task: Task, profile: Profile) -> None:
+    """Raises:
+    BenchError: one is no reward, judges the run, is the task's own, is there twice or reads prompts another way."""
+    judge = profile.judge
+    for name in names:
+        if name in (judge.name, judge.gold, judge.second_reader):
+            raise BenchError(
+                f"{name!r} judges this run, so no method may see it.", "Choose another for method.auxiliary.rewards.", 2
+            )
+        registry.check("reward", name)
+        if name == task.reward or names.count(name) > 1:
+            raise BenchError(
+                f"The auxiliary reward {name!r} is the task's own or there twice.",
+                "Name each other reward once in method.auxiliary.rewards.",
+                2,
+            )
+        if registry.names("prompt").get(name) not in (PLAIN, registry.names("prompt").get(task.reward)):
+            raise BenchError(
+                f"The auxiliary reward {name!r} does not understand the prompts of {task.name!r}.",
+                "Choose one that does, such as compressibility.",
+                2,
+            )
