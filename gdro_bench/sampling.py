@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -138,9 +139,14 @@ def guided(velocity: ConditionalVelocity, null: Cond, guidance: float) -> Condit
     return blended
 
 
-def conditioned(policy: Policy, cond: Cond, guidance: float, reference: bool = False) -> Velocity:
-    """The velocity, guided if asked for, of the policy or of the reference model for the prompts behind `cond`."""
+def conditioned(
+    policy: Policy, cond: Cond, guidance: float, reference: bool = False, adapters: Sequence[Tensor] | None = None
+) -> Velocity:
+    """The velocity, guided if asked for, of the policy or of the reference, for the prompts behind `cond`. That
+    one is the model without adapters, or with these older ones."""
     velocity: ConditionalVelocity = policy.reference_velocity if reference else policy.velocity
+    if adapters is not None:
+        velocity = partial(policy.lagged_velocity, adapters)
     if guidance != 1:
         velocity = guided(velocity, policy.encode([Prompt("", "")]), guidance)
     return lambda x, t: velocity(x, t, cond)

@@ -17,8 +17,8 @@ from gdro_bench import task as tasks
 from gdro_bench.engine import record
 from gdro_bench.errors import BenchError, unknown
 from gdro_bench.profile import Profile
-from gdro_bench.rewards.instruments import check_auxiliaries
 from gdro_bench.rewards.address import without_credentials
+from gdro_bench.rewards.instruments import check_auxiliaries
 from gdro_bench.task import Prompt, PromptOf, PromptSet, Task
 
 if TYPE_CHECKING:

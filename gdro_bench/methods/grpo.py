@@ -24,13 +24,16 @@ from gdro_bench.budget import GRADIENT_COST, Cost
 from gdro_bench.content import Count, Natural, NonNegative, Positive, Share
 from gdro_bench.distributed import gather_scores
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import CostModel, Step, TrainContext
+from gdro_bench.methods import CostModel, Step, TrainContext, regularise
+from gdro_bench.methods.regularise import AuxiliaryConfig, RolloutRegulariser
+from gdro_bench.methods.rollout_regulariser import RolloutGuard, paying, shaped
 from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
 from gdro_bench.profile import Sampler
 from gdro_bench.sampling import Chain, SdeConfig
 from gdro_bench.score import GeneratedBatch, Score
 
+Std = Literal["global", "group", "none"]
 EPSILON = 1e-4  # Flow-GRPO's `std_epsilon`
 
 
@@ -47,7 +50,7 @@ class Config:
     timesteps: Literal["first", "random"]  # which of the stochastic steps are trained
     timestep_fraction: Share  # of the stochastic steps, rounded down, one at least
     shared_noise: bool  # whether a group starts from one noise
-    std: Literal["global", "group"]
+    std: Std  # what advantages are divided by
     std_unbiased: bool  # divides by n - 1, not by n
     std_epsilon: Positive  # is added to the std
     drop_zero: bool  # whether images of advantage 0 leave the updates' shares
@@ -60,6 +63,8 @@ class Config:
     optimiser: OptimiserConfig
     rollout_steps: Count | None = None  # of the sampler while training; without it, the profile's
     rollout_shift: NonNegative | None = None  # likewise; 0 is the model's own schedule
+    auxiliary: AuxiliaryConfig | None = None
+    regulariser: RolloutRegulariser | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -72,13 +77,15 @@ def flat_groups(r: Tensor) -> Tensor:
 
 
 def advantages(
-    r: Tensor, std: Literal["global", "group"], limit: float, unbiased: bool = False, epsilon: float = EPSILON
+    r: Tensor, std: Std, limit: float, unbiased: bool = False, epsilon: float = EPSILON
 ) -> Tensor:
     """Group-relative advantages [G, k] of rewards r [G, k]; unscored (NaN) images get 0 and count nowhere.
 
     A flat group gets exactly 0, where the rounding of its mean would leave something.
     """
     centred = r - r.nanmean(dim=1, keepdim=True)
+    if std == "none":
+        return centred.clamp(-limit, limit).nan_to_num(0.0).masked_fill(flat_groups(r)[:, None], 0.0)
     if std == "global":
         spread = _spread((r - r.nanmean()).flatten()[None], unbiased).expand_as(centred)
     else:
@@ -128,15 +135,17 @@ def trained_steps(config: Config, noisy: list[int], images: int, generator: torc
 @dataclass(slots=True)
 class Rollout:
     """An epoch's images that are trained on: chains [N, T + 1, *latent_shape], log-probabilities [N, T] under the
-    policy that sampled them, advantages [N], prompt indices [N] and the steps to train each on, [N, n]."""
+    policy that sampled them, advantages [N], prompt indices [N] and the steps to train each on, [N, n]; where only some
+    pay the KL, what each pays [N]."""
 
     chains: Tensor
     log_p: Tensor
     advantage: Tensor
     prompts: Tensor
     steps: Tensor
+    paying: Tensor | None = None
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor | None]:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
@@ -144,10 +153,13 @@ def costs(config: Config, sampler: Sampler) -> CostModel:
     c, images, steps = config, config.prompts * config.k, config.rollout_steps or sampler.steps
     noisy = c.window or (steps if c.noisy_last else steps - 1)
     trained = images * (c.window or max(1, int(noisy * c.timestep_fraction)))
-    each = GRADIENT_COST + (1 if c.kl_weight else 0)  # the reference is asked for the KL
+    each: float = GRADIENT_COST + (1 if c.kl_weight else 0)  # the reference is asked for the KL
+    if c.regulariser and c.regulariser.reference:  # and the base, in an epoch's first update
+        each += 1 / c.updates_per_epoch
     passes = sampler.passes * trained // c.updates_per_epoch
-    collected = Cost(images * steps * sampler.passes, images, images)
-    return CostModel(Cost(), collected, Cost(each * passes, passes), c.updates_per_epoch, sampler.batch)
+    scored = images * (1 + (len(c.auxiliary.rewards) if c.auxiliary else 0))
+    collected = Cost(images * steps * sampler.passes, images, scored)
+    return CostModel(Cost(), collected, Cost(int(each * passes), passes), c.updates_per_epoch, sampler.batch)
 
 
 class RolloutTraining:
@@ -163,6 +175,7 @@ class RolloutTraining:
         self.schedule = context.policy.timesteps(config.rollout_steps or context.sampler.steps, shift)
         self.epoch = 0
         self.rollout: Rollout | None = None
+        self.guard = RolloutGuard(config.regulariser, config.auxiliary, context, self.trainer.parameters)
 
     def step(self) -> Step:
         return self._collect() if self.rollout is None else self._optimise(self.rollout)
@@ -177,16 +190,20 @@ class RolloutTraining:
         c, context, generator = self.config, self.context, self._generator("rollout", self.epoch)
         prompt_ids = torch.randperm(len(context.prompts), generator=generator)[: c.prompts].repeat_interleave(c.k)
         noisy = stochastic_steps(c, len(self.schedule) - 1, generator)
-        states, log_p, scores = self._sample(prompt_ids, noisy, generator)
+        reference = self.guard.begin_epoch()
+        states, log_p, scores, features = self._sample(prompt_ids, noisy, generator)
         r = torch.tensor([score.value for score in scores]).view(-1, c.k)
-        advantage = advantages(r, c.std, c.advantage_clip, c.std_unbiased, c.std_epsilon).flatten()
+        lesson = self.guard.lesson(r, scores, features)
+        advantage = advantages(lesson.r, c.std, c.advantage_clip, c.std_unbiased, c.std_epsilon)
+        advantage = shaped(advantage, lesson.factors, c.advantage_clip).flatten()
         steps = trained_steps(c, noisy, len(prompt_ids), generator)
         kept = torch.nonzero(advantage).flatten() if c.drop_zero else torch.arange(len(prompt_ids))
         if c.shuffle:
             kept = kept[torch.randperm(len(kept), generator=generator)]
         self.epoch += 1
         if len(kept) >= c.updates_per_epoch:
-            self.rollout = Rollout(*(part[kept] for part in (states, log_p, advantage, prompt_ids, steps)))
+            parts = (part[kept] for part in (states, log_p, advantage, prompt_ids, steps))
+            self.rollout = Rollout(*parts, paying(lesson.gated, kept))
         reward = r.nanmean().item()
         metrics = {
             "rollout_reward": reward,
@@ -194,17 +211,20 @@ class RolloutTraining:
             "flat_groups": float(flat_groups(r).sum()),
             "dropped": float(len(prompt_ids) - len(kept)),
         }
+        metrics |= lesson.measured | reference
         return Step("collect", metrics, f"epoch {self.epoch}: rollout reward {reward:.3f}")
 
     def _sample(
         self, prompt_ids: Tensor, noisy: list[int], generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, list[Score]]:
-        """Chains, their log-probabilities and their last states' scores. Each process takes some batches."""
+    ) -> tuple[Tensor, Tensor, list[Score], Tensor | None]:
+        """Chains, their log-probabilities, their last states' scores and, if asked for, what novelty is measured on.
+        Each process takes some batches."""
         context, prompts = self.context, [self.context.prompts[int(p)] for p in prompt_ids]
         noise = self._first_noise(len(prompt_ids), generator)
         eps = self._step_noise(noise, noisy, generator)
         batches = context.processes.batches(len(prompt_ids), context.sampler.batch)
         chains: list[Chain] = []
+        features: list[Tensor] = []
 
         def generated() -> Iterator[GeneratedBatch]:
             for rows in context.processes.passes(batches):
@@ -214,13 +234,20 @@ class RolloutTraining:
                 chain = sampling.sde_sample(velocity, noise[rows], self.schedule, self.config.noising, drawn)
                 if not context.processes.padding:
                     chains.append(Chain(chain.states.cpu(), chain.log_p.cpu()))
-                    yield context.policy.decode(chain.states[:, -1]), prompts[rows]
+                    images = context.policy.decode(chain.states[:, -1])
+                    seen = self.guard.features(images, chain.states[:, -1])
+                    features.extend([] if seen is None else [seen])
+                    yield images, prompts[rows]
 
-        scored = score.score_batches(generated(), context.scorer, context.ahead)
+        scored = score.score_batches(generated(), self.guard.scorer, context.ahead)
         scores = gather_scores(context.processes, scored, len(batches), context.max_unscored)
         states = context.processes.gather_rows([chain.states for chain in chains], batches)
         log_p = context.processes.gather_rows([chain.log_p for chain in chains], batches)
-        return states, log_p, scores
+        return states, log_p, scores, context.processes.gather_rows(features, batches) if self._novel else None
+
+    @property
+    def _novel(self) -> bool:
+        return self.guard.config.diversity is not None
 
     def _first_noise(self, images: int, generator: torch.Generator) -> Tensor:
         shape, c = self.context.policy.latent_shape, self.config
@@ -251,6 +278,7 @@ class RolloutTraining:
             for key, value in metrics.items():
                 sums[key] = sums.get(key, 0.0) + value * count / len(pairs)
         sums = processes.all_reduce_dict(sums) | {"gradient_norm": self.trainer.update()}
+        self.guard.see(sums)
         if part + 1 == c.updates_per_epoch:
             self.rollout = None
         clipped = f"clipped {sums['clipped']:.0%}" if pairs else "no image has an advantage"
@@ -285,23 +313,39 @@ class RolloutTraining:
             "approx_kl": 0.5 * ratio.detach().log().square().mean().item(),
         }
         if c.kl_weight:
-            kl = self._kl(new, x, step, cond)
-            metrics["kl"] = kl.item()
-            loss = loss + c.kl_weight * kl
+            kl, measured = self._measured_kl(new, x, step, cond, on_policy)
+            paid = kl if rollout.paying is None else kl * rollout.paying[images].to(device)
+            metrics |= measured | ({} if rollout.paying is None else {"paid_kl": paid.mean().item()})
+            loss = loss + c.kl_weight * paid.mean()
         return loss, metrics
+
+    def _measured_kl(
+        self, new: sampling.Transition, x: Tensor, step: Tensor, cond: Cond, with_base: bool
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The KL to the reference, [B], and its mean; where that one moves also to the base, with `with_base`."""
+        adapters = self.guard.adapters
+        kl = self._kl(new, x, step, cond, adapters)
+        measured = {"kl": kl.mean().item()}
+        if self.guard.reference and with_base:
+            measured["kl_base"] = measured["kl"] if adapters is None else self._kl(new, x, step, cond).mean().item()
+        return kl, measured
 
     def _transition(self, velocity: sampling.Velocity, x: Tensor, step: Tensor) -> sampling.Transition:
         schedule = self.schedule.to(x.device)
         t, t_next = schedule[step], schedule[step + 1]
         return sampling.transition(velocity(x, t), x, t, t_next, self.schedule, self.config.noising)
 
-    def _kl(self, new: sampling.Transition, x: Tensor, step: Tensor, cond: Cond) -> Tensor:
-        """KL to the reference's transition: mean over elements of (mu - mu_ref)^2 / (2 sigma^2), with sigma the rate
-        (`rate`, Flow-GRPO's later form) or the step's std (`step`, the exact KL)."""
-        reference = sampling.conditioned(self.context.policy, cond, self.context.sampler.guidance, reference=True)
+    def _kl(
+        self, new: sampling.Transition, x: Tensor, step: Tensor, cond: Cond, adapters: list[Tensor] | None = None
+    ) -> Tensor:
+        """KL [B] to the transition of the base, or of the policy with these adapters: mean over elements of
+        (mu - mu_ref)^2 / (2 sigma^2), with sigma the rate (`rate`, Flow-GRPO's later form) or the step's std (`step`,
+        the exact KL)."""
+        policy, guidance = self.context.policy, self.context.sampler.guidance
+        reference = sampling.conditioned(policy, cond, guidance, reference=True, adapters=adapters)
         old = self._transition(reference, x, step)
         sigma = new.std if self.config.kl_form == "step" else new.rate
-        return ((new.mean - old.mean).square().flatten(1).mean(1) / (2 * sigma.square())).mean()
+        return (new.mean - old.mean).square().flatten(1).mean(1) / (2 * sigma.square())
 
     # -- what the runner needs
 
@@ -310,16 +354,21 @@ class RolloutTraining:
 
     def state_dict(self) -> dict[str, Any]:
         rollout = None if self.rollout is None else self.rollout.state()
-        return {"epoch": self.epoch, "rollout": rollout, "trainer": self.trainer.state_dict()}
+        guard = self.guard.state_dict()
+        own = {"epoch": self.epoch, "rollout": rollout, "trainer": self.trainer.state_dict()}
+        return own | ({"guard": guard} if guard else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.epoch = state["epoch"]
         self.rollout = None if state["rollout"] is None else Rollout(**state["rollout"])
         self.trainer.load_state_dict(state["trainer"])
+        self.guard.load_state_dict(state.get("guard", {}))
 
 
 def _check(config: Config, context: TrainContext) -> None:
     c, steps = config, config.rollout_steps or context.sampler.steps
+    regularise.check(c.regulariser, c.auxiliary)
+    regularise.check_paid(c.regulariser, c.kl_weight)
     if c.k < 2:
         raise BenchError(f"k is {c.k}.", "A group needs at least 2 images.", 2)
     if c.prompts > len(context.prompts):
