@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from gdro_bench.budget import Cost, Ledger
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
 from gdro_bench.files import not_written, write_atomically
-from gdro_bench.score import Score
+from gdro_bench.score import AUXILIARY, Score
 
 Sampled = tuple[Tensor, list[list[Score]]]  # latents [P, G, *latent_shape] and P lists of G scores
 
@@ -43,11 +43,15 @@ class Shard:
 @dataclass(frozen=True, slots=True)
 class Groups:
     """A whole pool: P groups of latents [G, *latent_shape], which stay in their files until they are asked for, rewards
-    [P, G] with NaN where unscored, and what it cost."""
+    [P, G] with NaN where unscored, and what it cost; perhaps the values of auxiliary rewards by name, what images pay
+    of a regulariser and their novelty's factors, each [P, G]."""
 
     latents: Sequence[Tensor]
     rewards: Tensor
     cost: Cost
+    auxiliary: Mapping[str, Tensor] = field(default_factory=dict)
+    paying: Tensor | None = None
+    factors: Tensor | None = None
 
 
 class Pool:
@@ -145,7 +149,14 @@ class Pool:
         read = [self.read(index) for index in range(shards)]
         rewards = [[score.value for score in group] for shard in read for group in shard.scores]
         latents = [group for shard in read for group in shard.latents]
-        return Groups(latents, torch.tensor(rewards), sum((shard.cost for shard in read), Cost()))
+        scores = [score for shard in read for group in shard.scores for score in group]
+        names = [name for name in scores[0].parts if name.startswith(AUXILIARY)] if scores else []
+        shape = (len(rewards), -1)
+        auxiliary = {
+            name.removeprefix(AUXILIARY): torch.tensor([score.parts[name] for score in scores]).view(shape)
+            for name in names
+        }
+        return Groups(latents, torch.tensor(rewards), sum((shard.cost for shard in read), Cost()), auxiliary)
 
 
 def _scores(table: pd.DataFrame, prompts: int) -> list[list[Score]]:

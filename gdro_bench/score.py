@@ -18,6 +18,7 @@ from gdro_bench.task import Correction, Prompt
 if TYPE_CHECKING:
     pass
 
+AUXILIARY = "auxiliary "  # parts that so begin are rewards that watch another one
 Images = NDArray[np.uint8]  # [B, H, W, 3], RGB
 
 

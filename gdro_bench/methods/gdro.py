@@ -19,6 +19,7 @@ Left open by the paper, hence options (the numbers are in baselines/<profile>/gd
 6. The reward that decides which image is stabilised may tie: ties share the term.
 7. `[online]`: the pool is sampled in rounds, later ones from the policy: see `gdro_bench/methods/online.py`.
 8. `[adaptive_beta]`: beta is moved while training: see `gdro_bench/methods/adaptive_beta.py`.
+9. `[auxiliary]`, `[regulariser]`: against reward hacking: see `gdro_bench/methods/pool_regulariser.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from torch import Tensor
 from gdro_bench.budget import GRADIENT_COST, Cost
 from gdro_bench.content import Count, NonNegative
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import CostModel, Method, TrainContext, Training
+from gdro_bench.methods import CostModel, Method, TrainContext, Training, regularise
 from gdro_bench.methods.adaptive_beta import AdaptiveBetaConfig, Controller, covariance, draw_variance, error_slope
 from gdro_bench.methods.offline import (
     Drawn,
@@ -46,6 +47,8 @@ from gdro_bench.methods.offline import (
     residual,
 )
 from gdro_bench.methods.online import ONCE, OnlineConfig, OnlineTraining, Rounds, online_costs
+from gdro_bench.methods.pool_regulariser import PoolGuard, trusted
+from gdro_bench.methods.regularise import AuxiliaryConfig, PoolRegulariser
 from gdro_bench.methods.trainer import OptimiserConfig
 from gdro_bench.policy import Policy
 from gdro_bench.profile import Sampler
@@ -76,6 +79,8 @@ class Config:
     draw: Literal["random", "spread"]
     online: OnlineConfig | None = None
     adaptive_beta: AdaptiveBetaConfig | None = None
+    auxiliary: AuxiliaryConfig | None = None
+    regulariser: PoolRegulariser | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -90,19 +95,24 @@ def remaining_sets(r: Tensor, ties: Ties) -> Tensor:
     return rank[:, None, :] >= rank[:, :, None]
 
 
-def target_distribution(r: Tensor, remaining: Tensor, tau: float) -> Tensor:
-    """q_i(j): softmax of r / tau over what remains, [G, k, k]; tau = 0 is its limit, uniform over the best."""
+def target_distribution(r: Tensor, remaining: Tensor, tau: float, factors: Tensor | None = None) -> Tensor:
+    """q_i(j): softmax of r / tau over what remains, [G, k, k]; tau = 0 is its limit, uniform over the best. Positive
+    `factors` [G, k] multiply q before it is normalised."""
     rewards = r[:, None, :].expand_as(remaining).masked_fill(~remaining, -math.inf)
     if tau > 0:
-        return torch.softmax(rewards / tau, dim=2)
+        return torch.softmax(rewards / tau if factors is None else rewards / tau + factors.log()[:, None, :], dim=2)
     best = (rewards == rewards.amax(dim=2, keepdim=True)).to(r.dtype)
+    best = best if factors is None else best * factors[:, None, :]
     return best / best.sum(dim=2, keepdim=True)
 
 
-def gdro_loss(s: Tensor, r: Tensor, tau: float, ties: Ties, drop_flat: bool) -> Tensor:
-    """L_GDRO of each group, [G], from implicit rewards s [G, k] and explicit rewards r [G, k] (eq. 7)."""
+def gdro_loss(
+    s: Tensor, r: Tensor, tau: float, ties: Ties, drop_flat: bool, factors: Tensor | None = None
+) -> Tensor:
+    """L_GDRO of each group, [G], from implicit rewards s [G, k] and explicit rewards r [G, k] (eq. 7), with `factors`
+    of the target [G, k] if there are any."""
     remaining = remaining_sets(r, ties)
-    q = target_distribution(r, remaining, tau)
+    q = target_distribution(r, remaining, tau, factors)
     log_z = torch.logsumexp(s[:, None, :].expand_as(remaining).masked_fill(~remaining, -math.inf), dim=2)
     terms = log_z - (q * s[:, None, :]).sum(dim=2)  # [G, k]; the last rank's term is 0 by itself
     if drop_flat:
@@ -140,17 +150,26 @@ def start(config: Config, context: TrainContext) -> Training:
         raise BenchError(f"k is {config.k}.", f"It must lie between 2 and pool.images ({config.pool.images}).", 2)
     controller = Controller(config.adaptive_beta, config.beta, config.tau, context.seed)
     online = config.online or ONCE
+    regularise.check(config.regulariser, config.auxiliary)
+    regularise.check_pool(config.regulariser, online.elite and online.rounds > 1)
+    guard = PoolGuard(config.regulariser, config.auxiliary)
     if controller.rule == "fixed" and online.rounds == 1 and not online.held_back:
-        source = Source(config.pool, context)
+        source = Source(config.pool, context, guard=guard)
         objective = Objective(config, source, context.policy, controller)
         return OfflineTraining("gdro", objective, source, config.optimiser, context)
     _check_whole(config, context)
-    return begin_rounds(config, online, controller, context)
+    return begin_rounds(config, online, controller, context, guard)
 
 
-def begin_rounds(config: Config, online: OnlineConfig, controller: Controller, context: TrainContext) -> OnlineTraining:
+def begin_rounds(
+    config: Config,
+    online: OnlineConfig,
+    controller: Controller,
+    context: TrainContext,
+    guard: PoolGuard | None = None,
+) -> OnlineTraining:
     """With rounds, with groups held back or with a beta that moves."""
-    rounds = Rounds(config.pool, online, context)
+    rounds = Rounds(config.pool, online, context, guard)
     objective = Objective(config, rounds, context.policy, controller)
     return OnlineTraining(objective, rounds, config.optimiser, context, config.draws)
 
@@ -170,6 +189,8 @@ def _check_whole(config: Config, context: TrainContext) -> None:
 
 def costs(config: Config, sampler: Sampler) -> CostModel:
     model = group_costs(config.pool, config.optimiser, sampler, config.groups * config.k, config.draws)
+    auxiliaries = len(config.auxiliary.rewards) if config.auxiliary else 0
+    model = replace(model, pool=pool_cost(config.pool, sampler, auxiliaries))
     adaptive = config.adaptive_beta
     every = adaptive.every if adaptive and adaptive.rule == "snr" else None
     return online_costs(model, config.pool, config.online or ONCE, sampler, config.groups, config.draws, every)
@@ -227,7 +248,7 @@ class Objective:
             own.append(d.square())
             reference.append(d_ref.square())
             slope.append(error_slope(d.detach(), d_ref))
-            kappa.append((d_ref - d.detach()).square())
+            kappa.append((d_ref - (d if self._held else d.detach())).square())
             if elite is not None:
                 d = residual(policy.velocity, elite, t[:, 0].to(device), eps[:, 0].to(device), single)
                 stabilised.append(d.square())
@@ -240,8 +261,17 @@ class Objective:
             reduced(each, elements).view(len(drawn), n) for each in (own, reference, slope)
         )
         moved = reduced(kappa, x0[0].numel()).view(len(drawn), n)
-        top1 = reduced(stabilised, elements) if stabilised else (top1_mask(drawn.r.to(device)) * policy_error).sum(1)
+        top1 = reduced(stabilised, elements) if stabilised else (self._top1(drawn).to(device) * policy_error).sum(1)
         return Errors(policy_error, reference_error, slopes, moved, top1)
+
+    @property
+    def _held(self) -> float:
+        """The weight of the velocity KL."""
+        return (self.config.regulariser and self.config.regulariser.velocity_kl) or 0.0
+
+    def _top1(self, drawn: Drawn) -> Tensor:
+        trusting = self.config.regulariser and self.config.regulariser.trusted_top1
+        return top1_mask(trusted(drawn.r, drawn.paying) if trusting else drawn.r)
 
     @torch.no_grad()
     def implicit(self, drawn: Drawn) -> Tensor:
@@ -256,11 +286,16 @@ class Objective:
         beta, kept = self.controller.decide(margins, slopes)
         s = implicit_reward(errors.policy, errors.reference, beta)
         rows = slice(None) if kept is None else kept
-        ranking = gdro_loss(s, r, c.tau, c.ties, c.drop_flat)[rows].mean()
+        factors = None if drawn.factors is None else drawn.factors.to(r.device)
+        ranking = gdro_loss(s, r, c.tau, c.ties, c.drop_flat, factors)[rows].mean()
         stabilising = errors.stabilised[rows].mean()
         seen = self._measure(s.detach(), r, ranking.item(), stabilising.item())
         seen |= self._measure_beta(beta, errors, margins, slopes) | self._measure_draws(drawn, errors, r)
-        return ranking + c.gamma * stabilising, seen
+        loss = ranking + c.gamma * stabilising
+        if not self._held:
+            return loss, seen
+        paid = (errors.kappa if drawn.paying is None else errors.kappa * drawn.paying.to(r.device)).mean()
+        return loss + self._held * paid, seen | {"paid_kl": paid.item()}
 
     def _margins(self, errors: Errors, r: Tensor) -> Tensor:
         """s_best - s_worst at the method's own beta, [G]; NaN where all rewards are one."""

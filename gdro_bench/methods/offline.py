@@ -18,10 +18,12 @@ from gdro_bench.content import Count, Natural
 from gdro_bench.distributed import gather_scores
 from gdro_bench.errors import TrainingFailed
 from gdro_bench.methods import Step, TrainContext
+from gdro_bench.methods.pool_regulariser import PoolGuard
 from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
 from gdro_bench.pool import Groups, Pool, Sampled
 from gdro_bench.profile import Sampler
+from gdro_bench.rewards.auxiliary import watched
 from gdro_bench.sampling import ConditionalVelocity
 from gdro_bench.score import GeneratedBatch
 
@@ -36,10 +38,10 @@ class PoolConfig:
     shard_prompts: Count
 
 
-def pool_cost(config: PoolConfig, sampler: Sampler) -> Cost:
-    """Of filling it."""
+def pool_cost(config: PoolConfig, sampler: Sampler, auxiliaries: int = 0) -> Cost:
+    """Of filling it, with so many auxiliary rewards."""
     images = config.prompts * config.images
-    return Cost(images * sampler.evaluations, images, images)
+    return Cost(images * sampler.evaluations, images, images * (1 + auxiliaries))
 
 
 @torch.no_grad()
@@ -63,7 +65,7 @@ def sample_and_score(
                 latents.append(x0)
                 yield context.policy.decode(x0), prompts[rows]
 
-    scored = score.score_batches(generated(), context.scorer, context.ahead)
+    scored = score.score_batches(generated(), watched(context.scorer, context.auxiliaries), context.ahead)
     scores = gather_scores(context.processes, scored, len(batches), context.max_unscored)
     return context.processes.gather_rows(latents, batches), scores
 
@@ -84,13 +86,16 @@ class Source:
     """Groups of training prompts, sampled and scored once: of the first `prompts` of them from the reference model, or
     of an `origin`."""
 
-    def __init__(self, config: PoolConfig, context: TrainContext, origin: Origin | None = None) -> None:
-        self.config, self.context = config, context
+    def __init__(
+        self, config: PoolConfig, context: TrainContext, origin: Origin | None = None, guard: PoolGuard | None = None
+    ) -> None:
+        self.config, self.context, self.guard = config, context, guard or PoolGuard()
         self.origin = origin or Origin(context.prompts[: config.prompts], context.pool)
         self.prompts = self.origin.prompts
         self.shards = math.ceil(len(self.prompts) / config.shard_prompts)
         self.collected = 0
         self._groups: Groups | None = None
+        self._scored: Groups | None = None
         recipe = {
             "model": context.policy.name,
             "reward": context.scorer.name,
@@ -98,6 +103,8 @@ class Source:
             "prompts": task.digest(self.prompts),
             "pool": [len(self.prompts), config.images, config.seed, config.shard_prompts],
         } | self.origin.recipe
+        if context.auxiliaries:
+            recipe["auxiliaries"] = {name: scorer.name for name, scorer in context.auxiliaries.items()}
         self.origin.pool.open(content.digest(recipe), recipe)
 
     @property
@@ -112,6 +119,8 @@ class Source:
         self.collected += 1
         values = torch.tensor([score.value for group in shard.scores for score in group])
         metrics = {"pool_reward": values.nanmean().item(), "unscored": float(values.isnan().sum())}
+        if self.complete:
+            metrics |= self.guard.seen(self.scored)[1]
         return Step("collect", metrics, f"pool: {first + len(prompts)} of {len(self.prompts)} prompts")
 
     @torch.no_grad()
@@ -129,10 +138,17 @@ class Source:
 
     @property
     def groups(self) -> Groups:
-        """The whole pool."""
+        """The whole pool, with the rewards that the method's regulariser makes of its scores."""
         if self._groups is None:
-            self._groups = self.origin.pool.groups(self.shards)
+            self._groups, _ = self.guard.seen(self.scored)
         return self._groups
+
+    @property
+    def scored(self) -> Groups:
+        """The whole pool, with the task's rewards."""
+        if self._scored is None:
+            self._scored = self.origin.pool.groups(self.shards)
+        return self._scored
 
     def taken(self, groups: Tensor, members: list[Tensor]) -> tuple[Tensor, Tensor, list[task.Prompt]]:
         """These members of these groups: latents [G, n, *latent_shape], rewards [G, n] and the G prompts."""
@@ -141,6 +157,14 @@ class Source:
     def usable(self, images: int, drop_flat: bool) -> Tensor:
         """As the function of this name."""
         return usable(self.groups.rewards, images, drop_flat)
+
+
+def marks(groups: Groups, indices: Tensor, members: list[Tensor]) -> dict[str, Tensor]:
+    """What these members of the groups of these indices pay of a regulariser, and their novelty's factors, [G, n] each,
+    where there are any."""
+    pairs = list(zip(indices.tolist(), members, strict=True))
+    known = {"paying": groups.paying, "factors": groups.factors}
+    return {name: torch.stack([v[g][m] for g, m in pairs]) for name, v in known.items() if v is not None}
 
 
 def taken(
@@ -171,7 +195,8 @@ def usable(r: Tensor, images: int, drop_flat: bool) -> Tensor:
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """What an update trains on: latents x0 [G, n, *latent_shape] of G groups, their rewards r [G, n] and prompts, and D
-    draws of t [G, D, n] and eps [G, D, n, *latent_shape]; perhaps an `elite` image a prompt, [G, *latent_shape]."""
+    draws of t [G, D, n] and eps [G, D, n, *latent_shape]; perhaps an `elite` image a prompt, [G, *latent_shape],
+    what images pay of a regulariser and their novelty's factors, [G, n] each."""
 
     x0: Tensor
     r: Tensor
@@ -179,13 +204,15 @@ class Drawn:
     t: Tensor
     eps: Tensor
     elite: Tensor | None = None
+    paying: Tensor | None = None
+    factors: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def __getitem__(self, rows: slice) -> Drawn:
-        elite = None if self.elite is None else self.elite[rows]
-        return Drawn(self.x0[rows], self.r[rows], self.prompts[rows], self.t[rows], self.eps[rows], elite)
+        perhaps = (None if part is None else part[rows] for part in (self.elite, self.paying, self.factors))
+        return Drawn(self.x0[rows], self.r[rows], self.prompts[rows], self.t[rows], self.eps[rows], *perhaps)
 
 
 class Supply(Protocol):
@@ -298,7 +325,7 @@ def draw_groups(
     members = [draw_members(source.groups.rewards[g], n.k, n.draw == "spread", generator) for g in groups]
     x0, r, prompts = source.taken(groups, members)
     t, eps = draw_noise(n, (n.groups, n.k), n.draws + more, latent_shape, generator)
-    return Drawn(x0, r, prompts, t, eps)
+    return Drawn(x0, r, prompts, t, eps, **marks(source.groups, groups, members))
 
 
 def draw_noise(

@@ -36,6 +36,7 @@ from gdro_bench.methods.adaptive_beta import Controller
 from gdro_bench.methods.agreement import kendall_tau
 from gdro_bench.methods.ema import replaced
 from gdro_bench.methods.offline import Drawn, OfflineTraining, Origin, PoolConfig, Source, pool_cost, taken, usable
+from gdro_bench.methods.pool_regulariser import PoolGuard
 from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.pool import Groups
 from gdro_bench.profile import Sampler
@@ -72,7 +73,8 @@ def online_costs(
 ) -> CostModel:
     """What the offline method spends, and rounds and measurements on top. groups, draws: of an update; snr: the updates
     between its extra draws of (t, eps), if there are any."""
-    each = pool_cost(replace(pool, prompts=pool.prompts // config.rounds), sampler)
+    scored = pool.prompts * pool.images
+    each = pool_cost(replace(pool, prompts=pool.prompts // config.rounds), sampler, offline.pool.reward_calls // scored - 1)
     measured = 2 * pool.images * draws  # policy and reference
     updates = config.updates if config.rounds > 1 or config.held_back else snr or 1
     extra = 2 * (offline.update.images // draws) * updates // snr if snr else 0
@@ -116,10 +118,13 @@ def check(config: OnlineConfig, pool: PoolConfig, context: TrainContext) -> None
 class Rounds:
     """The rounds so far: what their groups are, and what s refers to (`reference`: adapters, or None for the base)."""
 
-    def __init__(self, pool: PoolConfig, config: OnlineConfig, context: TrainContext) -> None:
+    def __init__(
+        self, pool: PoolConfig, config: OnlineConfig, context: TrainContext, guard: PoolGuard | None = None
+    ) -> None:
         """Raises:
         BenchError: numbers that do not go together."""
         check(config, pool, context)
+        self.guard = guard
         self.pool, self.config, self.context = pool, config, context
         self.share = pool.prompts // config.rounds
         self.parameters = list(context.policy.parameters())
@@ -127,7 +132,7 @@ class Rounds:
         self.reference: list[Tensor] | None = None
         self.samplers: list[str] = []  # digests of the weights behind the later rounds
         self.first = 0  # round of the window
-        self.sources = [Source(pool, context, Origin(context.prompts[: self.share], context.pool))]
+        self.sources = [Source(pool, context, Origin(context.prompts[: self.share], context.pool), guard)]
         self._groups: Groups | None = None
         self._elites: dict[str, Tensor] = {}
 
@@ -175,7 +180,7 @@ class Rounds:
             ("round", number, context.seed),
             lambda: self._weights(trainer),
         )
-        self.sources.append(Source(self.pool, context, origin))
+        self.sources.append(Source(self.pool, context, origin, self.guard))
         self.first = max(0, len(self.sources) - (self.config.window or len(self.sources)))
         self._groups = None
 
@@ -200,9 +205,7 @@ class Rounds:
         """Of the window."""
         if self._groups is None:
             parts = [self._trained(number) for number in range(self.first, len(self.sources))]
-            latents = [group for part in parts for group in part.latents]
-            cost = sum((part.cost for part in parts), Cost())
-            self._groups = Groups(latents, torch.cat([part.rewards for part in parts]), cost)
+            self._groups = joined(parts)
             self._elites = self._best() if self.config.elite else {}
         return self._groups
 
@@ -275,7 +278,19 @@ class Rounds:
 
 
 def _part(groups: Groups, rows: slice) -> Groups:
-    return Groups(groups.latents[rows], groups.rewards[rows], groups.cost)
+    paying, factors = (None if part is None else part[rows] for part in (groups.paying, groups.factors))
+    return Groups(groups.latents[rows], groups.rewards[rows], groups.cost, paying=paying, factors=factors)
+
+
+def joined(parts: Sequence[Groups]) -> Groups:
+    """Several rounds as one; a regulariser marked all of them or none."""
+    latents = [group for part in parts for group in part.latents]
+    paying, factors = (
+        torch.cat(marks) if len(marks := [m for m in column if m is not None]) else None
+        for column in ([part.paying for part in parts], [part.factors for part in parts])
+    )
+    cost = sum((part.cost for part in parts), Cost())
+    return Groups(latents, torch.cat([part.rewards for part in parts]), cost, paying=paying, factors=factors)
 
 
 def _digest(parameters: Sequence[Tensor]) -> str:
@@ -332,7 +347,7 @@ class OnlineTraining:
     def _begin(self) -> Step:
         """Looks at a whole new round, before it is trained on."""
         rounds, config = self.rounds, self.rounds.config
-        r = rounds.sources[-1].groups.rewards
+        r = rounds.sources[-1].scored.rewards
         flat = r.nan_to_num(-math.inf).amax(1) <= r.nan_to_num(math.inf).amin(1)
         seen = {
             "round": float(rounds.number),

@@ -77,9 +77,12 @@ def check_paid(regulariser: RolloutRegulariser | None, kl_weight: float) -> None
                          "Raise method.kl_weight, such as to 0.04.", 2)  # fmt: skip
 
 
-def check_used(regulariser: PoolRegulariser | None) -> None:
-    """Raises:
-    BenchError: a gate that nothing asks, or something that asks a gate that is not there."""
+def check_pool(regulariser: PoolRegulariser | None, elite: bool) -> None:
+    """elite: whether the image that is stabilised is the best of several rounds.
+
+    Raises:
+        BenchError: a gate that nothing asks, something that asks a gate that is not there, or a gate that cannot be.
+    """
     if regulariser is None:
         return
     r, asking = regulariser, regulariser.target is not None or bool(regulariser.trusted_top1)
@@ -88,6 +91,11 @@ def check_used(regulariser: PoolRegulariser | None) -> None:
     if asking and not r.gate:
         raise BenchError("method.regulariser.target and trusted_top1 need to know which images are doubtful.",
                          "Add method.regulariser.gate.", 2)  # fmt: skip
+    if r.gate and r.gate.adaptive:
+        raise BenchError("A pool is gated once, so its share cannot move.", "Set method.regulariser.gate.adaptive=false.", 2)
+    if r.trusted_top1 and elite:
+        raise BenchError("Which elites of several rounds can be trusted is not known.",
+                         "Set method.online.elite=false, or leave method.regulariser.trusted_top1 out.", 2)  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------

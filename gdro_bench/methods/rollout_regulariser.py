@@ -13,8 +13,8 @@ from gdro_bench.methods import TrainContext, diversity, regularise
 from gdro_bench.methods.gate import ShareController
 from gdro_bench.methods.moving_reference import MovingReference
 from gdro_bench.methods.regularise import AuxiliaryConfig, RolloutRegulariser
-from gdro_bench.rewards.auxiliary import WithAuxiliaries, values_of
-from gdro_bench.score import Images, Score, Scorer
+from gdro_bench.rewards.auxiliary import values_of, watched
+from gdro_bench.score import Images, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,7 @@ class RolloutGuard:
     ) -> None:
         self.config, self.parameters = config or RolloutRegulariser(), parameters
         self.names = auxiliary.rewards if auxiliary else ()
-        watching = {name: context.auxiliaries[name] for name in self.names}
-        self.scorer: Scorer = WithAuxiliaries(context.scorer, watching) if watching else context.scorer
+        self.scorer = watched(context.scorer, context.auxiliaries)
         gate, reference = self.config.gate, self.config.reference
         self.controller = ShareController(gate.share, gate.adaptive) if gate else None
         self.reference = MovingReference(reference) if reference else None

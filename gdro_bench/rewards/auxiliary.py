@@ -18,10 +18,9 @@ from gdro_bench.rewards import panel
 from gdro_bench.rewards.geneval_prompts import plural
 from gdro_bench.rewards.geneval_rules import Detections, Detector
 from gdro_bench.rewards.instruments import Instruments
-from gdro_bench.score import Images, Score, Scorer
+from gdro_bench.score import AUXILIARY, Images, Score, Scorer
 from gdro_bench.task import Prompt
 
-PREFIX = "auxiliary "  # of the parts that carry them
 FULL = 0.75  # bytes a pixel of a JPEG file that scores 0
 
 
@@ -78,15 +77,20 @@ class WithAuxiliaries:
         for name, auxiliary in self.auxiliaries.items():
             values = [score.value for score in auxiliary(images, prompts)]
             scores = [
-                replace(score, parts={**score.parts, PREFIX + name: value})
+                replace(score, parts={**score.parts, AUXILIARY + name: value})
                 for score, value in zip(scores, values, strict=True)
             ]
         return scores
 
 
+def watched(scorer: Scorer, auxiliaries: Mapping[str, Scorer]) -> Scorer:
+    """The scorer, with auxiliary rewards if there are any."""
+    return WithAuxiliaries(scorer, auxiliaries) if auxiliaries else scorer
+
+
 def values_of(scores: Sequence[Score], names: Sequence[str]) -> Tensor:
     """The auxiliary rewards that N scores carry, float32 [M, N]."""
-    return torch.tensor([[score.parts[PREFIX + name] for score in scores] for name in names]).view(len(names), -1)
+    return torch.tensor([[score.parts[AUXILIARY + name] for score in scores] for name in names]).view(len(names), -1)
 
 
 def open_compressibility(instruments: Instruments) -> Compressibility:
