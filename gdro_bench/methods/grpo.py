@@ -76,9 +76,7 @@ def flat_groups(r: Tensor) -> Tensor:
     return r.nan_to_num(-math.inf).amax(1) <= r.nan_to_num(math.inf).amin(1)
 
 
-def advantages(
-    r: Tensor, std: Std, limit: float, unbiased: bool = False, epsilon: float = EPSILON
-) -> Tensor:
+def advantages(r: Tensor, std: Std, limit: float, unbiased: bool = False, epsilon: float = EPSILON) -> Tensor:
     """Group-relative advantages [G, k] of rewards r [G, k]; unscored (NaN) images get 0 and count nowhere.
 
     A flat group gets exactly 0, where the rounding of its mean would leave something.
