@@ -52,7 +52,7 @@ def win_rates(values: Tensor) -> Tensor:
 def _row_win_rates(row: Tensor) -> Tensor:
     known = row[~row.isnan()].sort().values.contiguous()
     below, upto = (torch.searchsorted(known, row.contiguous(), right=right) for right in (False, True))
-    rates = (below + upto - 1) / (2 * max(1, len(known) - 1)) if len(known) > 1 else torch.full_like(row, 0.5)
+    rates = (below + upto - 1).double() / (2 * (len(known) - 1)) if len(known) > 1 else torch.full_like(row, 0.5)
     return rates.masked_fill(row.isnan(), math.nan)
 
 
