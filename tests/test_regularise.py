@@ -298,6 +298,7 @@ class Evenness:
 
 PROMPTS = [Prompt(f'a red sign that reads "{word}" at the top of a blue wall', word) for word in ("CAT", "DOG", "SUN")]
 GATE = gate.GateConfig("paper", "epoch", 0.2, adaptive=True)
+POOL_GATE = gate.GateConfig("paper", "epoch", 0.2, adaptive=False)
 WATCHED = AuxiliaryConfig(("evenness",))
 
 
@@ -307,11 +308,6 @@ def context(tmp_path: Path, ledger: Ledger | None = None, watched: bool = True) 
     watching = {"evenness": MeteredScorer(Evenness(), ledger)} if watched else {}
     return TrainContext(policy, MeteredScorer(Brightness(), ledger), PROMPTS, Sampler(4, 2.0, 1.0, 8),
                         Pool(tmp_path, ledger), 0, auxiliaries=watching)  # fmt: skip
-
-
-def built(name: str, config_type: type, **changed: object) -> object:
-    table = content.read(content.find("profile", "pocket") / f"{name}.toml")
-    return content.build(config_type, table | changed, name)
 
 
 def rollouts(tmp_path: Path, ledger: Ledger | None = None, **changed: object) -> grpo.RolloutTraining:
@@ -391,9 +387,9 @@ def trained(made: OfflineTraining, steps: int = 4) -> list[dict[str, float]]:
 
 POOL_GUARDS = {
     "velocity": PoolRegulariser(velocity_kl=0.5),
-    "gated": PoolRegulariser(gate=GATE, velocity_kl=0.5),
-    "target": PoolRegulariser(gate=GATE, target=0.5),
-    "trusted": PoolRegulariser(gate=GATE, trusted_top1=True),
+    "gated": PoolRegulariser(gate=POOL_GATE, velocity_kl=0.5),
+    "target": PoolRegulariser(gate=POOL_GATE, target=0.5),
+    "trusted": PoolRegulariser(gate=POOL_GATE, trusted_top1=True),
     "novelty": PoolRegulariser(diversity="latents"),
     "min": PoolRegulariser(aggregation=AggregationConfig("min")),
 }
@@ -420,15 +416,9 @@ def test_each_guard_of_gdro_moves_something(tmp_path, name):
 
 
 def test_a_velocity_kl_holds_the_policy_back(tmp_path):
-    loose, held = pools(tmp_path), pools(tmp_path, regulariser=PoolRegulariser(velocity_kl=1e4))
-    trained(loose, 12), trained(held, 12)
-    moved = [sum(p.square().sum().item() for p in m.trainer.parameters) for m in (loose, held)]
-    seen = (
-        trained(held, 1)[0]["velocity_kl"],
-        trained(pools(tmp_path, regulariser=PoolRegulariser(velocity_kl=1e-9)), 15),
-    )
-    assert moved[0] != moved[1]
-    assert seen[0] < seen[1][-1]["velocity_kl"]
+    loose, held = (trained(pools(tmp_path, regulariser=PoolRegulariser(velocity_kl=w)), 10)[-1] for w in (1e-9, 1e4))
+    assert 0 < held["kappa"] < loose["kappa"]
+    assert held["paid_kl"] == held["kappa"]
 
 
 def test_a_watched_pool_is_another_and_names_who_watches(tmp_path):
@@ -473,8 +463,16 @@ def test_a_kl_that_nobody_pays_is_not_shaped(part):
         regularise.check_paid(RolloutRegulariser(**part), 0.0)
 
 
-def test_gdros_gate_must_be_asked_and_there():
-    with pytest.raises(BenchError, match="Nothing asks the gate"):
-        regularise.check_used(PoolRegulariser(gate=GATE))
-    with pytest.raises(BenchError, match="need to know"):
-        regularise.check_used(PoolRegulariser(target=0.1))
+@pytest.mark.parametrize(
+    ("regulariser", "elite", "sentence"),
+    [
+        (PoolRegulariser(gate=POOL_GATE), False, "Nothing asks the gate"),
+        (PoolRegulariser(target=0.1), False, "need to know"),
+        (PoolRegulariser(trusted_top1=True), False, "need to know"),
+        (PoolRegulariser(gate=GATE, target=0.1), False, "share cannot move"),
+        (PoolRegulariser(gate=POOL_GATE, trusted_top1=True), True, "is not known"),
+    ],
+)
+def test_a_pools_tables_that_do_not_go_together_are_told(regulariser, elite, sentence):
+    with pytest.raises(BenchError, match=sentence):
+        regularise.check_pool(regulariser, elite)

@@ -106,9 +106,7 @@ def target_distribution(r: Tensor, remaining: Tensor, tau: float, factors: Tenso
     return best / best.sum(dim=2, keepdim=True)
 
 
-def gdro_loss(
-    s: Tensor, r: Tensor, tau: float, ties: Ties, drop_flat: bool, factors: Tensor | None = None
-) -> Tensor:
+def gdro_loss(s: Tensor, r: Tensor, tau: float, ties: Ties, drop_flat: bool, factors: Tensor | None = None) -> Tensor:
     """L_GDRO of each group, [G], from implicit rewards s [G, k] and explicit rewards r [G, k] (eq. 7), with `factors`
     of the target [G, k] if there are any."""
     remaining = remaining_sets(r, ties)

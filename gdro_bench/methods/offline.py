@@ -119,7 +119,7 @@ class Source:
         self.collected += 1
         values = torch.tensor([score.value for group in shard.scores for score in group])
         metrics = {"pool_reward": values.nanmean().item(), "unscored": float(values.isnan().sum())}
-        if self.complete:
+        if self.complete and self.guard.config:
             metrics |= self.guard.seen(self.scored)[1]
         return Step("collect", metrics, f"pool: {first + len(prompts)} of {len(self.prompts)} prompts")
 

@@ -92,7 +92,9 @@ def check_pool(regulariser: PoolRegulariser | None, elite: bool) -> None:
         raise BenchError("method.regulariser.target and trusted_top1 need to know which images are doubtful.",
                          "Add method.regulariser.gate.", 2)  # fmt: skip
     if r.gate and r.gate.adaptive:
-        raise BenchError("A pool is gated once, so its share cannot move.", "Set method.regulariser.gate.adaptive=false.", 2)
+        raise BenchError(
+            "A pool is gated once, so its share cannot move.", "Set method.regulariser.gate.adaptive=false.", 2
+        )
     if r.trusted_top1 and elite:
         raise BenchError("Which elites of several rounds can be trusted is not known.",
                          "Set method.online.elite=false, or leave method.regulariser.trusted_top1 out.", 2)  # fmt: skip
