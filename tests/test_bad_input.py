@@ -58,6 +58,10 @@ SETTINGS = {
         *("tau=-1", "gamma=inf", "reduction=median", "ties=none", "draw=all", "draws=0", "drop_flat=maybe"),
         *("optimiser.learning_rate=-1", "optimiser.learning_rate=x", "optimiser.clip=0", "optimiser.ema_ceiling=2"),
         *("optimiser.warmup_steps=-1", "pool.prompts=100000", "t_distribution=beta"),
+        *("online.rounds=0", "online.rounds=3", "online.rounds=4", "online.sampler=me", "online.lag=2", "online=3"),
+        *("online.window=-1", "online.held_back=4", "online.updates=0", "online.reference=none", "online.prompts=old"),
+        *("adaptive_beta.rule=magic", "adaptive_beta.bound=0.5", "adaptive_beta.keep=0", "adaptive_beta.epsilon=1"),
+        *("adaptive_beta.kl_target=0", "adaptive_beta.every=0", "adaptive_beta.ratio=0"),
     ],
 }
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_one_round_and_a_beta_that_cannot_move_are_the_offline_method(
 
 def test_without_its_tables_gdro_is_the_same(tmp_path: Path) -> None:
     with_tables, _ = opened(tmp_path, numbers({"rounds": 1}))
-    bare, _ = opened(tmp_path, numbers({"rounds": 1}, online=None, adaptive_beta=None))
+    bare, _ = opened(tmp_path, replace(numbers({"rounds": 1}), online=None, adaptive_beta=None))
     steps_to(with_tables, 3)
     steps_to(bare, 3)
     assert same(weights(bare), weights(with_tables))
