@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from gdro_bench.cli import main
 from gdro_bench.commands import sweep
 from gdro_bench.engine import record
+from gdro_bench.engine.pool_keys import pool_key
 
 SHORT = {
     "profile.budget.limit": 200,
@@ -96,6 +97,6 @@ def test_runs_side_by_side_leave_the_records_of_one_after_another(tmp_path: Path
 
 def test_runs_of_one_pool_have_one_key_and_a_failure_is_told(tmp_path: Path) -> None:
     chosen = sweep.plans("ocr", ["gdro", "flow-grpo"], [], [0, 1], profile="pocket", out=tmp_path, budget=None)
-    keys = [sweep.pool_key(plan) for plan in chosen]
+    keys = [pool_key(plan) for plan in chosen]
     assert keys[0] == keys[1] is not None
     assert keys[2:] == [None, None]
