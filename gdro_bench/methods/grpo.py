@@ -200,8 +200,8 @@ class RolloutTraining:
             kept = kept[torch.randperm(len(kept), generator=generator)]
         self.epoch += 1
         if len(kept) >= c.updates_per_epoch:
-            parts = (part[kept] for part in (states, log_p, advantage, prompt_ids, steps))
-            self.rollout = Rollout(*parts, paying(lesson.gated, kept))
+            parts = [part[kept] for part in (states, log_p, advantage, prompt_ids, steps)]
+            self.rollout = Rollout(parts[0], parts[1], parts[2], parts[3], parts[4], paying(lesson.gated, kept))
         reward = r.nanmean().item()
         metrics = {
             "rollout_reward": reward,
@@ -209,7 +209,7 @@ class RolloutTraining:
             "flat_groups": float(flat_groups(r).sum()),
             "dropped": float(len(prompt_ids) - len(kept)),
         }
-        metrics |= lesson.measured | reference
+        metrics |= {**lesson.measured, **reference}
         return Step("collect", metrics, f"epoch {self.epoch}: rollout reward {reward:.3f}")
 
     def _sample(
