@@ -200,8 +200,8 @@ class RolloutTraining:
             kept = kept[torch.randperm(len(kept), generator=generator)]
         self.epoch += 1
         if len(kept) >= c.updates_per_epoch:
-            parts = [part[kept] for part in (states, log_p, advantage, prompt_ids, steps)]
-            self.rollout = Rollout(parts[0], parts[1], parts[2], parts[3], parts[4], paying(lesson.gated, kept))
+            chosen = states[kept], log_p[kept], advantage[kept], prompt_ids[kept], steps[kept]
+            self.rollout = Rollout(*chosen, paying(lesson.gated, kept))
         reward = r.nanmean().item()
         metrics = {
             "rollout_reward": reward,
