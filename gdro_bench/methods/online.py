@@ -73,10 +73,8 @@ def online_costs(
 ) -> CostModel:
     """What the offline method spends, and rounds and measurements on top. groups, draws: of an update; snr: the updates
     between its extra draws of (t, eps), if there are any."""
-    scored = pool.prompts * pool.images
-    each = pool_cost(
-        replace(pool, prompts=pool.prompts // config.rounds), sampler, offline.pool.reward_calls // scored - 1
-    )
+    auxiliaries = offline.pool.reward_calls // offline.pool.images - 1
+    each = pool_cost(replace(pool, prompts=pool.prompts // config.rounds), sampler, auxiliaries)
     measured = 2 * pool.images * draws  # policy and reference
     updates = config.updates if config.rounds > 1 or config.held_back else snr or 1
     extra = 2 * (offline.update.images // draws) * updates // snr if snr else 0

@@ -73,7 +73,7 @@ class RolloutGuard:
 
     def lesson(self, r: Tensor, scores: Sequence[Score], features: Tensor | None) -> Lesson:
         """Of the task's rewards r [G, k], its scores [G * k] and what novelty is measured on, [G * k, ...]."""
-        auxiliary = values_of(scores, self.names).view(-1, *r.shape)
+        auxiliary = values_of(scores, self.names).view(len(self.names), *r.shape)
         rewards = regularise.total(self.config.aggregation, r, auxiliary)
         pairs = zip(self.names, auxiliary, strict=True)
         measured = {f"auxiliary_{name}": values.nanmean().item() for name, values in pairs}

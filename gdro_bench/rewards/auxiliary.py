@@ -90,7 +90,9 @@ def watched(scorer: Scorer, auxiliaries: Mapping[str, Scorer]) -> Scorer:
 
 def values_of(scores: Sequence[Score], names: Sequence[str]) -> Tensor:
     """The auxiliary rewards that N scores carry, float32 [M, N]."""
-    return torch.tensor([[score.parts[AUXILIARY + name] for score in scores] for name in names]).view(len(names), -1)
+    return torch.tensor([[score.parts[AUXILIARY + name] for score in scores] for name in names]).view(
+        len(names), len(scores)
+    )
 
 
 def open_compressibility(instruments: Instruments) -> Compressibility:
