@@ -158,7 +158,7 @@ def test_every_method_has_a_space_of_its_profile(profile: str, tmp_path: Path) -
             made = make_search(task, method, profile, 3, budget, 0, tmp_path)
             assert 4 <= len(made.space) <= 6
             assert {f"optimiser.{name}" for name in ("learning_rate", "warmup_steps", "epsilon")} < set(made.space)
-            assert ("pool.prompts" in made.space) == hasattr(made.plans[0].config, "pool")
+            assert ("pool.prompts" in made.space) == (made.plans[0].pool is not None)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -369,10 +369,11 @@ def test_a_trial_is_one_process_s_until_it_gives_it_back(place: Path) -> None:
     claim.release()
     again = second.claim(0)
     assert again is not None
+    second.filled(again)
+    claims = [first.claim(2), second.claim(1)]
     second.finish(again, 0.5)
     assert first.unfinished() == second.unfinished() == [1, 2, 3]
     assert first.claim(0) is None
-    claims = [first.claim(2), second.claim(1)]  # the pool is full now
     assert [one.number for one in claims if one] == [2, 1]
     for one in claims:
         if one:

@@ -17,10 +17,16 @@ from gdro_bench.errors import BenchError
 from gdro_bench.methods import Method, TrainContext
 
 TUNING = "-tuning"  # the end of a prompt set's name that is for choosing numbers
-CHEAP = (  # few evaluations, and nothing looked at that does not choose a trial
-    *("profile.budget.marks=[0.5, 1.0]", "profile.kept_images=8", "profile.drift.prompts=0"),
-    *("profile.judge.name=none", "profile.judge.gold=none", "profile.judge.second_reader=none"),
-)
+CHEAP = {  # few evaluations, and nothing looked at that does not choose a trial
+    "profile.budget.marks": [0.5, 1.0],
+    "profile.kept_images": 8,
+    "profile.drift.prompts": 0,
+    "profile.health.prompts": 0,
+    "profile.health.judge": "none",
+    "profile.judge.name": "none",
+    "profile.judge.gold": "none",
+    "profile.judge.second_reader": "none",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ def make_search(
             or a trial's numbers.
     """
     tuning = f"profile.prompts={_tuning_prompts(profile, settings, task)}"
-    first = plan.make_plan(task, method, profile, seed, out, [*CHEAP, *settings, tuning], budget)
+    first = plan.make_plan(task, method, profile, seed, out, [*_cheap(profile, task), *settings, tuning], budget)
     path = content.space_files(profile).get(method)
     if path is None:
         remedy = f"Write baselines/{profile}/{method}{content.SPACE_SUFFIX} in the current folder."
@@ -77,6 +83,12 @@ def make_search(
     folder = out / task / profile / method
     plans = tuple(replace(one, folder=folder / f"trial-{number:03d}") for number, one in enumerate(checked))
     return Search(task, profile, method, seed, space, drawn, plans, folder, _identity(first, space))
+
+
+def _cheap(profile: str, task: str) -> list[str]:
+    """What makes a trial cheap, of what the profile has."""
+    there = content.flatten({"profile": plan.read_numbers(content.find("profile", profile) / "profile.toml", task)})
+    return [f"{name}={json.dumps(value)}" for name, value in CHEAP.items() if name in there]
 
 
 def _tuning_prompts(profile: str, settings: Sequence[str], task: str) -> str:
