@@ -158,7 +158,7 @@ def test_every_method_has_a_space_of_its_profile(profile: str, tmp_path: Path) -
             made = make_search(task, method, profile, 3, budget, 0, tmp_path)
             assert 4 <= len(made.space) <= 6
             assert {f"optimiser.{name}" for name in ("learning_rate", "warmup_steps", "epsilon")} < set(made.space)
-            assert ("pool.prompts" in made.space) == hasattr(made.plans[0].config, "pool")
+            assert ("pool.prompts" in made.space) == (made.plans[0].pool is not None)
 
 
 # ---------------------------------------------------------------------------------------------------------------
