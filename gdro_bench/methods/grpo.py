@@ -30,6 +30,7 @@ from gdro_bench.methods.rollout_regulariser import RolloutGuard, paying, shaped
 from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
 from gdro_bench.profile import Sampler
+from gdro_bench.rewards.auxiliary import watched
 from gdro_bench.sampling import Chain, SdeConfig
 from gdro_bench.score import GeneratedBatch, Score
 
@@ -237,7 +238,7 @@ class RolloutTraining:
                     features.extend([] if seen is None else [seen])
                     yield images, prompts[rows]
 
-        scored = score.score_batches(generated(), self.guard.scorer, context.ahead)
+        scored = score.score_batches(generated(), watched(context.scorer, context.auxiliaries), context.ahead)
         scores = gather_scores(context.processes, scored, len(batches), context.max_unscored)
         states = context.processes.gather_rows([chain.states for chain in chains], batches)
         log_p = context.processes.gather_rows([chain.log_p for chain in chains], batches)

@@ -13,7 +13,7 @@ from gdro_bench.methods import TrainContext, diversity, regularise
 from gdro_bench.methods.gate import ShareController
 from gdro_bench.methods.moving_reference import MovingReference
 from gdro_bench.methods.regularise import AuxiliaryConfig, RolloutRegulariser
-from gdro_bench.rewards.auxiliary import values_of, watched
+from gdro_bench.rewards.auxiliary import values_of
 from gdro_bench.score import Images, Score
 
 
@@ -40,7 +40,6 @@ class RolloutGuard:
     ) -> None:
         self.config, self.parameters = config or RolloutRegulariser(), parameters
         self.names = auxiliary.rewards if auxiliary else ()
-        self.scorer = watched(context.scorer, context.auxiliaries)
         gate, reference = self.config.gate, self.config.reference
         self.controller = ShareController(gate.share, gate.adaptive) if gate else None
         self.reference = MovingReference(reference) if reference else None
