@@ -15,6 +15,12 @@ BUDGETS = {
     "ocr": {"gdro": 80_000, "dpo": 80_000, "rft": 80_000, "flow-grpo": 72_000, "dance-grpo": 72_000},
     "geneval": dict.fromkeys(("gdro", "dpo", "rft", "flow-grpo", "dance-grpo"), 48_000),
 }
+# What the trials did before these numbers had names.
+UNNAMED = {
+    "optimiser.epsilon": 1e-8, "std_unbiased": False, "std_epsilon": 1e-4, "drop_zero": True, "shuffle": True,
+}  # fmt: skip
+# What DanceGRPO has from its published code since.
+PUBLISHED = {"noisy_last", "std_unbiased", "std_epsilon", "drop_zero", "shuffle"}
 FILES = [path for name in BUDGETS for path in sorted((ROOT / "reports" / f"search-{name}-pocket").glob("*.json"))]
 TRIALS = {path: record.read_file(path) for path in FILES}
 SCORES = pd.read_parquet(ROOT / "reports" / "search-geneval-pocket" / "scores.parquet")
@@ -47,9 +53,18 @@ def row(path: Path) -> str:
     return f"{start}  |" if path.stem.endswith("-1") else f"{start} {over_first_numbers(path)} |"
 
 
+def differences(run: Run) -> set[str]:
+    """Numbers in which the method's file is not the trial's."""
+    path = content.find("profile", "pocket") / f"{run.method}.toml"
+    numbers = content.flatten(plan.read_numbers(path, run.task))
+    tried = {name: value for name, value in UNNAMED.items() if name in numbers} | content.flatten(
+        run.settings["method"]
+    )
+    return {name for name in numbers | tried if numbers.get(name) != tried.get(name)}
+
+
 def gives_the_numbers(run: Run) -> bool:
-    numbers = plan.read_numbers(content.find("profile", "pocket") / f"{run.method}.toml", run.task)
-    return content.flatten(run.settings["method"]) == content.flatten(numbers)
+    return differences(run) == (PUBLISHED if run.method == "dance-grpo" else set())
 
 
 @pytest.mark.parametrize("name", BUDGETS)
