@@ -56,7 +56,10 @@ def row(path: Path) -> str:
 def differences(run: Run) -> set[str]:
     """Numbers in which the method's file is not the trial's."""
     path = content.find("profile", "pocket") / f"{run.method}.toml"
-    numbers = content.flatten(plan.read_numbers(path, run.task))
+    tables = plan.read_numbers(path, run.task)
+    if "online" in tables and (tables.pop("online")["rounds"], tables.pop("adaptive_beta")["rule"]) != (1, "fixed"):
+        return {"online", "adaptive_beta"}
+    numbers = content.flatten(tables)
     tried = {name: value for name, value in UNNAMED.items() if name in numbers} | content.flatten(
         run.settings["method"]
     )
