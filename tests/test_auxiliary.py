@@ -22,7 +22,7 @@ PLAIN = Prompt('a yellow sign that reads "LAMP" at the bottom of an orange wall'
 def picture(prompt: Prompt, seed: int = 0) -> Images:
     facts = facts_of(prompt.text)
     assert facts is not None
-    drawn: Images = np.asarray(world.render(facts, np.random.default_rng(seed)))
+    return world.render(facts, np.random.default_rng(seed)).pixels
     return drawn
 
 

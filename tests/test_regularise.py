@@ -434,6 +434,36 @@ def test_a_watched_pool_is_another_and_names_who_watches(tmp_path):
     assert not groups.auxiliary["evenness"].isnan().any()
 
 
+# -- what changes nothing
+
+NOTHING = AggregationConfig("weighted-sum", (0.0,))  # the auxiliary reward is asked and has no say
+
+
+@pytest.mark.parametrize(
+    ("guard", "auxiliary"),
+    [
+        (RolloutRegulariser(reference=ReferenceConfig(1e9, 1000)), None),
+        (RolloutRegulariser(aggregation=NOTHING), WATCHED),
+    ],
+)
+def test_rollouts_are_bit_for_bit_the_plain_ones_where_a_guard_does_nothing(tmp_path, guard, auxiliary):
+    plain = rollouts(tmp_path)
+    guarded = rollouts(tmp_path, regulariser=guard, **({"auxiliary": auxiliary} if auxiliary else {}))
+    for _ in range(6):
+        plain.step(), guarded.step()
+    for a, b in zip(plain.trainer.parameters, guarded.trainer.parameters, strict=True):
+        assert a.equal(b)
+    assert "guard" not in plain.state_dict()
+
+
+def test_gdro_is_bit_for_bit_the_plain_one_where_a_guard_does_nothing(tmp_path):
+    plain = pools(tmp_path)
+    guarded = pools(tmp_path, auxiliary=WATCHED, regulariser=PoolRegulariser(aggregation=NOTHING))
+    assert [m["loss"] for m in trained(plain, 5)[2:]] == [m["loss"] for m in trained(guarded, 5)[2:]]
+    for a, b in zip(plain.trainer.parameters, guarded.trainer.parameters, strict=True):
+        assert a.equal(b)
+
+
 # -- what does not go together
 
 
