@@ -292,7 +292,7 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_weights(name: str, tmp_path: 
     config, path = numbers(*VARIANTS[name]), tmp_path / "state.pt"
     whole, spent = opened(tmp_path / "whole", config)
     every = steps_to(whole, 7)
-    for killed_after in range(1, len(every), 3):
+    for killed_after in range(4, len(every), 6):
         shutil.rmtree(tmp_path / "killed", ignore_errors=True)
         killed, ledger = opened(tmp_path / "killed", config)
         for _ in range(killed_after):
