@@ -23,7 +23,6 @@ def picture(prompt: Prompt, seed: int = 0) -> Images:
     facts = facts_of(prompt.text)
     assert facts is not None
     return world.render(facts, np.random.default_rng(seed)).pixels
-    return drawn
 
 
 def test_noise_compresses_worse_than_a_wall():
