@@ -113,7 +113,7 @@ def test_what_is_checked_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_device_that_is_too_small_is_named(saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.os, "sysconf", lambda name: 30e9**0.5)
-    with pytest.raises(BenchError, match=r"30 GB: \S+ takes 34 GB at its peak.*profile\.pretrained\."):
+    with pytest.raises(BenchError, match=r"30 GB: \S+ takes 44 GB at its peak.*profile\.pretrained\."):
         doctor._device("flux1-dev", profile("flux1-dev"))
     assert "a run takes is not known" in doctor._device("flux1-dev", profile("flux1-dev", Path("nowhere")))
 
