@@ -179,8 +179,9 @@ class Controller:
         state, c = self.state, self.config
         state.updates += 1
         state.kappa = running(state.kappa, seen["kappa"])
-        state.margin_mean = running(state.margin_mean, seen["margin_at_first"])
-        state.margin_std = running(state.margin_std, seen["margin_at_first_std"])
+        if "margin_at_first" in seen:
+            state.margin_mean = running(state.margin_mean, seen["margin_at_first"])
+            state.margin_std = running(state.margin_std, seen["margin_at_first_std"])
         if c is None:
             return
         if self.rule == "kl-target" and state.updates % c.every == 0:

@@ -316,15 +316,17 @@ class Objective:
 
     def _measure_beta(self, beta: float | Tensor, errors: Errors, margins: Tensor, slopes: Tensor) -> dict[str, float]:
         """What controllers of beta go by, and beta."""
-        known = margins[~margins.isnan()]
-        return {
+        seen = {
             "beta": beta if isinstance(beta, float) else beta.mean().item(),
             "kappa": errors.kappa.mean().item(),
             "slope": slopes.mean().item(),
             "slope_step": -slopes.sign().mean().item(),
-            "margin_at_first": known.mean().item(),
-            "margin_at_first_std": known.std().item() if len(known) > 1 else math.nan,
         }
+        if self.controller.rule != "batch":  # which alone sees all groups at once
+            return seen
+        known = margins[~margins.isnan()]
+        spread = known.std().item() if len(known) > 1 else math.nan
+        return seen | {"margin_at_first": known.mean().item(), "margin_at_first_std": spread}
 
     def _measure_draws(self, drawn: Drawn, errors: Errors, r: Tensor) -> dict[str, float]:
         """With one draw more than the loss takes: the variance of s at beta 1 over draws, and that of r / tau."""
