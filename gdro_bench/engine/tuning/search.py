@@ -20,6 +20,7 @@ TUNING = "-tuning"  # the end of a prompt set's name that is for choosing number
 CHEAP = {  # few evaluations, and nothing looked at that does not choose a trial
     "profile.budget.marks": [0.5, 1.0],
     "profile.kept_images": 8,
+    "profile.keep_adapters": False,
     "profile.drift.prompts": 0,
     "profile.health.prompts": 0,
     "profile.health.judge": "none",
