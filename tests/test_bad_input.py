@@ -62,6 +62,9 @@ SETTINGS = {
         *("online.window=-1", "online.held_back=4", "online.updates=0", "online.reference=none", "online.prompts=old"),
         *("adaptive_beta.rule=magic", "adaptive_beta.bound=0.5", "adaptive_beta.keep=0", "adaptive_beta.epsilon=1"),
         *("adaptive_beta.kl_target=0", "adaptive_beta.every=0", "adaptive_beta.ratio=0"),
+        *("regulariser.velocity_kl=0", "regulariser.velocity_kl=-1", "regulariser=3", "regulariser.gate.sign=paper"),
+        *("regulariser.target=0.1", "regulariser.diversity=pixels", "regulariser.reference.epochs=3"),
+        *("regulariser.aggregation.rule=min", "auxiliary.rewards=3", 'auxiliary.rewards=["objects"]', "auxiliary=3"),
     ],
 }
 
@@ -69,6 +72,8 @@ SETTINGS = {
 ROLLOUT_SETTINGS = [
     *("k=1", "prompts=0", "std=all", "std_epsilon=0", "std_epsilon=-1e-8", "std_epsilon=nan", "std_unbiased=maybe"),
     *("drop_zero=2", "shuffle=sometimes", "noisy_last=3", "timesteps=last", "timestep_fraction=1.1", "noising.level=0"),
+    *("regulariser.velocity_kl=1", "regulariser.diversity=dino", "regulariser.reference.epochs=3"),
+    *("regulariser.aggregation.rule=max", 'auxiliary.rewards=["pocket-facts"]', "regulariser.gates.share=0.1"),
 ]
 
 

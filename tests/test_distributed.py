@@ -64,6 +64,22 @@ def test_the_number_of_processes_does_not_matter(size: int, alone: tuple[str, Pa
     assert_alike(folder(out), folder(tmp_path))
 
 
+GUARDED = [
+    'auxiliary.rewards=["compressibility","objects"]', "kl_weight=0.04", "regulariser.gate.sign=paper",
+    "regulariser.gate.ranks=epoch", "regulariser.gate.share=0.2", "regulariser.gate.adaptive=true",
+    "regulariser.diversity=pixels", "regulariser.reference.kl_threshold=1e-9", "regulariser.reference.epochs=9",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_guards_do_not_see_the_number_of_processes(tmp_path: Path) -> None:
+    settings = [part for setting in GUARDED for part in ("--set", f"method.{setting}")]
+    for size in (1, 2):
+        for code, said, errors in finish(start(size, command(tmp_path / str(size), "flow-grpo") + settings)):
+            assert code == 0, said + errors
+    assert_alike(folder(tmp_path / "1"), folder(tmp_path / "2"))
+
+
 def painted_alike(a_folder: Path, b_folder: Path, mark: float) -> bool:
     """Whether the pictures of two runs are the same at a mark. They may differ by a level of 255 in a value or two,
     rounded here up and there down, and then a reader may read an R for a P."""

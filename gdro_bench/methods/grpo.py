@@ -153,12 +153,13 @@ def costs(config: Config, sampler: Sampler) -> CostModel:
     noisy = c.window or (steps if c.noisy_last else steps - 1)
     trained = images * (c.window or max(1, int(noisy * c.timestep_fraction)))
     each: float = GRADIENT_COST + (1 if c.kl_weight else 0)  # the reference is asked for the KL
-    if c.regulariser and c.regulariser.reference:  # and the base, in an epoch's first update
-        each += 1 / c.updates_per_epoch
+    moving = c.regulariser is not None and c.regulariser.reference is not None
+    each += 1 / c.updates_per_epoch if moving else 0  # the base is asked in an epoch's first update
     passes = sampler.passes * trained // c.updates_per_epoch
     scored = images * (1 + (len(c.auxiliary.rewards) if c.auxiliary else 0))
     collected = Cost(images * steps * sampler.passes, images, scored)
-    return CostModel(Cost(), collected, Cost(int(each * passes), passes), c.updates_per_epoch, sampler.batch)
+    update = Cost(int(each * passes), passes)
+    return CostModel(Cost(), collected, update, c.updates_per_epoch, sampler.batch, copies=int(moving))
 
 
 class RolloutTraining:

@@ -21,11 +21,11 @@ from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import AUXILIARY, Images, Score, Scorer
 from gdro_bench.task import Prompt
 
-FULL = 0.75  # bytes a pixel of a JPEG file that scores 0
+FULL = 1.5  # bytes a pixel of a JPEG file that scores 0: pure noise has 1.3
 
 
 class Compressibility:
-    """1 - (bytes of the picture as a JPEG file of quality 95) / (0.75 * pixels), within 0..1: the negative length that
+    """1 - (bytes of the picture as a JPEG file of quality 95) / (1.5 * pixels), within 0..1: the negative length that
     DDPO's compressibility is (arXiv 2305.13301), on a scale that does not depend on the picture's size."""
 
     name = f"JPEG compressibility (quality {panel.JPEG_QUALITY})"
