@@ -36,8 +36,10 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft")
 WHEELS = ("diffusers", "importlib_metadata", "zipp", "lazy-importer", "rapidfuzz")  # beside what images with torch hold
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64",
              "manylinux1_x86_64")  # fmt: skip
-POCKET = ("profile.held_out_prompts=64", "profile.kept_images=1", "profile.drift.prompts=0", "profile.judge.name=none",
-          "profile.judge.gold=none", "profile.budget.marks=[1.0]", "method.pool.prompts=32")  # fmt: skip
+POCKET = ("profile.held_out_prompts=64", "profile.kept_images=1", "profile.drift.prompts=0", "profile.health.prompts=0",
+          "profile.judge.name=none", "profile.judge.gold=none", "profile.budget.marks=[1.0]",
+          "method.pool.prompts=32")  # fmt: skip
+TINY = ("profile.held_out_prompts=16", "method.pool.prompts=8")  # for two cores
 MINUTES = 9.0  # for all parts
 TAIL = 1500  # characters of a failed part's output
 
@@ -98,8 +100,9 @@ def tests(folder: Path, tiny: bool) -> Part:
 
 def pocket(method: str, device: str, folder: Path, tiny: bool) -> Part:
     """A short GenEval run, whose detector needs no package of its own."""
-    out, budget = folder / f"{method}-{device}", "6000" if tiny else "40000"
-    wanted = [setting for setting in POCKET if method == "gdro" or not setting.startswith("method.")]
+    out, budget = folder / f"{method}-{device}", "2500" if tiny else "40000"
+    chosen = (*POCKET, *TINY) if tiny else POCKET
+    wanted = [setting for setting in chosen if method == "gdro" or not setting.startswith("method.")]
     settings = [word for setting in wanted for word in ("--set", setting)]
     command = ("-m", "gdro_bench.cli", "run", "geneval", "--method", method, "--device", device, "--budget", budget,
                *settings, "--out", str(out))  # fmt: skip

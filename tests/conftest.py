@@ -1,5 +1,7 @@
-"""One torch thread in tests: small tensors gain nothing from a second, and lose much beside another process."""
+"""One torch thread in tests and in what they start: threads that wait for each other spin, and two runs of tests share
+two cores."""
 
+import os
 import threading
 from collections.abc import Iterator
 
@@ -7,6 +9,7 @@ import pytest
 import torch
 from judge_server import Judge
 
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 

@@ -97,8 +97,9 @@ def test_the_gpu_kit_keeps_what_each_part_gave_and_why_one_gave_nothing(
 
     def parts(folder: Path, tiny: bool) -> list[Any]:
         made = [part for part in real(folder, tiny) if part.name in ("pocket gdro cpu", "SD3.5")]
-        quick = [replace(part, command=(*part.command, *more)) for part, more in zip(made, (
-            (), ("--only", "velocity")), strict=True)]  # fmt: skip
+        less = ("--budget", "700", "--set", "method.pool.prompts=4", "--set", "profile.held_out_prompts=4")
+        quick = [replace(part, command=(*part.command, *more), limit=400) for part, more in zip(
+            made, (less, ("--only", "velocity")), strict=True)]  # fmt: skip
         gone = kit.Part("gone", ("-c", "print('nobody here'); raise SystemExit(3)"), 60, dict)
         hung = kit.Part("hung", ("-c", "import time; time.sleep(600)"), 1, lambda: json.loads(""))
         return [*quick, gone, hung]
