@@ -97,7 +97,8 @@ def test_the_gpu_kit_keeps_what_each_part_gave_and_why_one_gave_nothing(
 
     def parts(folder: Path, tiny: bool) -> list[Any]:
         made = [part for part in real(folder, tiny) if part.name in ("pocket gdro cpu", "SD3.5")]
-        less = ("--budget", "700", "--set", "method.pool.prompts=4", "--set", "profile.held_out_prompts=4")
+        less = ["--budget", "150", "--set", "method.pool.prompts=4", "--set", "method.pool.images=4"]
+        less += ["--set", "method.k=4", "--set", "method.groups=2", "--set", "profile.held_out_prompts=4"]
         quick = [replace(part, command=(*part.command, *more), limit=400) for part, more in zip(
             made, (less, ("--only", "velocity")), strict=True)]  # fmt: skip
         gone = kit.Part("gone", ("-c", "print('nobody here'); raise SystemExit(3)"), 60, dict)

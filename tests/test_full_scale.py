@@ -32,6 +32,8 @@ from gdro_bench.task import Prompt
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 PROFILES = ["flux1-dev", "sd35-medium"]
 STEPS = 3
+TRAIN = "train.txt"  # few, since methods that sample for themselves have all encoded ahead
+WORDS = ("OWL", "FOX", "CAT", "DOG", "BEE", "ANT", "COW", "ELK")
 SHORT: dict[str, object] = {
     "profile.pretrained.side": SIDE,
     "profile.pretrained.dtype": "float32",
@@ -82,6 +84,7 @@ def open_brightness(instruments: Instruments) -> Brightness:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
+    (folder / TRAIN).write_text("".join(f'a photograph of a sign that reads "{word}"\n' for word in WORDS))
     return {"flux1-dev": save_flux(folder / "tiny-flux"), "sd35-medium": save_sd3(folder / "tiny-sd3")}
 
 
@@ -90,6 +93,7 @@ def arguments(profile: str, source: Path, out: Path, method: str, **changed: obj
     settings |= {"profile.pretrained.source": source, "profile.pretrained.text_cache": out / "texts"}
     flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     chosen = ["--profile", profile, "--method", method, "--out", str(out), "--device", "cpu"]
+    chosen += ["--train-prompts", str(source.parent / TRAIN)] if source.exists() else []
     return ["run", "ocr", *chosen, *flags]
 
 
@@ -338,15 +342,25 @@ def test_adapters_multiply_in_the_models_dtype_and_learn_in_float32(dtype: torch
 )  # fmt: skip
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_first_update_of_an_epoch_is_on_policy_in_bfloat16(
-    profile: str, size: int, batch: int, compiled: bool, saved: dict[str, Path], tmp_path: Path
+    profile: str,
+    size: int,
+    batch: int,
+    compiled: bool,
+    saved: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Against the log-probabilities kept while sampling, 25 % (compiled: 75 %) of SD3's ratios were clipped."""
     changed: dict[str, object] = {"profile__pretrained__dtype": "bfloat16", "profile__sampler__batch": batch}
     changed |= {"profile__pretrained__compiled": str(compiled).lower()}
-    chosen = arguments(profile, saved[profile], tmp_path, "flow-grpo", **changed)
-    ended = test_distributed.finish(test_distributed.start(size, [sys.executable, "-c", BRIGHT, *chosen]))
-    assert [code for code, *_ in ended] == [0] * size, "\n".join(said + errors for _, said, errors in ended)
-    assert not any("recompile_limit" in errors for *_, errors in ended)
+    if size > 1 or compiled:
+        chosen = arguments(profile, saved[profile], tmp_path, "flow-grpo", **changed)
+        ended = test_distributed.finish(test_distributed.start(size, [sys.executable, "-c", BRIGHT, *chosen]))
+        assert [code for code, *_ in ended] == [0] * size, "\n".join(said + errors for _, said, errors in ended)
+        assert not any("recompile_limit" in errors for *_, errors in ended)
+    else:  # here, since a process of its own takes three times as long to start as the run itself
+        monkeypatch.setitem(TABLES["reward"], "ocr", "test_full_scale:open_brightness")
+        assert call(profile, saved[profile], tmp_path, "flow-grpo", **changed).exit_code == 0
     steps = pd.read_parquet(next((tmp_path / "ocr" / profile).iterdir()) / "steps.parquet")
     updates = steps[steps["kind"] == "optimise"]
     assert updates["clipped"].iloc[0] == updates["approx_kl"].iloc[0] == 0
