@@ -37,6 +37,7 @@ def make_run(
     rewards: tuple[float, ...] = (0.4, 0.4, 0.6, 0.7, 0.8),
     pool: int = 300,
     changed: tuple[str, ...] = (),
+    pictures: int = 4,
     **fields: object,
 ) -> Path:
     """A finished run on disk whose mean reward at each mark is known; `pool` evaluations come before any update."""
@@ -68,8 +69,8 @@ def make_run(
     pd.DataFrame(rows).to_parquet(folder / "scores.parquet")
     (folder / "timing.json").write_text(json.dumps(timing))
     for mark in MARKS:
-        pictures = [np.full((8, 8, 3), 20 * i, dtype=np.uint8) for i in range(4)]
-        samples.write(samples.path_of(folder, mark), np.stack(pictures))
+        painted = [np.full((8, 8, 3), 20 * i, dtype=np.uint8) for i in range(pictures)]
+        samples.write(samples.path_of(folder, mark), np.stack(painted))
     return folder
 
 

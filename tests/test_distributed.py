@@ -47,7 +47,7 @@ def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]
     return [(process.returncode, *said) for process, said in zip(processes, ended, strict=True)]
 
 
-@pytest.fixture(scope="module", params=["gdro", "flow-grpo"])
+@pytest.fixture(scope="module", params=["gdro", pytest.param("flow-grpo", marks=pytest.mark.slow)])
 def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     out = tmp_path_factory.mktemp("alone")
     (code, _, errors) = finish(start(1, command(out, request.param)))[0]

@@ -122,7 +122,7 @@ def test_why_says_that_no_judge_rated() -> None:
 
 
 def call(out: Path, method: str = "gdro", **changed: object) -> Result:
-    return CliRunner().invoke(main, arguments(out, method, **changed))
+    return CliRunner().invoke(main, arguments(out, method, **({"profile__budget__limit": 400} | changed)))
 
 
 @pytest.fixture(scope="module")

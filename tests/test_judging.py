@@ -51,7 +51,7 @@ def quietly(run: Path, judge: Counting) -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A finished run whose profile lets a fifth of the pictures be unscored."""
-    folder = make_run(tmp_path / "run")
+    folder = make_run(tmp_path / "run", pictures=8)
     made = record.read(folder)
     record.write(
         replace(made, settings=made.settings | {"profile": {"max_unscored": 0.2, "prompts": "pocket"}}), folder

@@ -286,7 +286,12 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+SLOW = ("theta", "held back")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in VARIANTS]
+)
 def test_a_run_killed_anywhere_goes_on_to_the_same_weights(name: str, tmp_path: Path) -> None:
     """A state is saved after every step, and each is gone on from; shards of rounds are then made once alone."""
     config, path = numbers(*VARIANTS[name]), tmp_path / "state.pt"
@@ -348,6 +353,7 @@ def test_batch_in_parts_is_refused(tmp_path: Path) -> None:
 ROUNDS = {
     "method__online__rounds": 4, "method__online__updates": 2, "method__online__fresh_groups": 1,
     "method__online__sampler": "old", "method__online__reference": "sampler", "method__adaptive_beta__rule": "slope",
+    "profile__budget__limit": 400,
 }  # fmt: skip
 
 

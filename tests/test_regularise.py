@@ -329,7 +329,12 @@ GUARDS = {
 }
 
 
-@pytest.mark.parametrize("name", GUARDS)
+SLOW = ("gate", "pixels")  # each is part of another one, or like it
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in GUARDS]
+)
 def test_rollouts_under_guard_resume_bit_for_bit(tmp_path, name):
     needs = {"auxiliary": WATCHED} if GUARDS[name].gate or GUARDS[name].aggregation else {}
     whole, stopped, resumed = (rollouts(tmp_path, regulariser=GUARDS[name], **needs) for _ in range(3))

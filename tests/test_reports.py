@@ -131,7 +131,11 @@ def test_seeds_of_a_method_share_its_setting():
         assert all(run.settings == runs[0].settings for runs in by_method.values() for run in runs)
 
 
-@pytest.mark.parametrize("folder", REPORTS, ids=named)
+@pytest.mark.parametrize(
+    "folder",
+    [pytest.param(folder, marks=[] if folder in (MAIN, GENEVAL) else [pytest.mark.slow]) for folder in REPORTS],
+    ids=named,
+)
 def test_the_report_is_a_function_of_the_records(folder, tmp_path):
     runs = [entries.load(run) for run in runs_of(folder)]
     report.write(entries.compare(runs, variants=folder == ABLATIONS), tmp_path, "evaluations", None)

@@ -240,6 +240,7 @@ def test_every_method_is_in_the_tests_of_whole_runs() -> None:
     assert set(METHOD_SHORT) == set(TABLES["method"])
 
 
+@pytest.mark.slow
 def test_dpo_is_gdro_with_pairs_and_hard_targets(tmp_path: Path) -> None:
     limit = {"method__k": 2, "method__tau": 0, "method__gamma": 0, "method__groups": 4, "method__drop_flat": "true"}
     limit |= {"method__beta": 20}
@@ -261,15 +262,16 @@ def test_geneval_runs_too_and_no_evaluation_goes_uncharged(
         return original(transformer, x, *rest)
 
     monkeypatch.setattr(network, "velocity", counting)
-    result = CliRunner().invoke(main, ["run", "geneval", *arguments(tmp_path, method)[2:]])
+    once = {"profile__budget__marks": "[1.0]"}
+    result = CliRunner().invoke(main, ["run", "geneval", *arguments(tmp_path, method, **once)[2:]])
     assert result.exit_code == 0, result.output
     run = record.read(next((tmp_path / "geneval" / "pocket").iterdir()))
     assert run.instruments["reward"] == "GenEval mended score (pocket detector)"
     last = run.points[-1]
     assert {"correct", "strict", "correct counting"} <= set(last.parts)
-    held_out, paths, diversity = 6 * 3, 2 * 3 * 2, 2 * 2 * 3  # prompts and steps; with the reference; of 2 images
+    held_out, paths, diversity = 6 * 4 * 3, 2 * 3 * 2, 2 * 2 * 3  # 4 images in 3 steps; with the reference; 2 images
     health = 3 * 3 + 2 * 3 * 2  # prompts and steps; the paths of 2 with the reference
-    evaluated_on_top = 3 * (held_out + paths + diversity + health)  # at 3 marks
+    evaluated_on_top = 2 * (held_out + paths + diversity + health)  # at the base and the end
     assert last.evaluations == 3 * counted["with"] + counted["without"] - evaluated_on_top
 
 

@@ -19,6 +19,7 @@ SHORT = {
     "profile.held_out_prompts": 4,
     "profile.kept_images": 4,
     "profile.drift.prompts": 0,
+    "profile.health.prompts": 0,
     "profile.reader.workers": 0,
     "method.pool.prompts": 4,
     "method.pool.images": 4,

@@ -22,6 +22,7 @@ SETTINGS = {
     "profile.held_out_prompts": 4,
     "profile.kept_images": 4,
     "profile.drift.prompts": 0,
+    "profile.health.prompts": 0,
     "profile.reader.workers": 1,
     "profile.judge.name": "none",
     "method.pool.prompts": 8,
