@@ -8,6 +8,8 @@ import pytest
 from gdro_bench import content, task
 from gdro_bench.engine import plan, record
 from gdro_bench.engine.record import Point, Run
+from gdro_bench.engine.tuning import tuned
+from gdro_bench.engine.tuning.tuned import Trial, Tuned
 from gdro_bench.stats import Estimate, paired_gain
 
 ROOT = Path(__file__).parents[1]
@@ -98,3 +100,28 @@ def test_ocr_s_numbers_stay_on_geneval_unless_a_trial_is_better_beyond_noise(met
 @pytest.mark.parametrize("path", TRIALS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_the_reports_quote_the_trial(path: Path) -> None:
     assert row(path) in (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
+
+
+# -- the same search for every method
+
+TUNE = ROOT / "reports" / "tune-ocr-pocket"
+SEARCHES = [tuned.read(path) for path in sorted(TUNE.glob("*/tune.json"))]
+
+
+def tuned_row(search: Tuned, trial: Trial) -> str:
+    drawn = [format(value, "g") if isinstance(value, float) else str(value) for value in trial.settings.values()]
+    best = ", best" if trial.number == search.best else ""
+    numbers = f"{', '.join(drawn[:3])}; {', '.join(drawn[3:])}"
+    return f"| {search.method} | {trial.number}{best} | {numbers} | {trial.updates} | {trial.value} |"
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=lambda search: search.method)
+def test_the_reports_tell_every_tuned_trial(search: Tuned) -> None:
+    text = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
+    assert [trial.number for trial in search.trials if tuned_row(search, trial) not in text] == []
+    values = {trial.number: trial.value.mean for trial in search.trials if trial.value is not None}
+    assert search.best == max(values, key=lambda number: values[number])
+
+
+def test_methods_of_one_report_are_searched_alike() -> None:
+    assert len({(search.task, search.budget, search.seed, len(search.trials)) for search in SEARCHES}) == 1
