@@ -46,7 +46,7 @@ def sample_sheet(
     figure, axes = plt.subplots(rows, beside * width, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-        axis.xaxis.set_visible(False)  # or titles are placed by ticks that nobody sees, which takes half of the time
+        axis.xaxis.set_visible(False)  # or titles are placed by ticks that nobody sees
         axis.yaxis.set_visible(False)
     for i, prompt in enumerate(prompts):
         row, first = i // beside, (i % beside) * width
