@@ -2,10 +2,11 @@
 
 Models: `flux1-dev` and `sd35-medium`, their published shapes with random weights (speed does not depend on values);
 `flux-tiny` and `sd3-tiny`, the same classes at a size for a CPU; `pocket`, as shipped. For each number of images a pass
-it measures velocities with adapters and without (what LoRA costs), pictures of a pool, images of GDRO updates and of
-Flow-GRPO epochs a second, with FLOP/s counted by torch, the share of this device's own matrix products, and peak memory
-beside what `gdro_bench.models.memory` foretells. A group of GDRO is never split, because its loss couples its images:
-a GDRO row's images a pass are at least 2. Prints a table and writes JSON, anew after each row.
+it measures velocities with adapters and without (what LoRA costs), pictures of a pool, on pocket pictures of the policy
+with its adapters merged and apart, images of GDRO updates and of Flow-GRPO epochs a second, with FLOP/s counted by
+torch, the share of this device's own matrix products, and peak memory beside what `gdro_bench.models.memory` foretells.
+A group of GDRO is never split, because its loss couples its images: a GDRO row's images a pass are at least 2. Prints a
+table and writes JSON, anew after each row.
 
     --set profile.pretrained.compiled=true                 # as in gdro-bench run
     --set profile.pretrained.gradient_checkpointing=false
@@ -37,7 +38,7 @@ from gdro_bench.methods import TrainContext, flow_grpo, gdro
 from gdro_bench.models import memory, open_policy, pick_device, shapes
 from gdro_bench.pool import Pool
 from gdro_bench.profile import Profile, Sampler
-from gdro_bench.sampling import noise_for, sample
+from gdro_bench.sampling import conditioned, euler, noise_for, sample
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
@@ -159,6 +160,17 @@ def jobs(profile: Profile, name: str, policy: Any, batch: int, folder: Path) -> 
     def paint() -> None:
         policy.decode(sample(policy, noise, prompts, sampler, reference=True))
 
+    @torch.no_grad()
+    def apart() -> None:
+        velocity = conditioned(policy, policy.encode(prompts), sampler.guidance)
+        policy.decode(euler(velocity, noise.to(policy.device), policy.timesteps(sampler.steps, sampler.shift)))
+
+    @torch.no_grad()
+    def merged() -> None:
+        policy.decode(sample(policy, noise, prompts, sampler, reference=False))
+
+    # float32 weights alone are merged: the models that come with the package
+    rollouts = {"adapters merged": merged, "adapters apart": apart} if profile.pretrained is None else {}
     offline, groups = _gdro(name, policy, max(2, batch), folder), 2
     flow, updates = _flow_grpo(name, policy, sampler, folder)
 
@@ -174,6 +186,7 @@ def jobs(profile: Profile, name: str, policy: Any, batch: int, folder: Path) -> 
         "velocity": Job(forward(policy.velocity), batch, batch),
         "without adapters": Job(forward(policy.reference_velocity), batch, batch),
         "pool": Job(paint, batch, batch),
+        **{what: Job(work, batch, batch) for what, work in rollouts.items()},
         "GDRO update": Job(offline, groups * max(2, batch), max(2, batch), "training"),
         "Flow-GRPO epoch": Job(one_epoch, 2 * max(2, batch), batch * sampler.passes, "training", reported),
     }

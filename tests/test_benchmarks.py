@@ -41,6 +41,18 @@ def test_throughput(
     assert "images/s" in capsys.readouterr().out
 
 
+def test_pockets_pictures_with_adapters_merged_and_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, wanted = tmp_path / "found.json", ["adapters merged", "adapters apart"]
+    run("throughput.py", monkeypatch, "pocket", "--batch", "2", "--only", ",".join(wanted), "--out", str(out))
+    merged, apart = json.loads(out.read_text())["rows"]
+    assert [merged["what"], apart["what"]] == wanted
+    flop = [row["tflop_per_second"] / row["images_per_second"] for row in (merged, apart)]  # of a picture
+    assert flop[0] < flop[1]
+    assert "adapters merged" in capsys.readouterr().out
+
+
 def test_how_fast_pictures_are_scored(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
