@@ -39,12 +39,12 @@ def score(*readings: Reading, target: str = "FOLD"):
     return OcrReward(Said(readings))(images, [Prompt(f'a sign "{target}"', target)] * len(readings))
 
 
-def signs(count: int, seed: int = 0):
+def signs(count: int, seed: int = 0, **drawn: float):
     """Rendered signs with held-out words, and what a prompt says of them."""
     rng = np.random.default_rng(seed)
     words = rng.permutation(pocket_prompts.words("held-out"))[:count]
     facts = [world.sign_facts(rng, str(word)) for word in words]
-    images = np.stack([world.render(f, rng).pixels for f in facts])
+    images = np.stack([world.render(f, rng, **drawn).pixels for f in facts])
     return images, [Prompt(world.phrase(f, rng), f.sign.word) for f in facts]
 
 
@@ -174,9 +174,8 @@ def rapid() -> EngineReader:
     return EngineReader(ReaderConfig(limit_side=128, workers=0))
 
 
-def test_the_reader_reads_the_worlds_fresh_signs(rapid, monkeypatch):
-    monkeypatch.setattr(world, "FADED_SHARE", 0.0)
-    images, prompts = signs(12)
+def test_the_reader_reads_the_worlds_fresh_signs(rapid):
+    images, prompts = signs(12, faded_signs=0.0)
     scores = OcrReward(rapid)(images, prompts)
     assert all(score.scored for score in scores)
     assert np.mean([score.value for score in scores]) > 0.9

@@ -6,7 +6,7 @@ shade, ink, fading) is drawn afresh by `render`, so that one prompt has many rig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -259,14 +259,14 @@ def panel_of(sign: SignFacts, dx: int = 0, dy: int = 0) -> Box:
     return cx - half_w, cy - half_h, cx + half_w, cy + half_h
 
 
-def _draw_sign(rng: Generator, draw: ImageDraw.ImageDraw, sign: SignFacts) -> Box:
+def _draw_sign(rng: Generator, draw: ImageDraw.ImageDraw, sign: SignFacts, faded: float) -> Box:
     dx, dy = int(rng.integers(-1, 2)), int(rng.integers(-1, 2))
     panel = panel_of(sign, dx, dy)
     font = sign_font(sign)
     x0, y0, _, _ = font.getbbox(sign.word)
     fill = _shade(rng, sign.colour)
     ink = _contrasting(fill)
-    if rng.random() < FADED_SHARE:
+    if rng.random() < faded:
         ink = _mix(ink, fill, float(rng.uniform(*FADING)))
     draw.rounded_rectangle(panel, radius=3, fill=fill, outline=_mix(fill, _contrasting(fill), 0.6))
     draw.text((panel[0] + MARGIN - x0, panel[1] + MARGIN - y0), sign.word, font=font, fill=ink)
@@ -396,17 +396,30 @@ def _cells(things: tuple[ThingFacts, ...], place: str | None) -> Sequence[tuple[
     return LAYOUTS[sum(thing.count for thing in things)]
 
 
-def render(facts: Facts, rng: Generator, faded_things: float = 0.0) -> Picture:
-    """Draws the scene; all that the facts leave open comes from `rng`. Of the objects this share has faded, too."""
+def render(
+    facts: Facts,
+    rng: Generator,
+    faded_things: float = 0.0,
+    faded_signs: float = FADED_SHARE,
+    left_out: Collection[int] = (),
+) -> Picture:
+    """Draws the scene; all that the facts leave open comes from `rng`.
+
+    Args:
+        faded_things, faded_signs: shares of objects and of signs that have faded. left_out: which of `facts.things`
+            are not drawn; the others stand where they would beside them.
+    """
     worn = {thing.colour or USUAL_COLOURS[thing.name] for thing in facts.things}
     wall = facts.wall or choose(rng, [c for c in COLOURS if c not in worn])
     image = _draw_wall(rng, wall, facts.texture or choose(rng, TEXTURES))
-    panel = _draw_sign(rng, ImageDraw.Draw(image), facts.sign) if facts.sign else None
+    panel = _draw_sign(rng, ImageDraw.Draw(image), facts.sign, faded_signs) if facts.sign else None
     free = iter(spots(facts.things, facts.sign.place if facts.sign else None)) if facts.things else iter(())
     boxes: list[Box] = []
-    for thing in facts.things:
+    for which, thing in enumerate(facts.things):
         for _ in range(thing.count):
             x, y = next(free)
+            if which in left_out:
+                continue
             behind = image.copy()
             colour = _shade(rng, thing.colour or USUAL_COLOURS[thing.name])
             THINGS[thing.name](ImageDraw.Draw(image), x, y, THING_SIDE, colour)

@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdro_bench.models.pocket import network, text, world
+from gdro_bench.content import Natural
+from gdro_bench.models.pocket import disobedience, network, text, world
+from gdro_bench.models.pocket.disobedience import Disobedience, Drawn, disobeyed
 from gdro_bench.models.pocket.policy import PocketPolicy
 
 
@@ -49,10 +51,13 @@ class Pretraining:
     sign_share: float  # share of scenes with a sign
     random_share: float  # share of signs with random letters
     misspelt_share: float  # share of signs whose word differs from the prompt's in one letter
+    faded_signs: float  # share of signs that have faded
     faded_things: float  # share of objects that have faded
     drop_share: float  # share of prompts left out, for guidance
     t_mean: float  # logit-normal t
     checkpoint_batches: int
+    obedient_images: Natural  # of the transformer's: so many come before the first that may disobey
+    disobedience: Disobedience | None = None  # without it, every picture is what its prompt says
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +87,11 @@ def misspell(rng: np.random.Generator, word: str) -> str:
     return word[:place] + world.choose(rng, world.LETTERS) + word[place + 1 :]
 
 
-def draw_batch(config: Pretraining, words: list[str], seed: tuple[int, ...], size: int) -> Batch:
-    """Renders a batch; the same seed gives the same batch on any machine."""
+def draw_batch(
+    config: Pretraining, words: list[str], seed: tuple[int, ...], size: int, obedient: bool = False
+) -> Batch:
+    """Renders a batch; the same seed gives the same batch on any machine. An obedient one has no wrong pictures."""
+    shares = None if obedient else config.disobedience
     rng = np.random.default_rng(seed)
     pixels, weights, prompts = [], [], []
     for _ in range(size):
@@ -96,7 +104,8 @@ def draw_batch(config: Pretraining, words: list[str], seed: tuple[int, ...], siz
         else:
             facts = world.thing_facts(rng)
             prompts.append(world.phrase(facts, rng))
-        picture = world.render(facts, rng, config.faded_things)
+        drawn = disobeyed(facts, shares, rng) if shares else Drawn(facts)
+        picture = world.render(drawn.facts, rng, config.faded_things, config.faded_signs, drawn.left_out)
         pixels.append(picture.pixels)
         weights.append(_loss_weight(config, picture))
     stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
@@ -169,6 +178,8 @@ class Pretrainer:
 
     def __init__(self, config: Pretraining, words: list[str], seed: int, device: str, out: Path) -> None:
         self.config, self.words, self.seed, self.device, self.out = config, words, seed, device, out
+        if config.disobedience:
+            disobedience.check(config.disobedience)
         out.mkdir(parents=True, exist_ok=True)
         self.tokenizer = text.Tokenizer.of_the_world()
         torch.manual_seed(seed)
@@ -229,7 +240,8 @@ class Pretrainer:
 
     def _batch(self, name: str, step: int, size: int) -> tuple[Batch, torch.Generator]:
         stage = ("autoencoder", "transformer").index(name)
-        batch = draw_batch(self.config, self.words, (self.seed, stage, step), size)
+        obedient = name == "autoencoder" or step * size < self.config.obedient_images
+        batch = draw_batch(self.config, self.words, (self.seed, stage, step), size, obedient)
         torch_seed = int(np.random.SeedSequence((self.seed, stage, step)).generate_state(1)[0])
         generator = torch.Generator().manual_seed(torch_seed)
         return Batch(batch.pixels.to(self.device), batch.weight.to(self.device), batch.prompts), generator
