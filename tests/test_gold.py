@@ -7,6 +7,7 @@ import pytest
 from numpy.random import default_rng
 
 from gdro_bench.models.pocket import gold, parse, world
+from gdro_bench.models.pocket.disobedience import Disobedience, disobeyed
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.models.pocket.training import fit
 from gdro_bench.task import Prompt
@@ -115,3 +116,31 @@ def test_a_strange_prompt_is_unscored_and_a_known_one_says_what_is_wrong():
     assert not strange.scored
     assert known.value == pytest.approx(6 / 7)
     assert known.note == "wrong: wall colour"
+
+
+# -- errors of scenes of objects, by kind
+
+
+SHARES = Disobedience(letter=0.0, kind=0.15, colour=0.3, count=0.4, relation=0.3, missing=0.15)
+
+
+def test_the_errors_of_a_picture_are_named():
+    rng = default_rng(5)
+    facts = [world.thing_facts(rng) for _ in range(60)]
+    scenes = [disobeyed(one, SHARES, rng) for one in facts]
+    images = np.stack([world.render(one.facts, rng, left_out=one.left_out).pixels for one in scenes])
+    through = fit.through(PocketPolicy.open("cpu", None, 0).autoencoder, images)
+    assert {error for one in scenes for error in one.errors} == {"kind", "colour", "count", "relation", "missing"}
+    for pictures, least in ((images, 0.97), (through, 0.95)):
+        right = []
+        for image, asked, drawn in zip(pictures, facts, scenes, strict=True):
+            found = gold.errors(image, asked)
+            assert set(drawn.errors) <= set(found)
+            right.append({name for name, made in found.items() if made} == set(drawn.errors))
+        assert np.mean(right) >= least
+
+
+def test_an_empty_wall_shows_no_object_and_lacks_what_was_asked():
+    wall = world.render(world.Facts("green", "dotted", None, ()), default_rng(0)).pixels
+    two = world.Facts(None, None, None, (world.ThingFacts("cat"), world.ThingFacts("bus")))
+    assert gold.errors(wall, two) == {"kind": False, "missing": True, "extra": False}

@@ -189,6 +189,77 @@ def _things_held(image: Pixels, wall: Wall, facts: Facts) -> dict[str, bool]:
     return truth
 
 
+# ---------------------------------------------------------------------------------------------------------------
+# The errors of a scene of objects, by kind
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An object that is seen: its class and colour, and the corner of its box."""
+
+    name: str
+    colour: str
+    spot: tuple[int, int]
+
+
+ARRANGEMENTS = tuple(  # the corners, in px, at which the world puts one to four objects
+    tuple((x * world.TOKEN_SIDE + 1, y * world.TOKEN_SIDE + 1) for x, y in cells)
+    for cells in (*world.LAYOUTS.values(), ((2, 0), (2, 4)))
+)
+
+
+def read_things(image: Pixels, wall: Wall) -> list[Shown]:
+    """What is seen at the corners of that arrangement whose objects account for most of what is not wall."""
+    off_wall = np.abs(image - wall.pixels).max(axis=2) > APART
+    best: tuple[float, list[Shown]] = (0.0, [])
+    for corners in ARRANGEMENTS:
+        read = [(spot, *read_thing(image, wall, spot)) for spot in corners]
+        seen = [Shown(name, colour, spot) for spot, name, colour in read if name]
+        covered = float(sum(off_wall[_box(one.spot)][_stencils()[one.name].any].sum() for one in seen))
+        missed = float(sum((~off_wall[_box(one.spot)] & _stencils()[one.name].any).sum() for one in seen))
+        best = max(best, (covered - missed, seen), key=lambda pair: pair[0])
+    return best[1]
+
+
+def _box(spot: tuple[int, int]) -> tuple[slice, slice]:
+    x, y = spot
+    return np.s_[y : y + THING_SIDE + 1, x : x + THING_SIDE + 1]
+
+
+def _wall_behind(image: Pixels) -> Wall:
+    """The wall of a scene that may be any: fitted to all, then to what that fit calls wall."""
+    wall = read_wall(image, np.ones((SIZE, SIZE), dtype=np.bool_))
+    for _ in range(3):
+        near = np.abs(image - wall.pixels).max(axis=2) <= APART
+        if near.mean() < 0.2:
+            break
+        wall = read_wall(image, near)
+    return wall
+
+
+def errors(pixels: Images, facts: Facts) -> dict[str, bool]:
+    """For each kind of error that the prompt of a scene of objects allows, whether the picture [64, 64, 3] has it:
+    `kind`, an object of a class that was not asked for; `count`, too few or too many of what a number was asked of;
+    `missing` and `extra`, fewer or more objects than were asked for elsewhere; `colour` and `relation`, where all that
+    was asked for is there."""
+    image = pixels.astype(np.float64)
+    shown = read_things(image, _wall_behind(image))
+    asked = [thing for thing in facts.things for _ in range(thing.count)]
+    names = sorted(one.name for one in shown)
+    found = {"kind": any(one.name not in {thing.name for thing in asked} for one in shown)}
+    if facts.things[0].count > 1:
+        return found | {"count": len(shown) != len(asked)}
+    found |= {"missing": len(shown) < len(asked), "extra": len(shown) > len(asked)}
+    whole = names == sorted(thing.name for thing in asked)
+    by_name = {one.name: one for one in shown}
+    if any(thing.colour for thing in asked):
+        found["colour"] = whole and any(t.colour and by_name[t.name].colour != t.colour for t in asked)
+    if asked[-1].relation:
+        spots = [by_name[thing.name].spot for thing in asked] if whole else []
+        found["relation"] = whole and spots != world.spots(facts.things, None)
+    return found
+
+
 def _other_side(thing: ThingFacts, spot: tuple[int, int]) -> tuple[int, int]:
     return (SIZE // 2 + 1 if thing.side == "left" else 1), spot[1]
 
