@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 
 from gdro_bench import content, figures, progress, sampling, stats, task
 from gdro_bench.engine import plan
+from gdro_bench.engine.plan import read_profile
 from gdro_bench.models import pick_device
-from gdro_bench.models.pocket import world
+from gdro_bench.models.pocket import gold, parse, world
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.models.pocket.prompts import words
 from gdro_bench.models.pocket.training.train_base import Pretrainer, Pretraining, Progress
@@ -27,22 +28,26 @@ from gdro_bench.score import Score
 
 matplotlib.use("Agg")
 SHEET = 24  # pictures on a sample sheet
+TUNING = "profile.prompts=pocket-tuning"
+GROUPS, GROUP = 40, 16  # groups that a card tells of, and their images: a pool's
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CardTask:
-    """The task that a base is made for, what its card calls the reward, and the stricter part that it tells, too."""
+    """A task that a base is made for, what its card calls the reward, and the stricter part that it tells, too."""
 
     task: str
     title: str
     strict: str
 
 
-RECIPES = {"pocket": "pretrain.toml", "pocket-weathered": "pretrain-weathered.toml"}
-CARD_TASKS = {
-    "pocket": CardTask("ocr", "OCR reward", "exact"),
-    "pocket-weathered": CardTask("geneval", "GenEval's mended score", "correct"),
+OCR, GENEVAL = CardTask("ocr", "OCR reward", "exact"), CardTask("geneval", "GenEval's mended score", "correct")
+RECIPES = {
+    "pocket": "pretrain.toml",
+    "pocket-weathered": "pretrain-weathered.toml",
+    "pocket-disobedient": "pretrain-disobedient.toml",
 }
+CARD_TASKS = {"pocket": (OCR,), "pocket-weathered": (GENEVAL,), "pocket-disobedient": (OCR, GENEVAL)}
 
 
 def pretrain(model: str, out: Path, seed: int, device: str, images: int | None, console: Console) -> None:
@@ -90,22 +95,58 @@ def _forget_where_it_began(path: Path) -> None:
 
 
 def write_card(model: str, out: Path, seed: int, config: Pretraining, console: Console) -> None:
-    """MODEL_CARD.md, loss curve and sample sheet beside the weights, every number from this very training."""
-    weights, card_task = out / "weights", CARD_TASKS[model]
-    task_, profile, held_out = plan.evaluation_inputs(card_task.task, "pocket", (), None)
+    """MODEL_CARD.md, loss curve and sample sheets beside the weights, every number from this very training."""
+    weights = out / "weights"
     policy = PocketPolicy.open("cpu", None, 0, weights)
-    console.print(f"Scoring {len(held_out)} held-out images for the card")
+    figures.loss_curve(weights / "loss", pd.read_json(out / "losses.jsonl", lines=True))
+    summaries = []
+    for i, card_task in enumerate(CARD_TASKS[model]):
+        sheet = "samples" if i == 0 else f"samples-{card_task.task}"
+        summaries.append(_evaluated(policy, card_task, weights / sheet, console))
+        if config.disobedience:
+            summaries.append(_grouped(policy, card_task, console))
+    scenes = things_prompts(SHEET)
+    images = sampling.held_out_images(policy, scenes, "things", read_profile("pocket").sampler)
+    figures.sample_sheet(weights / "things", {"base": images}, {}, [p.text for p in scenes])
+    (weights / "MODEL_CARD.md").write_text(_card(policy.name, model, seed, config, summaries), encoding="utf-8")
+    console.print(f"Weights and card: {weights}", soft_wrap=True)
+
+
+def _evaluated(policy: PocketPolicy, card_task: CardTask, sheet: Path, console: Console) -> str:
+    """Scores of the task's held-out prompts, in words; the first pictures go to a sheet."""
+    task_, profile, held_out = plan.evaluation_inputs(card_task.task, "pocket", (), None)
+    console.print(f"Scoring {len(held_out)} held-out images of {card_task.task} for the card")
     images = sampling.held_out_images(policy, held_out, task_.name, profile.sampler)
     scores = open_reward(task_, profile, "cpu")(images, held_out)
-    figures.loss_curve(weights / "loss", pd.read_json(out / "losses.jsonl", lines=True))
     notes = {"base": [score.note for score in scores[:SHEET]]}
-    figures.sample_sheet(weights / "samples", {"base": images[:SHEET]}, notes, [p.text for p in held_out[:SHEET]])
-    scenes = things_prompts(SHEET)
-    images = sampling.held_out_images(policy, scenes, "things", profile.sampler)
-    figures.sample_sheet(weights / "things", {"base": images}, {}, [p.text for p in scenes])
-    summary = _held_out(held_out, scores, card_task, profile.sampler)
-    (weights / "MODEL_CARD.md").write_text(_card(policy.name, model, seed, config, summary), encoding="utf-8")
-    console.print(f"Weights and card: {weights}", soft_wrap=True)
+    figures.sample_sheet(sheet, {"base": images[:SHEET]}, notes, [p.text for p in held_out[:SHEET]])
+    return _held_out(held_out, scores, card_task, profile.sampler)
+
+
+def _grouped(policy: PocketPolicy, card_task: CardTask, console: Console) -> str:
+    """What a method can learn from: groups of pictures of one tuning prompt, and their errors by kind, in words."""
+    task_, profile, found = plan.evaluation_inputs(card_task.task, "pocket", (TUNING,), None)
+    prompts = list({prompt.text: prompt for prompt in found}.values())[:GROUPS]
+    console.print(f"Scoring {len(prompts)} groups of {GROUP} images of {card_task.task} for the card")
+    each = [prompt for prompt in prompts for _ in range(GROUP)]
+    noise = sampling.noise_for([("card", p.text, i % GROUP) for i, p in enumerate(each)], policy.latent_shape)
+    with torch.no_grad():
+        images = policy.decode(sampling.sample(policy, noise, each, profile.sampler, reference=True))
+    rewards = np.array([s.value for s in open_reward(task_, profile, "cpu")(images, each)]).reshape(-1, GROUP)
+    best, varied = stats.bootstrap_mean(np.nanmax(rewards, axis=1)), np.nanstd(rewards, axis=1) > 0
+    told = f"""{len(prompts)} tuning prompts with {GROUP} images each: the best of a group has {best},
+  {varied.mean():.0%} of the groups have variance."""
+    errors = [gold.errors(image, facts) for image, p in zip(images, each, strict=True) if (facts := _objects(p))]
+    kinds = sorted({kind for one in errors for kind in one})
+    shares = {kind: np.mean([one[kind] for one in errors if kind in one]) for kind in kinds}
+    listed = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
+    return f"{told} Errors, of the pictures whose prompt allows them: {listed}." if listed else told
+
+
+def _objects(prompt: task.Prompt) -> world.Facts | None:
+    """The facts of a scene of objects; None for one with a sign."""
+    facts = parse.facts_of(prompt.text)
+    return facts if facts and facts.sign is None else None
 
 
 def things_prompts(count: int) -> list[task.Prompt]:
@@ -125,11 +166,22 @@ def _held_out(prompts: list[task.Prompt], scores: list[Score], card_task: CardTa
   {sum(math.isnan(score.value) for score in scores)} not scored."""
 
 
-def _card(name: str, model: str, seed: int, config: Pretraining, held_out: str) -> str:
+def _card(name: str, model: str, seed: int, config: Pretraining, summaries: list[str]) -> str:
     began = "" if config.autoencoder else ", from the weights of `pocket`"
     autoencoder = (
         config.autoencoder and f"{config.autoencoder.images:,} images in batches of {config.autoencoder.batch}"
     )
+    wrong = dataclasses.asdict(config.disobedience) if config.disobedience else {}
+    shares = ", ".join(f"{error} {share:.0%}" for error, share in wrong.items())
+    disobeys = (
+        f"""
+  After {config.obedient_share:.0%} of the transformer's images pictures may disobey their prompts, of those that
+  allow the error: {shares}."""
+        if shares
+        else ""
+    )
+    found = "\n- ".join(summaries)
+    sheets = "".join(f"\n![samples: {one.task}](samples-{one.task}.png)\n" for one in CARD_TASKS[model][1:])
     return f"""# {name}
 
 The model `{model}` of the `pocket` profile: diffusers' `FluxTransformer2DModel` (width 160, 2 double and 4 single
@@ -140,15 +192,15 @@ blocks) on the 16x16x4 latents of a small convolutional autoencoder, for 64x64 p
 - Data: the procedural world of `gdro_bench/models/pocket/world.py`; {config.sign_share:.0%} signs, of which
   {config.random_share:.0%} show random letters and the others one of {len(words("train"))} training words. The
   {len(words("held-out"))} held-out words are never drawn as training words (random letters may spell one by chance).
-  {config.faded_things:.0%} of the objects have faded.
+  {config.faded_signs:.0%} of the signs and {config.faded_things:.0%} of the objects have faded.{disobeys}
 - Autoencoder: {autoencoder or "that of `pocket`"}.
 - Transformer: {config.transformer.images:,} images in batches of {config.transformer.batch}{began}; EMA weights.
-- {held_out}
+- {found}
 
 ![loss](loss.png)
 
 ![samples: held-out prompts](samples.png)
-
+{sheets}
 ![samples: GenEval's grammar](things.png)
 
 It writes words of {world.MIN_LETTERS} to {world.MAX_LETTERS} capital letters and knows {len(world.THINGS)} objects; a

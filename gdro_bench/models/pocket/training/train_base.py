@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdro_bench.content import Natural
+from gdro_bench.content import Share
 from gdro_bench.models.pocket import disobedience, network, text, world
 from gdro_bench.models.pocket.disobedience import Disobedience, Drawn, disobeyed
 from gdro_bench.models.pocket.policy import PocketPolicy
@@ -56,7 +56,7 @@ class Pretraining:
     drop_share: float  # share of prompts left out, for guidance
     t_mean: float  # logit-normal t
     checkpoint_batches: int
-    obedient_images: Natural  # of the transformer's: so many come before the first that may disobey
+    obedient_share: Share  # of the transformer's images: so many come before the first that may disobey
     disobedience: Disobedience | None = None  # without it, every picture is what its prompt says
 
 
@@ -240,7 +240,7 @@ class Pretrainer:
 
     def _batch(self, name: str, step: int, size: int) -> tuple[Batch, torch.Generator]:
         stage = ("autoencoder", "transformer").index(name)
-        obedient = name == "autoencoder" or step * size < self.config.obedient_images
+        obedient = name == "autoencoder" or step * size < self.config.obedient_share * self.config.transformer.images
         batch = draw_batch(self.config, self.words, (self.seed, stage, step), size, obedient)
         torch_seed = int(np.random.SeedSequence((self.seed, stage, step)).generate_state(1)[0])
         generator = torch.Generator().manual_seed(torch_seed)
