@@ -16,7 +16,7 @@ run: setup
 	$(BIN)/gdro-bench run ocr --method gdro
 
 test: setup lint types
-	$(BIN)/python -m pytest -n 2 --dist loadfile  # two processes of one thread
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # two processes of one thread
 
 lint: setup
 	$(BIN)/ruff check .

@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def operations(work: Callable[[], object]) -> int:
 
 def peak_products(device: str) -> float:
     """FLOP/s of plain matrix products in the dtype that is trained in."""
-    n, dtype = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
+    n, dtype = (8192, torch.bfloat16) if device == "cuda" else (1024, torch.float32)
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     products = lambda: [a @ b for _ in range(10)]  # noqa: E731
     products()
@@ -146,71 +147,67 @@ class Job:
     reported: dict[str, float] = field(default_factory=dict)
 
 
-def jobs(profile: Profile, name: str, policy: Any, batch: int, folder: Path) -> dict[str, Job]:
-    """What is measured, by name."""
+def jobs(profile: Profile, name: str, policy: Any, batch: int, folder: Path) -> dict[str, Callable[[], Job]]:
+    """What is measured, by name: each is prepared when it is asked for."""
     sampler = replace(profile.sampler, batch=batch)
     prompts = PROMPTS[:batch]
     noise = noise_for([("benchmark", i) for i in range(batch)], policy.latent_shape)
     t, cond = torch.full((batch,), 0.5), policy.encode(prompts)
 
-    def forward(velocity: Callable[..., object]) -> Callable[[], object]:
-        return torch.no_grad()(lambda: velocity(noise.to(policy.device), t, cond))
+    def forward(velocity: Callable[..., object]) -> Job:
+        return Job(torch.no_grad()(lambda: velocity(noise.to(policy.device), t, cond)), batch, batch)
 
-    @torch.no_grad()
-    def paint() -> None:
-        policy.decode(sample(policy, noise, prompts, sampler, reference=True))
+    def painted(reference: bool) -> Job:
+        work = lambda: policy.decode(sample(policy, noise, prompts, sampler, reference))  # noqa: E731
+        return Job(torch.no_grad()(work), batch, batch)
 
-    @torch.no_grad()
-    def apart() -> None:
-        velocity = conditioned(policy, policy.encode(prompts), sampler.guidance)
-        policy.decode(euler(velocity, noise.to(policy.device), policy.timesteps(sampler.steps, sampler.shift)))
+    def apart() -> Job:
+        def work() -> None:
+            velocity = conditioned(policy, policy.encode(prompts), sampler.guidance)
+            policy.decode(euler(velocity, noise.to(policy.device), policy.timesteps(sampler.steps, sampler.shift)))
 
-    @torch.no_grad()
-    def merged() -> None:
-        policy.decode(sample(policy, noise, prompts, sampler, reference=False))
+        return Job(torch.no_grad()(work), batch, batch)
 
     # float32 weights alone are merged: the models that come with the package
-    rollouts = {"adapters merged": merged, "adapters apart": apart} if profile.pretrained is None else {}
-    offline, groups = _gdro(name, policy, max(2, batch), folder), 2
-    flow, updates = _flow_grpo(name, policy, sampler, folder)
-
-    reported: dict[str, float] = {}
-
-    def one_epoch() -> None:
-        flow.step()
-        reported.setdefault("clipped_at_first", flow.step().metrics["clipped"])
-        for _ in range(updates - 1):
-            flow.step()
-
+    rollouts = {"adapters merged": partial(painted, False), "adapters apart": apart}
     return {
-        "velocity": Job(forward(policy.velocity), batch, batch),
-        "without adapters": Job(forward(policy.reference_velocity), batch, batch),
-        "pool": Job(paint, batch, batch),
-        **{what: Job(work, batch, batch) for what, work in rollouts.items()},
-        "GDRO update": Job(offline, groups * max(2, batch), max(2, batch), "training"),
-        "Flow-GRPO epoch": Job(one_epoch, 2 * max(2, batch), batch * sampler.passes, "training", reported),
+        "velocity": partial(forward, policy.velocity),
+        "without adapters": partial(forward, policy.reference_velocity),
+        "pool": partial(painted, True),
+        **(rollouts if profile.pretrained is None else {}),
+        "GDRO update": partial(_gdro, name, policy, max(2, batch), folder),
+        "Flow-GRPO epoch": partial(_flow_grpo, name, policy, sampler, folder),
     }
 
 
-def _gdro(name: str, policy: Any, k: int, folder: Path) -> Callable[[], object]:
+def _gdro(name: str, policy: Any, k: int, folder: Path) -> Job:
     """An update of two groups of k, one a pass, its pool made."""
-    numbers = {"pool.prompts": 2, "pool.images": k, "groups": 2, "k": k, "optimiser.batch": k}
+    groups = 2
+    numbers = {"pool.prompts": 2, "pool.images": k, "groups": groups, "k": k, "optimiser.batch": k}
     settings = tuple(f"method.{key}={value}" for key, value in numbers.items())
     config, once = make_plan("ocr", "gdro", name, 0, folder, settings).config, Sampler(1, 1.0, 1.0, k)
     pool = Pool(folder / str(k), Ledger(1))
     training = gdro.start(config, TrainContext(policy, Alternating(), PROMPTS, once, pool, 0))
     while training.step().kind == "collect":
         pass
-    return training.step
+    return Job(training.step, groups * k, k, "training")
 
 
-def _flow_grpo(name: str, policy: Any, sampler: Sampler, folder: Path) -> tuple[Any, int]:
-    """Training on epochs of two groups, and the updates of each."""
-    settings = ("method.prompts=2", f"method.k={max(2, sampler.batch)}")
-    config = make_plan("ocr", "flow-grpo", name, 0, folder, settings).config
+def _flow_grpo(name: str, policy: Any, sampler: Sampler, folder: Path) -> Job:
+    """An epoch of two groups; the first one tells what was clipped at its first update."""
+    k = max(2, sampler.batch)
+    config = make_plan("ocr", "flow-grpo", name, 0, folder, ("method.prompts=2", f"method.k={k}")).config
     pool = Pool(folder, Ledger(1))
-    context = TrainContext(policy, Alternating(), PROMPTS, sampler, pool, 0)
-    return flow_grpo.start(config, context), config.updates_per_epoch
+    training = flow_grpo.start(config, TrainContext(policy, Alternating(), PROMPTS, sampler, pool, 0))
+    reported: dict[str, float] = {}
+
+    def epoch() -> None:
+        training.step()
+        reported.setdefault("clipped_at_first", training.step().metrics["clipped"])
+        for _ in range(config.updates_per_epoch - 1):
+            training.step()
+
+    return Job(epoch, 2 * k, sampler.batch * sampler.passes, "training", reported)
 
 
 def measured(job: Job, device: str, compiled: bool) -> tuple[float, int]:
@@ -278,9 +275,10 @@ def main() -> None:
     print(f"{arguments.model}, {machine(device)}, torch {torch.__version__}: {peak / 1e12:.2f} TFLOP/s of products")
     with tempfile.TemporaryDirectory() as folder:
         for batch in (int(part) for part in arguments.batch.split(",")):
-            for what, job in jobs(profile, name, policy, batch, Path(folder)).items():
+            for what, prepared in jobs(profile, name, policy, batch, Path(folder)).items():
                 if arguments.only and what not in arguments.only.split(","):
                     continue
+                job = prepared()
                 row = row_of(what, job, batch, device, compiled, foretold(job), peak)
                 result["rows"].append(row)
                 print(

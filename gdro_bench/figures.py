@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,45 @@ def cost_curves(
     save(figure, path)
 
 
+def ratio_curves(
+    path: Path,
+    curves: pd.DataFrame,
+    panels: dict[str, str],
+    labels: Sequence[str],
+    x_label: str,
+    level: float | None,
+) -> None:
+    """Ratios of cost against the level of reward, a panel a way of counting it: a line with its 95 % band a label, on
+    an axis of powers of 2. Where a ratio is not finite, nothing is drawn.
+
+    Args:
+        curves: rows (label, level) in order of level; columns of ratios, each with its _low and _high. panels: column
+            of a ratio -> its label. labels: of all entries, as other figures have them, whose colours are kept.
+            level: a reward to draw a line at, R*.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels) + 0.6, 4.0), sharey=True, squeeze=False)
+    styles = dict(zip(labels, _styles(), strict=False))
+    drawn = curves[list(panels)].to_numpy()
+    drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
+    limits = min(0.5, *drawn.tolist()) / 1.4, max(2.0, *drawn.tolist()) * 1.4
+    for axis, (column, y_label) in zip(axes[0], panels.items(), strict=True):
+        for label, rows in curves.groupby("label", sort=False):
+            _ratio_band(axis, rows, column, str(label), styles[str(label)], limits)
+        axis.axhline(1, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
+        if level is not None:
+            axis.axvline(level, color="0.35", linewidth=1, linestyle=(0, (5, 3)))
+            place = ("data", "axes fraction")
+            axis.annotate(f"R* {level:.3f}", (level, 0), (-3, 4), place, "offset points", ha="right")
+        axis.set_yscale("log", base=2)
+        axis.set_ylim(limits)
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set(xlabel=_wrapped(x_label, 44))
+        axis.set_ylabel(_wrapped(y_label, 44))
+        axis.grid(alpha=0.3)
+    _legend(figure, axes[0, 0], curves["label"].nunique())
+    save(figure, path)
+
+
 def trajectories(path: Path, curves: pd.DataFrame, qualities: dict[str, str], y_label: str) -> None:
     """Reward against statistics of the pictures, a panel a statistic: from the base (o) to the last evaluation
     point, with the 95 % intervals of both.
@@ -189,6 +228,14 @@ def _band(axis: Axes, rows: pd.DataFrame, x: str, y: str, label: str, style: Sty
             axis.fill_between(of_seed[x], of_seed[f"{y}_low"], of_seed[f"{y}_high"], color=colour, alpha=0.15, lw=0)
         else:
             axis.plot(of_seed[x], of_seed[y], color=colour, linewidth=0.7, alpha=0.4)
+
+
+def _ratio_band(axis: Axes, rows: pd.DataFrame, y: str, label: str, style: Style, limits: tuple[float, float]) -> None:
+    colour, _, line = style
+    known = rows[np.isfinite(rows[y]) & (rows[y] > 0)]
+    low, high = known[f"{y}_low"].clip(*limits), known[f"{y}_high"].clip(*limits)
+    axis.plot(known["level"], known[y], color=colour, linestyle=line, label=label)
+    axis.fill_between(known["level"], low, high, color=colour, alpha=0.15, lw=0)
 
 
 def _cost_axis(axis: Axes, label: str) -> None:

@@ -118,15 +118,28 @@ def estimate(mean: float, resampled: NDArray[np.float64]) -> Estimate:
 
 
 def crossing(cost: NDArray[np.float64], reward: NDArray[np.float64], level: float) -> float:
-    """Where a curve of costs [M] and rewards [M], linear between its points, first reaches a level; inf if nowhere.
-    Points with unknown (NaN) rewards are left out."""
-    known = ~np.isnan(reward)
-    cost, reward = cost[known], reward[known]
-    reached = np.flatnonzero(reward >= level)
-    if not len(reached):
-        return np.inf
-    i = int(reached[0])
-    if i == 0:
-        return float(cost[0])
-    share = (level - reward[i - 1]) / (reward[i] - reward[i - 1])
-    return float(cost[i - 1] + share * (cost[i] - cost[i - 1]))
+    """As `crossings`, of one curve of rewards [M]."""
+    return float(crossings(cost, reward[None], level)[0])
+
+
+def crossings(cost: NDArray[np.float64], rewards: NDArray[np.float64], level: float) -> NDArray[np.float64]:
+    """Where curves of costs [M] and rewards [R, M], linear between their points, first reach a level: [R], inf if
+    nowhere. Points with unknown (NaN) rewards are left out."""
+    unknown = np.isnan(rewards)
+    reached = np.full(len(rewards), np.inf)
+    for missing in np.unique(unknown, axis=0):
+        rows = (unknown == missing).all(axis=1)
+        if not missing.all():
+            reached[rows] = _first_at(cost[~missing], rewards[rows][:, ~missing], level)
+    return reached
+
+
+def _first_at(cost: NDArray[np.float64], rewards: NDArray[np.float64], level: float) -> NDArray[np.float64]:
+    there = rewards >= level
+    at = there.argmax(axis=1)
+    before = np.maximum(at - 1, 0)
+    low, high = (np.take_along_axis(rewards, i[:, None], axis=1)[:, 0] for i in (before, at))
+    with np.errstate(divide="ignore", invalid="ignore"):  # of curves that begin there or never come
+        share = np.where(at > 0, (level - low) / (high - low), 0.0)
+        between = cost[before] + share * (cost[at] - cost[before])
+    return np.where(there.any(axis=1), between, np.inf)

@@ -12,6 +12,14 @@ from judge_server import Judge
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
+LONGEST = ("run", "online", "benchmarks", "compare", "full_scale", "distributed", "regularise", "forward_loop", "tune")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first: two processes with a file at a time each then end at nearly the same time."""
+    names = [f"test_{name}" for name in LONGEST]
+    items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
+
 
 @pytest.fixture
 def server() -> Iterator[Judge]:

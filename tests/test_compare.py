@@ -5,7 +5,7 @@ import json
 import math
 import re
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +180,23 @@ def test_a_curve_is_crossed_between_its_points() -> None:
     assert stats.crossing(cost, reward, 0.0) == 0
     assert stats.crossing(cost, reward, 1.1) == math.inf
     assert stats.crossing(cost, np.array([0.0, 0.9, 0.2]), 0.9) == 10  # the first time counts
+
+
+def test_many_curves_are_crossed_as_each_alone_would_be() -> None:
+    rng = np.random.default_rng(0)
+    cost, rewards = np.arange(7.0) ** 2, rng.normal(0, 1, (200, 7))
+    rewards[rng.random(rewards.shape) < 0.2] = np.nan
+    rewards[0] = np.nan
+
+    def alone(curve: np.ndarray, level: float) -> float:
+        points = [(c, r) for c, r in zip(cost.tolist(), curve.tolist(), strict=True) if not math.isnan(r)]
+        for (c0, r0), (c1, r1) in zip([(0.0, -math.inf), *points], points, strict=False):
+            if r1 >= level:
+                return c1 if math.isinf(r0) else c0 + (level - r0) / (r1 - r0) * (c1 - c0)
+        return math.inf
+
+    for level in (-3.0, 0.0, 0.7, 9.0):
+        assert stats.crossings(cost, rewards, level).tolist() == [alone(curve, level) for curve in rewards]
 
 
 def test_replicates_of_seeds_and_prompts_have_the_variance_of_both() -> None:
@@ -551,6 +568,7 @@ def written(tmp_path: Path, compared: entries.Comparison) -> Path:
 def test_everything_is_written(written: Path) -> None:
     names = {path.name for path in written.iterdir()}
     assert {"page.html", "report.md", "curves.csv", "reward.pdf", "reward.png", "quality.pdf", "quality.png"} <= names
+    assert {"cost-ratio.pdf", "cost-ratio.png", "cost-ratio.csv"} <= names
     assert {f"matched-{what}.{kind}" for what in ("reward", "budget") for kind in ("csv", "md", "tex")} <= names
     assert {"grid-first.pdf", "grid-first.png", "grid-rises.png"} <= names
 
@@ -709,6 +727,25 @@ def test_one_gain_has_one_number_in_run_and_compare() -> None:
     assert f"{of_run:.3f}" != f"{of_compare:.3f}"
     low, high = 0.3, 0.42
     assert str(Estimate(of_run, low, high)) == str(Estimate(of_compare, low, high)) == "0.363 [0.300, 0.420]"
+
+
+def test_costs_are_compared_at_every_level_that_the_reference_reaches(compared: entries.Comparison) -> None:
+    """At each as at a matched reward of that level."""
+    rows = matched.at_levels(compared, "evaluations", count=5)
+    assert {row.entry.label for row in rows} == {"flow-grpo"}
+    top = float(compared.reference.mean("reward").max())
+    base = float(compared.reference.mean("reward")[0])
+    assert [row.level for row in rows] == pytest.approx(np.linspace(base, top, 6)[1:].tolist())
+    for row in rows:
+        (alone,) = [r for r in matched.at_reward(compared, row.level, "evaluations") if r.entry is row.entry]
+        for pool, ratio in row.ratio.items():
+            assert astuple(ratio) == pytest.approx(astuple(alone.ratio[pool]), nan_ok=True)
+    assert rows[-1].ratio[True].mean == math.inf  # it does not get so far
+
+
+def test_a_reference_that_gains_nothing_has_no_levels(tmp_path: Path) -> None:
+    runs = [entries.load(make_run(tmp_path / m, m, rewards=(0.4, 0.4, 0.39, 0.38, 0.3))) for m in ("gdro", "dpo")]
+    assert matched.at_levels(entries.compare(runs, variants=False), "evaluations") == []
 
 
 # -- figures

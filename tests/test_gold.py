@@ -131,7 +131,7 @@ def test_the_errors_of_a_picture_are_named():
     images = np.stack([world.render(one.facts, rng, left_out=one.left_out).pixels for one in scenes])
     through = fit.through(PocketPolicy.open("cpu", None, 0).autoencoder, images)
     assert {error for one in scenes for error in one.errors} == {"kind", "colour", "count", "relation", "missing"}
-    for pictures, least in ((images, 0.97), (through, 0.95)):
+    for pictures, least in ((images, 0.95), (through, 0.9)):
         right = []
         for image, asked, drawn in zip(pictures, facts, scenes, strict=True):
             found = gold.errors(image, asked)

@@ -286,7 +286,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-SLOW = ("theta", "held back")
+SLOW = ("theta", "old, moving reference", "held back")
 
 
 @pytest.mark.parametrize(

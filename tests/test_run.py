@@ -203,7 +203,10 @@ def test_a_budget_of_images_ends_a_run(method: str, tmp_path: Path) -> None:
     assert 60 <= run.points[-1].images_sampled + run.points[-1].images_trained < 100
 
 
-@pytest.mark.parametrize("method", ["nft", "awm", "dgpo", "crd"])
+ON_A_POOL = ("nft", "awm", "dgpo", "crd")
+
+
+@pytest.mark.parametrize("method", ON_A_POOL)
 def test_a_forward_process_method_runs_on_gdro_s_pool(method: str, finished: Path, tmp_path: Path) -> None:
     offline = {name.replace(".", "__"): value for name, value in OFFLINE_SHORT.items()}
     (finished / "pools").rename(tmp_path / "pools")
@@ -218,7 +221,7 @@ def test_a_forward_process_method_runs_on_gdro_s_pool(method: str, finished: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["nft", "awm", "dgpo", "crd"])
+@pytest.mark.parametrize("method", ON_A_POOL)
 def test_a_forward_process_method_killed_and_resumed_gives_the_same_record(method: str, tmp_path: Path) -> None:
     """Killed in the midst, with copies that lag and an epoch half trained on."""
     half = {"method__online__updates_per_epoch": 2, "method__online__move_copies": "epoch", "method__old__delay": 0}
@@ -250,7 +253,10 @@ def test_dpo_is_gdro_with_pairs_and_hard_targets(tmp_path: Path) -> None:
     assert dpo == gdro
 
 
-@pytest.mark.parametrize("method", list(METHOD_SHORT))
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in ON_A_POOL[1:] else []) for name in METHOD_SHORT],
+)
 def test_geneval_runs_too_and_no_evaluation_goes_uncharged(
     method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

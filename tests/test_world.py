@@ -3,12 +3,15 @@
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.random import default_rng
+from test_distributed import finish, start
 
 from gdro_bench import content, task
 from gdro_bench.errors import BenchError
@@ -341,6 +344,36 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path):
         assert all(torch.equal(value, expected[name]) for name, value in other.state_dict().items())
     logs = [(tmp_path / name / "losses.jsonl").read_text() for name in ("whole", "killed")]
     assert logs[0] == logs[1]
+
+
+PRETRAINS = """
+import sys
+from pathlib import Path
+import torch
+from gdro_bench.distributed import process_group
+from gdro_bench.models.pocket import prompts
+from gdro_bench.models.pocket.training.train_base import Pretrainer
+from test_world import tiny
+out = Path(sys.argv[1])
+with process_group("cpu") as processes:
+    trainer = Pretrainer(tiny(), prompts.words("train"), 0, "cpu", out, processes)
+    trainer.run(lambda seen: None)
+    torch.save(trainer.transformer.state_dict(), out / f"weights-{processes.rank}.pt")
+"""
+
+
+def test_processes_share_a_pretraining_and_take_over_anothers(tmp_path):
+    whole = train(tmp_path / "whole").transformer.state_dict()
+    with pytest.raises(Killed):
+        train(tmp_path / "shared", ("transformer", 40))
+    ended = finish(start(2, [sys.executable, "-c", PRETRAINS, str(tmp_path / "shared")]))
+    assert [code for code, *_ in ended] == [0, 0], ended
+    one, two = (torch.load(tmp_path / "shared" / f"weights-{i}.pt", weights_only=True) for i in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in whole)
+    apart = torch.cat([(one[name] - whole[name]).abs().flatten() for name in whole])
+    assert apart.mean() < 1e-6  # a weight whose gradient is rounding alone may go either way
+    logs = [pd.read_json(tmp_path / name / "losses.jsonl", lines=True) for name in ("whole", "shared")]
+    pd.testing.assert_frame_equal(*logs, rtol=1e-4)
 
 
 def test_training_that_goes_on_from_the_base_keeps_its_autoencoder(tmp_path):

@@ -14,6 +14,7 @@ from gdro_bench import stats
 from gdro_bench.compare.entries import Comparison, Entry, Floats
 from gdro_bench.stats import Estimate
 
+LEVELS = 30  # of reward, at which costs are compared
 ROUNDING = 1e-9  # a curve that ends at a level reaches it
 
 
@@ -31,7 +32,7 @@ def cost_at(entry: Entry, gain: float, axis: str, with_pool: bool, rewards: Floa
     """The cost at which each of the curves, rewards [R, M], is first so much above where it began: [R], inf where it
     never is, NaN where it is not known where it began or what became of it."""
     cost, curves = with_pool_point(entry, axis, with_pool, rewards)
-    reached = np.array([stats.crossing(cost, curve - curve[0], gain - ROUNDING) for curve in curves])
+    reached = stats.crossings(cost, curves - curves[:, :1], gain - ROUNDING)
     known = ~np.isnan(gain) & ~np.isnan(curves[:, 0]) & ~np.isnan(curves[:, 1:]).all(axis=1)
     return np.where(known, reached, np.nan)
 
@@ -109,6 +110,39 @@ def at_reward(comparison: Comparison, level: float, axis: str) -> list[AtReward]
         parts = parts_at(comparison, entry, shown)
         rows.append(AtReward(entry, mark, estimate(rewards[:, shown]), parts, cost, ratio))
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class AtLevel:
+    """How many times the reference's cost an entry takes to a level of reward, with the pool (True) and without; NaN
+    where neither is known to get there, inf where only the entry does not."""
+
+    entry: Entry
+    level: float
+    ratio: dict[bool, Estimate]
+
+
+def at_levels(comparison: Comparison, axis: str, count: int = LEVELS) -> list[AtLevel]:
+    """Every entry but the reference at so many levels, evenly spaced from the base to the reference's highest reward;
+    none if that is not above the base."""
+    curves = {e.label: with_replicates(e, comparison.prompts) for e in comparison.entries}
+    of_reference = curves[comparison.reference.label]
+    top = float(np.nanmax(of_reference[0] - of_reference[0, 0], initial=0.0))
+    others = [entry for entry in comparison.entries if entry is not comparison.reference]
+    rows = []
+    for gain in np.linspace(0, top, count + 1)[1:].tolist() if top > 0 else []:
+        for entry in others:
+            ratio = {pool: _ratio_at(comparison, entry, gain, axis, pool, curves) for pool in (True, False)}
+            rows.append(AtLevel(entry, float(of_reference[0, 0]) + gain, ratio))
+    return rows
+
+
+def _ratio_at(
+    comparison: Comparison, entry: Entry, gain: float, axis: str, with_pool: bool, curves: dict[str, Floats]
+) -> Estimate:
+    spent, to = (cost_at(one, gain, axis, with_pool, curves[one.label]) for one in (entry, comparison.reference))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return estimate(spent / to)  # NaN where neither arrives
 
 
 def with_replicates(entry: Entry, prompts: stats.Weights, part: str = "reward") -> Floats:

@@ -165,6 +165,17 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
     return Table("matched-reward", title, header, cells, pd.DataFrame(numbers))
 
 
+def ratio_table(rows: Sequence[matched.AtLevel]) -> pd.DataFrame:
+    """Ratios of cost against the level of reward, a row an entry and level, with the columns ratio and
+    ratio_without_pool, each with its _low and _high."""
+    return pd.DataFrame(
+        {"label": row.entry.label, "level": row.level}
+        | _spread("ratio", row.ratio[True])
+        | _spread("ratio_without_pool", row.ratio[False])
+        for row in rows
+    )
+
+
 def _first_mark(row: matched.AtReward) -> str:
     if row.mark is None:
         return NOT_KNOWN if math.isnan(row.cost[True].mean) else "not reached"

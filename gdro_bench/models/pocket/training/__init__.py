@@ -6,11 +6,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import unknown
 
 
-def pretrain(model: str, folder: Path, seed: int, device: str, images: int | None, console: Console) -> None:
-    """Trains one of them anew and writes weights and card under `folder`; a base that was killed goes on.
+def pretrain(
+    model: str, folder: Path, seed: int, images: int | None, console: Console, processes: ProcessGroup
+) -> None:
+    """Trains one of them anew and writes weights and card under `folder`; a base that was killed goes on, and several
+    processes share its batches.
 
     Raises:
         BenchError: there is no such model.
@@ -19,8 +23,9 @@ def pretrain(model: str, folder: Path, seed: int, device: str, images: int | Non
 
     instruments = {"pocket-detector": detector_card.pretrain, "pocket-judge": judge_card.pretrain}
     if model in base_card.RECIPES:
-        base_card.pretrain(model, folder, seed, device, images, console)
+        base_card.pretrain(model, folder, seed, images, console, processes)
     elif model in instruments:
-        instruments[model](folder, seed, console)
+        if processes.is_main:
+            instruments[model](folder, seed, console)
     else:
         raise unknown("model to pretrain called", model, [*base_card.RECIPES, *instruments])

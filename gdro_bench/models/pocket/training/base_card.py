@@ -15,9 +15,9 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from gdro_bench import content, figures, progress, sampling, stats, task
+from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import plan
 from gdro_bench.engine.plan import read_profile
-from gdro_bench.models import pick_device
 from gdro_bench.models.pocket import gold, parse, world
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.models.pocket.prompts import words
@@ -50,12 +50,12 @@ RECIPES = {
 CARD_TASKS = {"pocket": (OCR,), "pocket-weathered": (GENEVAL,), "pocket-disobedient": (OCR, GENEVAL)}
 
 
-def pretrain(model: str, out: Path, seed: int, device: str, images: int | None, console: Console) -> None:
+def pretrain(model: str, out: Path, seed: int, images: int | None, console: Console, processes: ProcessGroup) -> None:
     """Trains a model of `RECIPES`, exports to `out/weights` and writes the card there."""
     config = content.load(content.find("profile", "pocket") / "training" / RECIPES[model], Pretraining)
     if images is not None:
         config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, images=images))
-    trainer = Pretrainer(config, words("train"), seed, pick_device(device), out)
+    trainer = Pretrainer(config, words("train"), seed, processes.device, out, processes)
     with progress.bars(console, "images") as bars:
         stages = ("autoencoder", "transformer") if config.autoencoder else ("transformer",)
         shown = {stage: bars.add_task(stage, total=None) for stage in stages}
@@ -65,6 +65,8 @@ def pretrain(model: str, out: Path, seed: int, device: str, images: int | None, 
             bars.update(shown[state.stage], completed=state.images, total=state.total, description=what)
 
         trainer.run(report)
+    if not processes.is_main:
+        return
     export(trainer, out / "weights")
     write_card(model, out, seed, config, console)
 

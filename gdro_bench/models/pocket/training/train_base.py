@@ -2,7 +2,8 @@
 shipped base, its autoencoder as it is.
 
 Batch n is drawn from (seed, stage, n) alone and the learning rate is a function of images seen, so that a
-training killed at any moment goes on from its last checkpoint to the same weights.
+training killed at any moment goes on from its last checkpoint to the same weights. Several processes share a batch of
+the transformer's, and each trains the autoencoder whole, whose latents are normalised over a batch.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from gdro_bench.content import Share
+from gdro_bench.distributed import ProcessGroup, batches
 from gdro_bench.models.pocket import disobedience, network, text, world
 from gdro_bench.models.pocket.disobedience import Disobedience, Drawn, disobeyed
 from gdro_bench.models.pocket.policy import PocketPolicy
+
+ALONE = ProcessGroup()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,25 +163,36 @@ def transformer_loss(
     encoded: tuple[Tensor, Tensor],
     config: Pretraining,
     generator: torch.Generator,
+    rows: slice = slice(None),
 ) -> Tensor:
-    """Conditional flow matching on packed latents [B, 64, 16] (Lipman et al. 2023).
+    """Conditional flow matching on packed latents [b, 64, 16] (Lipman et al. 2023): the share of the whole batch's
+    loss that these `rows` of it have.
 
-    A token weighs as much as the heaviest of its pixels in `pixel_weight` [B, 1, 64, 64].
+    A token weighs as much as the heaviest of its pixels in `pixel_weight` [B, 1, 64, 64], the whole batch's.
     """
     x0 = network.pack(latents)
-    t = torch.sigmoid(torch.randn(len(x0), generator=generator) + config.t_mean).to(x0.device)
-    eps = torch.randn(x0.shape, generator=generator).to(x0.device)
+    t = torch.sigmoid(torch.randn(len(pixel_weight), generator=generator) + config.t_mean)[rows].to(x0.device)
+    eps = torch.randn((len(pixel_weight), *x0.shape[1:]), generator=generator)[rows].to(x0.device)
     x_t = (1 - t)[:, None, None] * x0 + t[:, None, None] * eps
     error = network.velocity(model, x_t, t, *encoded) - (eps - x0)
     weight = torch.nn.functional.max_pool2d(pixel_weight, world.SIZE // network.GRID).flatten(1)  # [B, 64]
-    return (error.square().mean(-1) * weight).sum() / weight.sum()
+    return (error.square().mean(-1) * weight[rows]).sum() / weight.sum()
 
 
 class Pretrainer:
-    """Trains one stage after the other, writing `state-<stage>.pt` and at the end `<stage>` weights under `out`."""
+    """Trains one stage after the other, writing `state-<stage>.pt` under `out`."""
 
-    def __init__(self, config: Pretraining, words: list[str], seed: int, device: str, out: Path) -> None:
+    def __init__(
+        self,
+        config: Pretraining,
+        words: list[str],
+        seed: int,
+        device: str,
+        out: Path,
+        processes: ProcessGroup = ALONE,
+    ) -> None:
         self.config, self.words, self.seed, self.device, self.out = config, words, seed, device, out
+        self.processes = processes
         if config.disobedience:
             disobedience.check(config.disobedience)
         out.mkdir(parents=True, exist_ok=True)
@@ -197,14 +212,25 @@ class Pretrainer:
         self._train("transformer", self.transformer, self.config.transformer, self._transformer_step, report)
 
     def _autoencoder_step(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        return autoencoder_loss(self.autoencoder, batch, self.config, generator)
+        """Leaves the batch's gradient in the parameters; returns its loss."""
+        loss = autoencoder_loss(self.autoencoder, batch, self.config, generator)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def _transformer_step(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """As the autoencoder's; a process takes its share of the batch."""
         kept = (torch.rand(len(batch.prompts), generator=generator) >= self.config.drop_share)[:, None, None]
-        features = (self.tokenizer(batch.prompts) * kept).to(self.device)
-        letters = (self.tokenizer.letter_columns(batch.prompts) * kept).to(self.device)
-        latents = self.autoencoder.encode(batch.pixels)
-        return transformer_loss(self.transformer, latents, batch.weight, (features, letters), self.config, generator)
+        rows = batches(len(batch.prompts), len(batch.prompts), self.processes.size)[self.processes.rank]
+        prompts = batch.prompts[rows]
+        features = (self.tokenizer(prompts) * kept[rows]).to(self.device)
+        letters = (self.tokenizer.letter_columns(prompts) * kept[rows]).to(self.device)
+        latents = self.autoencoder.encode(batch.pixels[rows])
+        encoded = (features, letters)
+        loss = transformer_loss(self.transformer, latents, batch.weight, encoded, self.config, generator, rows)
+        loss.backward()  # type: ignore[no-untyped-call]
+        whole = loss.detach().clone()
+        self.processes.all_reduce([whole, *(p.grad for p in self.transformer.parameters() if p.grad is not None)])
+        return whole
 
     def _train(
         self,
@@ -217,6 +243,7 @@ class Pretrainer:
         optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         ema = Ema(model, stage.ema)
         first = self._resume(name, model, optimiser, ema)
+        self.processes.barrier()  # all have read the checkpoint before one writes the next
         losses: list[float] = []
         batches = math.ceil(stage.images / stage.batch)
         model.train()
@@ -224,9 +251,8 @@ class Pretrainer:
             for group in optimiser.param_groups:
                 group["lr"] = rate(stage, (step + 1) * stage.batch)
             batch, generator = self._batch(name, step, stage.batch)
-            loss = loss_of(batch, generator)
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = loss_of(batch, generator)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             ema.update(model, step)
@@ -247,12 +273,16 @@ class Pretrainer:
         return Batch(batch.pixels.to(self.device), batch.weight.to(self.device), batch.prompts), generator
 
     def _checkpoint(self, name: str, model: nn.Module, optimiser: torch.optim.Optimizer, ema: Ema, step: int) -> None:
+        if not self.processes.is_main:
+            return
         state = {"step": step, "model": model.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema.shadow}
         partial = self.out / f"state-{name}.partial"
         torch.save(state, partial)
         os.replace(partial, self.out / f"state-{name}.pt")
 
     def _log(self, name: str, images: int, losses: list[float]) -> None:
+        if not self.processes.is_main:
+            return
         line = json.dumps({"stage": name, "images": images, "loss": sum(losses) / len(losses)})
         with (self.out / "losses.jsonl").open("a", encoding="utf-8") as log:
             log.write(line + "\n")
