@@ -33,8 +33,8 @@ from gdro_bench.task import Prompt
 
 SETTINGS = {
     "pretrained.side": 256, "sampler.steps": 2, "sampler.batch": 2, "held_out_prompts": 1, "kept_images": 1,
-    "drift.prompts": 0, "health.prompts": 0, "score_ahead": 0, "reader.engine": "rapidocr", "reader.workers": 0, "judge.name": "none",
-    "budget.marks": "[1.0]",
+    "drift.prompts": 0, "health.prompts": 0, "score_ahead": 0, "reader.engine": "rapidocr",
+    "reader.workers": 0, "judge.name": "none", "budget.marks": "[1.0]",
 }  # fmt: skip
 METHODS = {
     "gdro": {"pool.prompts": 1, "pool.images": 2, "k": 2, "groups": 1, "optimiser.batch": 2},
