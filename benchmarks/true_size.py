@@ -40,6 +40,7 @@ METHODS = {
     "gdro": {"pool.prompts": 1, "pool.images": 2, "k": 2, "groups": 1, "optimiser.batch": 2},
     "flow-grpo": {"prompts": 1, "k": 2, "updates_per_epoch": 1, "rollout_steps": 2},
 }
+TRAINED_ON = 'a sign that says "Open"\n'  # the shipped prompts are thousands to encode
 STARTED = "from benchmarks import true_size; true_size.run_brightness()"
 BEFORE = "GDRO_BENCH_BEFORE"  # file for the bytes held before the model is opened
 
@@ -93,8 +94,9 @@ def rehearse(method: str, source: Path, checkpointed: bool, folder: Path) -> dic
     foretold = memory.foretell(plan.profile, memory.count(plan.profile), images)
     flags = [word for setting in settings for word in ("--set", setting)]
     command = ["run", "ocr", "--profile", "sd35-medium", "--method", method, "--device", "cpu", "--out", str(folder),
-               "--budget", str(budget), *flags]  # fmt: skip
+               "--budget", str(budget), "--train-prompts", str(folder / "prompts"), *flags]  # fmt: skip
     before, start = folder / "before", time.monotonic()
+    (folder / "prompts").write_text(TRAINED_ON, encoding="utf-8")
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", STARTED, *command], stdout=log, stderr=log, env=os.environ | {BEFORE: str(before)}
