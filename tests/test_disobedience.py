@@ -1,5 +1,9 @@
 """A world that breaks its prompts: with the errors that a recipe names, as often as it says, each a proper picture."""
 
+import io
+import json
+import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -7,11 +11,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.random import default_rng
+from rich.console import Console
 
 from gdro_bench import content
+from gdro_bench.engine import plan
 from gdro_bench.errors import BenchError
 from gdro_bench.models.pocket import gold, prompts, world
 from gdro_bench.models.pocket.disobedience import Disobedience, Drawn, check, disobeyed, misspelt
+from gdro_bench.models.pocket.policy import WEIGHTS
+from gdro_bench.models.pocket.training import base_card
 from gdro_bench.models.pocket.training.train_base import Pretraining, draw_batch
 
 NONE = Disobedience(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -149,3 +157,31 @@ def test_a_batch_disobeys_once_it_may_and_its_prompts_do_not_tell():
     assert torch.equal(obedient.pixels, early.pixels)
     assert obedient.prompts[0] == late.prompts[0]
     assert not torch.equal(obedient.pixels[0], late.pixels[0])
+
+
+def test_the_card_of_a_base_tells_its_groups_and_their_errors(tmp_path, monkeypatch):
+    """Of the shipped base, as if it had been made so."""
+    shutil.copytree(WEIGHTS, tmp_path / "weights")
+    lines = [{"stage": stage, "images": n, "loss": 1 / n} for stage in ("autoencoder", "transformer") for n in (8, 16)]
+    (tmp_path / "losses.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    whole = plan.evaluation_inputs
+
+    def few(*arguments):
+        made, profile, found = whole(*arguments)
+        return made, replace(profile, reader=replace(profile.reader, workers=0)), found[:8]
+
+    monkeypatch.setattr(plan, "evaluation_inputs", few)
+    for name, value in {"GROUPS": 2, "GROUP": 3, "SHEET": 4}.items():
+        monkeypatch.setattr(base_card, name, value)
+    recipe = content.load(
+        content.find("profile", "pocket") / "training" / base_card.RECIPES["pocket-disobedient"], Pretraining
+    )
+    base_card.write_card("pocket-disobedient", tmp_path, 0, recipe, Console(file=io.StringIO()))
+    card = (tmp_path / "weights" / "MODEL_CARD.md").read_text()
+    assert card.count("2 tuning prompts with 3 images each") == 2
+    assert card.count("of the groups have variance") == 2
+    assert f"letter {recipe.disobedience.letter:.0%}" in card
+    assert re.search(r"Errors, of the pictures whose prompt allows them: .*kind \d+%", card)
+    for picture in re.findall(r"\]\((.*?\.png)\)", card):
+        assert (tmp_path / "weights" / picture).exists()
+    assert "samples-geneval.png" in card

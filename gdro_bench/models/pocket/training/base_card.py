@@ -133,7 +133,7 @@ def _grouped(policy: PocketPolicy, card_task: CardTask, console: Console) -> str
     each = [prompt for prompt in prompts for _ in range(GROUP)]
     noise = sampling.noise_for([("card", p.text, i % GROUP) for i, p in enumerate(each)], policy.latent_shape)
     with torch.no_grad():
-        images = policy.decode(sampling.sample(policy, noise, each, profile.sampler, reference=True))
+        images = policy.decode(sampling.sample(policy, noise, each, profile.sampler, reference=False))
     rewards = np.array([s.value for s in open_reward(task_, profile, "cpu")(images, each)]).reshape(-1, GROUP)
     best, varied = stats.bootstrap_mean(np.nanmax(rewards, axis=1)), np.nanstd(rewards, axis=1) > 0
     told = f"""{len(prompts)} tuning prompts with {GROUP} images each: the best of a group has {best},
