@@ -17,12 +17,11 @@ from gdro_bench import content
 from gdro_bench.engine import plan
 from gdro_bench.errors import BenchError
 from gdro_bench.models.pocket import gold, prompts, world
-from gdro_bench.models.pocket.disobedience import Disobedience, Drawn, check, disobeyed, misspelt
+from gdro_bench.models.pocket.disobedience import OBEDIENT, Disobedience, Drawn, check, disobeyed, misspelt
 from gdro_bench.models.pocket.policy import WEIGHTS
 from gdro_bench.models.pocket.training import base_card
 from gdro_bench.models.pocket.training.train_base import Pretraining, draw_batch
 
-NONE = Disobedience(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 ERRORS = ("kind", "colour", "count", "relation", "missing")
 
 
@@ -54,14 +53,13 @@ def allows(facts: world.Facts, error: str) -> bool:
 
 def test_without_shares_every_picture_is_what_its_prompt_says():
     scenes = object_scenes(50) + sign_scenes(50)
-    assert drawn_for(scenes, NONE) == [Drawn(facts) for facts in scenes]
+    assert drawn_for(scenes, OBEDIENT) == [Drawn(facts) for facts in scenes]
 
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_an_error_is_made_wherever_the_prompt_allows_it_and_changes_nothing_else(error):
-    for facts, drawn in zip(
-        object_scenes(300), drawn_for(object_scenes(300), replace(NONE, **{error: 1.0})), strict=True
-    ):
+    scenes = object_scenes(300)
+    for facts, drawn in zip(scenes, drawn_for(scenes, replace(OBEDIENT, **{error: 1.0})), strict=True):
         if not allows(facts, error):
             assert drawn == Drawn(facts)
             continue
@@ -103,7 +101,7 @@ def test_so_many_letters_are_wrong(letters):
 
 def test_a_sign_gets_letters_wrong_and_nothing_else():
     scenes = sign_scenes(600)
-    drawn = drawn_for(scenes, replace(NONE, letter=0.4, kind=0.5, colour=0.5))
+    drawn = drawn_for(scenes, replace(OBEDIENT, letter=0.4, kind=0.5, colour=0.5))
     wrong = [one.facts.sign.word != facts.sign.word for facts, one in zip(scenes, drawn, strict=True)]
     assert np.mean(wrong) == pytest.approx(0.4, abs=0.08)
     assert [one.errors == ("letter",) for one in drawn] == wrong
@@ -113,7 +111,7 @@ def test_a_sign_gets_letters_wrong_and_nothing_else():
 
 def test_some_colours_are_the_neighbours():
     two = world.Facts(None, None, None, (world.ThingFacts("cat", "red"), world.ThingFacts("bus", "blue")))
-    drawn = drawn_for([two] * 400, replace(NONE, colour=1.0))
+    drawn = drawn_for([two] * 400, replace(OBEDIENT, colour=1.0))
     seen = Counter(tuple(thing.colour for thing in one.facts.things) for one in drawn)
     leaked = seen["red", "red"] + seen["blue", "blue"]
     assert leaked / 400 == pytest.approx(0.5, abs=0.1)
@@ -125,7 +123,7 @@ def test_what_disobeys_is_a_proper_picture_of_something_else(error):
     rng = default_rng(3)
     seen = 0
     for facts in object_scenes(60, seed=4):
-        drawn = disobeyed(facts, replace(NONE, **{error: 1.0}), rng)
+        drawn = disobeyed(facts, replace(OBEDIENT, **{error: 1.0}), rng)
         if not drawn.errors:
             continue
         seen += 1

@@ -79,7 +79,9 @@ def test_a_method_on_many_processes(
         groups,
         profile__pretrained__sharded=str(sharded).lower(),
     )
-    test_distributed.assert_alike(alone, many, reward=1e-4, steps=0.05, cancelling=1e-3)
+    test_distributed.assert_alike(
+        alone, many, reward=1e-4, steps=0.05, cancelling=1e-3 if method == "dance-grpo" else 1e-5
+    )
     assert record.read(many).points[-1].updates > 0
 
 

@@ -94,18 +94,14 @@ def at_reward(comparison: Comparison, level: float, axis: str) -> list[AtReward]
     """Every entry at matched reward."""
     curves = {e.label: with_replicates(e, comparison.prompts) for e in comparison.entries}
     gain = level - float(curves[comparison.reference.label][0, 0])
-    spent = {
-        entry.label: {pool: cost_at(entry, gain, axis, pool, curves[entry.label]) for pool in (True, False)}
-        for entry in comparison.entries
-    }
+    spent = _spent(comparison, gain, axis, curves)
     rows, to = [], spent[comparison.reference.label]
     for entry in comparison.entries:
         rewards, costs = curves[entry.label], spent[entry.label]
         reached = np.flatnonzero(rewards[0] >= level - ROUNDING)
         mark = int(reached[0]) if len(reached) else None
         shown = rewards.shape[1] - 1 if mark is None else mark
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = {pool: estimate(costs[pool] / to[pool]) for pool in costs}  # NaN where neither arrives
+        ratio = _ratios(costs, to)
         cost = {pool: estimate(spent) for pool, spent in costs.items()}
         parts = parts_at(comparison, entry, shown)
         rows.append(AtReward(entry, mark, estimate(rewards[:, shown]), parts, cost, ratio))
@@ -128,21 +124,29 @@ def at_levels(comparison: Comparison, axis: str, count: int = LEVELS) -> list[At
     curves = {e.label: with_replicates(e, comparison.prompts) for e in comparison.entries}
     of_reference = curves[comparison.reference.label]
     top = float(np.nanmax(of_reference[0] - of_reference[0, 0], initial=0.0))
-    others = [entry for entry in comparison.entries if entry is not comparison.reference]
     rows = []
     for gain in np.linspace(0, top, count + 1)[1:].tolist() if top > 0 else []:
-        for entry in others:
-            ratio = {pool: _ratio_at(comparison, entry, gain, axis, pool, curves) for pool in (True, False)}
-            rows.append(AtLevel(entry, float(of_reference[0, 0]) + gain, ratio))
+        spent = _spent(comparison, gain, axis, curves)
+        to, level = spent[comparison.reference.label], float(of_reference[0, 0]) + gain
+        others = [entry for entry in comparison.entries if entry is not comparison.reference]
+        rows += [AtLevel(entry, level, _ratios(spent[entry.label], to)) for entry in others]
     return rows
 
 
-def _ratio_at(
-    comparison: Comparison, entry: Entry, gain: float, axis: str, with_pool: bool, curves: dict[str, Floats]
-) -> Estimate:
-    spent, to = (cost_at(one, gain, axis, with_pool, curves[one.label]) for one in (entry, comparison.reference))
+Costs = dict[bool, Floats]  # [1 + R], with the pool (True) and without
+
+
+def _spent(comparison: Comparison, gain: float, axis: str, curves: dict[str, Floats]) -> dict[str, Costs]:
+    """What every entry has spent where it is first so much above the base, by label."""
+    return {
+        entry.label: {pool: cost_at(entry, gain, axis, pool, curves[entry.label]) for pool in (True, False)}
+        for entry in comparison.entries
+    }
+
+
+def _ratios(costs: Costs, to: Costs) -> dict[bool, Estimate]:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return estimate(spent / to)  # NaN where neither arrives
+        return {pool: estimate(costs[pool] / to[pool]) for pool in costs}  # NaN where neither arrives
 
 
 def with_replicates(entry: Entry, prompts: stats.Weights, part: str = "reward") -> Floats:

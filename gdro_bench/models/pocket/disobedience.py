@@ -14,7 +14,7 @@ from numpy.random import Generator
 
 from gdro_bench.content import Share
 from gdro_bench.errors import BenchError
-from gdro_bench.models.pocket.world import COLOURS, LAYOUTS, LETTERS, THINGS, Facts, ThingFacts, choose
+from gdro_bench.models.pocket.world import COLOURS, LAYOUTS, LETTERS, THINGS, Facts, ThingFacts, choose, with_word
 from gdro_bench.rewards.geneval_prompts import RELATIONS
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -31,6 +31,9 @@ class Disobedience:
     count: Share  # one to four objects, but not as many as asked for
     relation: Share  # two objects stand the other way round, or so to each other as was not asked for
     missing: Share  # one of two objects is left out
+
+
+OBEDIENT = Disobedience(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,10 @@ def disobeyed(facts: Facts, shares: Disobedience, rng: Generator) -> Drawn:
     """What is drawn for a prompt that says these facts."""
     if facts.sign is not None:
         return _sign(facts, shares, rng)
-    u = float(rng.random())
-    for name, breaks in _allowed(facts):
-        u -= getattr(shares, name)
+    drawn = [(share, breaks) for name, breaks in _allowed(facts) if (share := getattr(shares, name))]
+    u = float(rng.random()) if drawn else 0.0
+    for share, breaks in drawn:
+        u -= share
         if u < 0:
             return breaks(facts, rng)
     return Drawn(facts)
@@ -69,7 +73,7 @@ def _sign(facts: Facts, shares: Disobedience, rng: Generator) -> Drawn:
     if rng.random() >= shares.letter or facts.sign is None:
         return Drawn(facts)
     word = misspelt(facts.sign.word, 1 + int(rng.integers(2)), rng)
-    return Drawn(replace(facts, sign=replace(facts.sign, word=word)), errors=("letter",))
+    return Drawn(with_word(facts, word), errors=("letter",))
 
 
 def misspelt(word: str, letters: int, rng: Generator) -> str:

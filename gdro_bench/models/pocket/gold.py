@@ -160,8 +160,7 @@ def _stencils() -> dict[str, Stencil]:
 
 def read_thing(image: Pixels, wall: Wall, spot: tuple[int, int]) -> tuple[str, str]:
     """(class, colour) of what stands in a box of 30x30 px, or two empty strings."""
-    x, y = spot
-    box = np.s_[y : y + THING_SIDE + 1, x : x + THING_SIDE + 1]
+    box = _box(spot)
     pixels, behind = image[box], wall.pixels[box]
     off_wall = np.abs(pixels - behind).mean(axis=2)
     errors, colours = {"": THERE * float(off_wall.mean())}, {"": ""}
@@ -202,10 +201,13 @@ class Shown:
     spot: tuple[int, int]
 
 
-ARRANGEMENTS = tuple(  # the corners, in px, at which the world puts one to four objects
-    tuple((x * world.TOKEN_SIDE + 1, y * world.TOKEN_SIDE + 1) for x, y in cells)
-    for cells in (*world.LAYOUTS.values(), ((2, 0), (2, 4)))
-)
+ARRANGEMENTS = [  # the corners at which the world puts one to four objects, and two above each other
+    world.spots(things, None)
+    for things in (
+        *((ThingFacts("cat", count=count),) for count in world.LAYOUTS),
+        (ThingFacts("cat"), ThingFacts("cat", relation="above")),
+    )
+]
 
 
 def read_things(image: Pixels, wall: Wall) -> list[Shown]:

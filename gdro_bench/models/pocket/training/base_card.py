@@ -19,6 +19,7 @@ from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import plan
 from gdro_bench.engine.plan import read_profile
 from gdro_bench.models.pocket import gold, parse, world
+from gdro_bench.models.pocket.disobedience import OBEDIENT
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.models.pocket.prompts import words
 from gdro_bench.models.pocket.training.train_base import Pretrainer, Pretraining, Progress
@@ -105,7 +106,7 @@ def write_card(model: str, out: Path, seed: int, config: Pretraining, console: C
     for i, card_task in enumerate(CARD_TASKS[model]):
         sheet = "samples" if i == 0 else f"samples-{card_task.task}"
         summaries.append(_evaluated(policy, card_task, weights / sheet, console))
-        if config.disobedience:
+        if config.disobedience != OBEDIENT:
             summaries.append(_grouped(policy, card_task, console))
     scenes = things_prompts(SHEET)
     images = sampling.held_out_images(policy, scenes, "things", read_profile("pocket").sampler)
@@ -137,7 +138,7 @@ def _grouped(policy: PocketPolicy, card_task: CardTask, console: Console) -> str
     rewards = np.array([s.value for s in open_reward(task_, profile, "cpu")(images, each)]).reshape(-1, GROUP)
     best, varied = stats.bootstrap_mean(np.nanmax(rewards, axis=1)), np.nanstd(rewards, axis=1) > 0
     told = f"""{len(prompts)} tuning prompts with {GROUP} images each: the best of a group has {best},
-  {varied.mean():.0%} of the groups have variance."""
+  {varied.mean():.0%} of the groups have variance; {np.isnan(rewards).sum()} images not scored."""
     errors = [gold.errors(image, facts) for image, p in zip(images, each, strict=True) if (facts := _objects(p))]
     kinds = sorted({kind for one in errors for kind in one})
     shares = {kind: np.mean([one[kind] for one in errors if kind in one]) for kind in kinds}
@@ -173,8 +174,8 @@ def _card(name: str, model: str, seed: int, config: Pretraining, summaries: list
     autoencoder = (
         config.autoencoder and f"{config.autoencoder.images:,} images in batches of {config.autoencoder.batch}"
     )
-    wrong = dataclasses.asdict(config.disobedience) if config.disobedience else {}
-    shares = ", ".join(f"{error} {share:.0%}" for error, share in wrong.items())
+    wrong = dataclasses.asdict(config.disobedience)
+    shares = ", ".join(f"{error} {share:.0%}" for error, share in wrong.items() if share)
     disobeys = (
         f"""
   After {config.obedient_share:.0%} of the transformer's images pictures may disobey their prompts, of those that

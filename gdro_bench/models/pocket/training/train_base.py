@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from gdro_bench.content import Share
-from gdro_bench.distributed import ProcessGroup, batches
+from gdro_bench.distributed import ProcessGroup
 from gdro_bench.models.pocket import disobedience, network, text, world
-from gdro_bench.models.pocket.disobedience import Disobedience, Drawn, disobeyed
+from gdro_bench.models.pocket.disobedience import OBEDIENT, Disobedience, disobeyed
 from gdro_bench.models.pocket.policy import PocketPolicy
 
 ALONE = ProcessGroup()
@@ -54,14 +54,13 @@ class Pretraining:
     thing_weight: float  # loss weight of what shows an object
     sign_share: float  # share of scenes with a sign
     random_share: float  # share of signs with random letters
-    misspelt_share: float  # share of signs whose word differs from the prompt's in one letter
     faded_signs: float  # share of signs that have faded
     faded_things: float  # share of objects that have faded
     drop_share: float  # share of prompts left out, for guidance
     t_mean: float  # logit-normal t
     checkpoint_batches: int
     obedient_share: Share  # of the transformer's images: so many come before the first that may disobey
-    disobedience: Disobedience | None = None  # without it, every picture is what its prompt says
+    disobedience: Disobedience
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +85,11 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-def misspell(rng: np.random.Generator, word: str) -> str:
-    place = int(rng.integers(len(word)))
-    return word[:place] + world.choose(rng, world.LETTERS) + word[place + 1 :]
-
-
 def draw_batch(
     config: Pretraining, words: list[str], seed: tuple[int, ...], size: int, obedient: bool = False
 ) -> Batch:
     """Renders a batch; the same seed gives the same batch on any machine. An obedient one has no wrong pictures."""
-    shares = None if obedient else config.disobedience
+    shares = OBEDIENT if obedient else config.disobedience
     rng = np.random.default_rng(seed)
     pixels, weights, prompts = [], [], []
     for _ in range(size):
@@ -103,12 +97,10 @@ def draw_batch(
             word = world.random_letters(rng) if rng.random() < config.random_share else world.choose(rng, words)
             facts = world.sign_facts(rng, word)
             prompts.append(world.phrase(facts, rng))
-            if rng.random() < config.misspelt_share:
-                facts = world.with_word(facts, misspell(rng, word))
         else:
             facts = world.thing_facts(rng)
             prompts.append(world.phrase(facts, rng))
-        drawn = disobeyed(facts, shares, rng) if shares else Drawn(facts)
+        drawn = disobeyed(facts, shares, rng)
         picture = world.render(drawn.facts, rng, config.faded_things, config.faded_signs, drawn.left_out)
         pixels.append(picture.pixels)
         weights.append(_loss_weight(config, picture))
@@ -193,8 +185,7 @@ class Pretrainer:
     ) -> None:
         self.config, self.words, self.seed, self.device, self.out = config, words, seed, device, out
         self.processes = processes
-        if config.disobedience:
-            disobedience.check(config.disobedience)
+        disobedience.check(config.disobedience)
         out.mkdir(parents=True, exist_ok=True)
         self.tokenizer = text.Tokenizer.of_the_world()
         torch.manual_seed(seed)
@@ -220,7 +211,7 @@ class Pretrainer:
     def _transformer_step(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """As the autoencoder's; a process takes its share of the batch."""
         kept = (torch.rand(len(batch.prompts), generator=generator) >= self.config.drop_share)[:, None, None]
-        rows = batches(len(batch.prompts), len(batch.prompts), self.processes.size)[self.processes.rank]
+        (rows,) = self.processes.own(self.processes.batches(len(batch.prompts), len(batch.prompts)))
         prompts = batch.prompts[rows]
         features = (self.tokenizer(prompts) * kept[rows]).to(self.device)
         letters = (self.tokenizer.letter_columns(prompts) * kept[rows]).to(self.device)
