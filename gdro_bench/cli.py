@@ -301,6 +301,19 @@ def compare(folders: tuple[Path, ...], runs: Path, out: Path | None, **options: 
     compare_command.execute(_console(), folders, runs, out, **options)
 
 
+@main.command(**_examples("claims", "claims runs/ocr runs/geneval --out verdicts", "claims --rules my-rules.toml"))
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+@runs_option
+@_path("--out", help="Folder that the page goes to.  [default: RUNS/claims]")
+@_path("--rules", help="File of claims and rules, instead of those on GDRO's paper that come with the package.")
+def claims(folders: tuple[Path, ...], runs: Path, out: Path | None, rules: Path | None) -> None:
+    """Judge claims by rules that were fixed before the runs: verdicts on the finished runs in FOLDERS, or on all under
+    --runs, on one page."""
+    from gdro_bench.commands import claims as claims_command
+
+    claims_command.execute(_console(), folders, runs, out, rules)
+
+
 @main.command(**_examples("judge", "judge runs/ocr --judge unified-reward --judge-url http://127.0.0.1:8080/v1"))
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
 @runs_option

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -169,6 +170,103 @@ def trajectories(path: Path, curves: pd.DataFrame, qualities: dict[str, str], y_
     for first in axes[:, 0]:
         first.set_ylabel(_wrapped(y_label, 36))
     _legend(figure, axes[0, 0], curves["label"].nunique())
+    save(figure, path)
+
+
+def pareto(path: Path, ends: pd.DataFrame, x_label: str, y_label: str, size_label: str) -> None:
+    """Gain against what became of a score that nobody trained on, a marker a label; its area is a cost.
+
+    Args:
+        ends: a row a label, with columns `label`, `x` and `y`, each with its _low and _high, and `cost`, NaN where it
+            is not known (a cross, in the size of the smallest).
+    """
+    figure, axis = plt.subplots(figsize=(6.2, 4.6))
+    known = ends["cost"].where(np.isfinite(ends["cost"]))
+    largest, smallest = (float(known.max()), float(known.min())) if known.notna().any() else (1.0, 1.0)
+    for (_, end), (colour, _, _) in zip(ends.iterrows(), _styles(), strict=False):
+        across, up = ([[max(0.0, end[c] - end[f"{c}_low"])], [max(0.0, end[f"{c}_high"] - end[c])]] for c in ("x", "y"))
+        axis.errorbar([end["x"]], [end["y"]], xerr=across, yerr=up, fmt="none", ecolor=colour, elinewidth=1.0)
+        paid = math.isfinite(end["cost"])
+        area = 600 * (end["cost"] if paid else smallest) / largest
+        told = f"{end['label']}: {end['cost']:,.0f}" if paid else f"{end['label']}: not reached"
+        axis.scatter([end["x"]], [end["y"]], s=area, color=colour, marker="o" if paid else "x", alpha=0.6)
+        axis.plot([], [], color=colour, marker="o" if paid else "x", linestyle="", label=told)
+    for line in (axis.axhline, axis.axvline):
+        line(0, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
+    axis.set(xlabel=_wrapped(x_label, 60))
+    axis.set_ylabel(_wrapped(y_label, 48))
+    axis.grid(alpha=0.3)
+    figure.text(0.5, 0.0, size_label, ha="center", va="top", fontsize=9)
+    figure.legend(
+        *axis.get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, -0.03), ncols=3, frameon=False
+    )
+    save(figure, path)
+
+
+def errors_by_kind(path: Path, errors: pd.DataFrame) -> None:
+    """Share of pictures with each kind of error: the base's as an open diamond, every label's with its 95 % interval.
+
+    Args:
+        errors: rows (error, label) with columns `base` and `end`, each with its _low and _high.
+    """
+    kinds, labels = (list(dict.fromkeys(errors[column])) for column in ("error", "label"))
+    figure, axis = plt.subplots(figsize=(6.4, 0.9 + (0.30 + 0.13 * len(labels)) * len(kinds)))
+    places = np.linspace(-0.3, 0.3, len(labels) + 1)
+    for i, (label, (colour, marker, _)) in enumerate(zip(labels, _styles(), strict=False), 1):
+        rows = errors[errors["label"] == label]
+        _dots(axis, rows, "end", np.arange(len(kinds)) + places[i], {"color": colour, "marker": marker, "label": label})
+    first = errors[errors["label"] == labels[0]]
+    base = {"color": "0.2", "marker": "D", "markerfacecolor": "white", "label": "base"}
+    _dots(axis, first, "base", np.arange(len(kinds)) + places[0], base)
+    axis.set_yticks(np.arange(len(kinds)), kinds)
+    axis.invert_yaxis()
+    axis.set(xlabel="share of pictures with this error, of those whose prompt allows it", xlim=(0, None))
+    axis.grid(alpha=0.3, axis="x")
+    _legend(figure, axis, len(labels) + 1)
+    save(figure, path)
+
+
+def _dots(axis: Axes, rows: pd.DataFrame, column: str, heights: NDArray[np.float64], style: dict[str, Any]) -> None:
+    values, low, high = (rows[name].to_numpy(float) for name in (column, f"{column}_low", f"{column}_high"))
+    spread = np.maximum(0.0, np.stack([values - low, high - values]))
+    axis.errorbar(values, heights, xerr=spread, linestyle="", markersize=5, elinewidth=1.1, **style)
+
+
+VERDICT_COLOURS = {"reproduced": "#009E73", "partly": "#56B4E9", "not reproduced": "#D55E00"}
+
+
+def verdicts(path: Path, tests: pd.DataFrame) -> None:
+    """Every test's interval against its bound, a row a test, in units of its own: the bound and half a span to each
+    side; the claimed side is shaded.
+
+    Args:
+        tests: rows with columns claim, task, measured, value, value_low, value_high, bound, weakly, side and verdict.
+    """
+    figure, axes = plt.subplots(len(tests), 1, figsize=(10.5, 0.62 * len(tests) + 0.4), squeeze=False)
+    for axis, (_, test) in zip(axes[:, 0], tests.iterrows(), strict=True):
+        known = [test[name] for name in ("value", "value_low", "value_high") if np.isfinite(test[name])]
+        shown = [test["bound"], *known, *([test["weakly"]] if np.isfinite(test["weakly"]) else [])]
+        span = max(max(shown) - min(shown), 0.02)
+        low, high = min(shown) - 0.25 * span, max(shown) + 0.25 * span
+        side = (low, test["bound"]) if test["side"] == "at most" else (test["bound"], high)
+        axis.axvspan(*side, color="0.9", lw=0)
+        axis.axvline(test["bound"], color="0.35", linewidth=1, linestyle=(0, (5, 3)))
+        if np.isfinite(test["weakly"]):
+            axis.axvline(test["weakly"], color="0.35", linewidth=1, linestyle=(0, (1, 2)))
+        colour = VERDICT_COLOURS.get(test["verdict"], "0.35")
+        if np.isfinite(test["value_low"]):
+            axis.plot([test["value_low"], min(test["value_high"], high)], [0, 0], color=colour, linewidth=2.5)
+        if np.isfinite(test["value"]):
+            axis.plot(test["value"], 0, marker="o", color=colour, markersize=6)
+        axis.set(xlim=(low, high), ylim=(-1, 1), yticks=[])
+        axis.tick_params(labelsize=7)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        for edge in ("left", "right", "top"):
+            axis.spines[edge].set_visible(False)
+        told = textwrap.fill(_plain(f"{test['claim']}, {test['task']}: {test['measured']}"), 62, break_on_hyphens=False)
+        beside = {"transform": axis.transAxes, "va": "center"}
+        axis.text(-0.02, 0.5, told, ha="right", fontsize=7.5, **beside)
+        axis.text(1.02, 0.5, test["verdict"], ha="left", fontsize=8, color=colour, **beside)
     save(figure, path)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     pass
 
 AUXILIARY = "auxiliary "  # parts that so begin are rewards that watch another one
+BY_ERROR = "error "  # parts of a gold score that so begin are 1 where a picture has an error of this kind, else 0
 Images = NDArray[np.uint8]  # [B, H, W, 3], RGB
 
 

@@ -11,7 +11,15 @@ import pandas as pd
 from gdro_bench import figures
 from gdro_bench.compare import matched
 from gdro_bench.compare.entries import AXES, CORRECTED, Comparison, Entry, setting_of
-from gdro_bench.compare.tables import csv_bytes, curve_table, drawn_parts, labels, ratio_table
+from gdro_bench.compare.tables import (
+    csv_bytes,
+    curve_table,
+    drawn_parts,
+    error_table,
+    labels,
+    pareto_table,
+    ratio_table,
+)
 from gdro_bench.files import write_atomically
 
 
@@ -126,6 +134,41 @@ def _corrected(drawing: Drawing) -> Iterator[Figure]:
     yield figure
 
 
+def _pareto(drawing: Drawing) -> Iterator[Figure]:
+    """What a gain was paid with, in gold and in cost."""
+    compared = drawing.compared
+    if "gold" not in compared.parts or drawing.level is None:
+        return
+    costs = {row.entry.label: row.cost[True].mean for row in matched.at_reward(compared, drawing.level, drawing.axis)}
+    ends = pareto_table(compared, costs)
+    figure = drawing.figure(
+        "pareto",
+        "Gain against gold",
+        "At the end of the budget: what the reward gained over the base, and what the share of the prompt's facts that "
+        f"hold gained or lost. Area: cost of R* = {drawing.level:.3f}, pools counted. Right, up and small is better. "
+        "Bars: 95 % intervals.",
+    )
+    size = f"area: {AXES[drawing.axis]} to R*, pools counted"
+    figures.pareto(
+        figure.path, ends, "gain in held-out reward over the base", "gold (share of facts), less the base's", size
+    )
+    yield figure
+
+
+def _errors(drawing: Drawing) -> Iterator[Figure]:
+    table = error_table(drawing.compared)
+    if table is None:
+        return
+    figure = drawing.figure(
+        "errors",
+        "Errors by kind",
+        "Share of held-out pictures with each kind of error, of those whose prompt allows it, as the known world tells "
+        "it: the base's, and each method's at the end of the budget. Bars: 95 % intervals.",
+    )
+    figures.errors_by_kind(figure.path, table.numbers)
+    yield figure
+
+
 def _ablations(drawing: Drawing) -> Iterator[Figure]:
     """One for each number that runs differ in alone, and its curves as CSV; lines are named by the number's value."""
     panels = {"reward": "held-out reward"} | dict(list(drawing.statistics.items())[:2])
@@ -148,5 +191,7 @@ FIGURES: tuple[Callable[[Drawing], Iterator[Figure]], ...] = (
     _cost_ratio,
     _statistics,
     _corrected,
+    _pareto,
+    _errors,
     _ablations,
 )

@@ -6,6 +6,7 @@ level is a gain over the base: a resample of hard prompts has a low base, and mu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,16 +122,29 @@ class AtLevel:
 def at_levels(comparison: Comparison, axis: str, count: int = LEVELS) -> list[AtLevel]:
     """Every entry but the reference at so many levels, evenly spaced from the base to the reference's highest reward;
     none if that is not above the base."""
+    return [
+        AtLevel(entry, level, _ratios(spent[entry.label], spent[comparison.reference.label]))
+        for level, spent in _levels(comparison, axis, count)
+        for entry in comparison.entries
+        if entry is not comparison.reference
+    ]
+
+
+def spent_at_levels(comparison: Comparison, axis: str, count: int) -> list[tuple[float, dict[str, Estimate]]]:
+    """The same levels, and what every entry has spent there with the pool, by label."""
+    return [
+        (level, {label: estimate(costs[True]) for label, costs in spent.items()})
+        for level, spent in _levels(comparison, axis, count)
+    ]
+
+
+def _levels(comparison: Comparison, axis: str, count: int) -> Iterator[tuple[float, dict[str, Costs]]]:
+    """So many levels of reward and what every entry has spent there, by label."""
     curves = {e.label: with_replicates(e, comparison.prompts) for e in comparison.entries}
     of_reference = curves[comparison.reference.label]
     top = float(np.nanmax(of_reference[0] - of_reference[0, 0], initial=0.0))
-    rows = []
     for gain in np.linspace(0, top, count + 1)[1:].tolist() if top > 0 else []:
-        spent = _spent(comparison, gain, axis, curves)
-        to, level = spent[comparison.reference.label], float(of_reference[0, 0]) + gain
-        others = [entry for entry in comparison.entries if entry is not comparison.reference]
-        rows += [AtLevel(entry, level, _ratios(spent[entry.label], to)) for entry in others]
-    return rows
+        yield float(of_reference[0, 0]) + gain, _spent(comparison, gain, axis, curves)
 
 
 Costs = dict[bool, Floats]  # [1 + R], with the pool (True) and without
@@ -156,7 +170,20 @@ def with_replicates(entry: Entry, prompts: stats.Weights, part: str = "reward") 
 
 def parts_at(comparison: Comparison, entry: Entry, mark: int) -> dict[str, Estimate]:
     """All that there is besides the reward at an entry's evaluation point of this index, by name."""
-    return {n: estimate(with_replicates(entry, comparison.prompts, n)[:, mark]) for n in comparison.parts}
+    return {n: part_at(comparison, entry, n, mark) for n in comparison.parts}
+
+
+def part_at(comparison: Comparison, entry: Entry, part: str, mark: int) -> Estimate:
+    return estimate(with_replicates(entry, comparison.prompts, part)[:, mark])
+
+
+def removed(comparison: Comparison, entry: Entry, part: str) -> Estimate:
+    """What share of an error, a part, the base makes and the entry's last evaluation point does not; below 0 where it
+    makes more, NaN where the base makes none."""
+    values = with_replicates(entry, comparison.prompts, part)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = 1 - values[:, -1] / values[:, 0]
+    return estimate(np.where(np.isfinite(shares), shares, np.nan))
 
 
 def since_base(comparison: Comparison, entry: Entry, part: str) -> Estimate:

@@ -36,6 +36,17 @@ class RunRow:
     command: str
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimSection:
+    """A claim on a page of verdicts: its verdict and source, the table of its tests (titled by the claim itself), and
+    the commands that repeat its runs."""
+
+    verdict: str
+    source: str
+    table: Table
+    commands: list[str]
+
+
 def render(
     title: str,
     headlines: Sequence[str],
@@ -45,11 +56,7 @@ def render(
     runs: Sequence[RunRow],
 ) -> str:
     """The page's HTML. tables: the one in short first. figures: the one below it first."""
-    loader = jinja2.FileSystemLoader(HERE)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    )
-    return environment.get_template("page.html.j2").render(
+    return _template("page.html.j2").render(
         title=title,
         headlines=headlines,
         tables=[_table(table) for table in tables],
@@ -59,6 +66,30 @@ def render(
         style=_own("page.css"),
         script=_own("page.js"),
     )
+
+
+def render_claims(
+    title: str, sentences: Sequence[str], summary: Table, sections: Sequence[ClaimSection], figure: Path
+) -> str:
+    """The HTML of a page of verdicts. figure: a PNG file."""
+    return _template("claims.html.j2").render(
+        title=title,
+        sentences=sentences,
+        summary=_table(summary),
+        sections=[
+            {"verdict": one.verdict, "source": one.source, "table": _table(one.table), "commands": one.commands}
+            for one in sections
+        ],
+        figure=_uri(figure.read_bytes()),
+        style=_own("page.css"),
+    )
+
+
+def _template(name: str) -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(HERE)
+    return jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    ).get_template(name)
 
 
 def _own(name: str) -> Markup:

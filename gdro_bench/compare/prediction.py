@@ -6,18 +6,21 @@ those of ablations, Spearman's rank correlation of each figure with gold: 1 orde
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 
 from gdro_bench import stats
 from gdro_bench.compare.entries import Comparison, Entry, Floats, parts_of
 from gdro_bench.compare.matched import with_replicates
+from gdro_bench.score import BY_ERROR
 from gdro_bench.stats import Estimate
 
 
-def rank_correlations(compared: Comparison) -> tuple[int, dict[str, Estimate]]:
+def rank_correlations(compared: Comparison, wanted: Collection[str] | None = None) -> tuple[int, dict[str, Estimate]]:
     """The number of checkpoints, and name of figure -> its rank correlation with gold, with 95 % intervals over
-    prompts; none where there is no gold score or it never changes."""
+    prompts, of all figures or of those `wanted`; none where there is no gold score or it never changes."""
     runs = [Entry(entry.label, (run,)) for entry in compared.all_entries for run in entry.runs]
     parts = parts_of(runs)
     if "gold" not in parts:
@@ -25,7 +28,8 @@ def rank_correlations(compared: Comparison) -> tuple[int, dict[str, Estimate]]:
     gold = _checkpoints(runs, "gold", compared.prompts)
     if not np.ptp(gold[0]) > 0:  # constant, or not known
         return 0, {}
-    names = ["reward", *(name for name in parts if name != "gold")]
+    names = ["reward", *(name for name in parts if name != "gold" and not name.startswith(BY_ERROR))]
+    names = [name for name in names if wanted is None or name in wanted]
     correlations = {name: _spearman(_checkpoints(runs, name, compared.prompts), gold) for name in names}
     return gold.shape[1], {name: stats.estimate(float(rho[0]), rho[1:]) for name, rho in correlations.items()}
 

@@ -19,10 +19,12 @@ from gdro_bench.compare.tables import (
     budget_table,
     csv_bytes,
     curve_table,
+    error_table,
     headlines,
     prediction_table,
     reward_table,
     short_table,
+    time_table,
     verdict_table,
 )
 from gdro_bench.engine.record import Run
@@ -53,14 +55,17 @@ def write(
     at_budget = matched.at_budget(compared)
     short = short_table(compared, at_reward, at_budget)
     tables = [short, *([reward_table(compared, at_reward, level, axis)] if level is not None else [])]
-    tables += [budget_table(compared, at_budget), *([verdict] if (verdict := verdict_table(compared)) else [])]
+    tables.append(budget_table(compared, at_budget))
+    others = (time_table(compared, axis), error_table(compared), verdict_table(compared))
+    tables += [table for table in others if table is not None]
     checkpoints, correlations = prediction.rank_correlations(compared)
     tables += [prediction_table(compared, checkpoints, correlations)] if correlations else []
+    tables += [searched.table(compared.entries)] if searched is not None else []
     sentences = [*([remark] if remark else []), *headlines(compared, at_budget, level, axis)]
     curves = curve_table(compared.entries, compared.prompts)
     if searched is not None:
         sentences.insert(1 if remark else 0, searched.sentence)
-        tables = [searched.with_column(short, compared.entries), *map(searched.titled, tables[1:])]
+        tables = list(map(searched.titled, tables))
     drawn = drawings.draw(compared, curves, out, axis, level)
     pictures = grids(compared, at_reward)
     for grid in pictures:

@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import pandas as pd
+
 from gdro_bench.compare.entries import Comparison, Entry
 from gdro_bench.compare.tables import Table
 from gdro_bench.engine.tuning import tuned
@@ -45,16 +47,18 @@ class Searches:
         title = table.title.replace("At matched", "At equal")
         return replace(table, title=f"{title} (the searches differ: not matched)")
 
-    def with_column(self, table: Table, entries: Sequence[Entry]) -> Table:
-        """The table in short, whose rows are the entries, with what each search cost."""
+    def table(self, entries: Sequence[Entry]) -> Table:
+        """What the search of each entry's numbers cost, and which trial's numbers its runs have."""
         ones = [self.by_label[entry.label] for entry in entries]
-        cells = [[*row, _cell(one, entry)] for row, one, entry in zip(table.cells, ones, entries, strict=True)]
+        cells = [[entry.label, *_cells(one, entry)] for one, entry in zip(ones, entries, strict=True)]
         columns = {
-            "search_trials": [len(one.trials) if one else math.nan for one in ones],
-            "search_budget": [one.budget if one else math.nan for one in ones],
-            "search_evaluations": [one.evaluations if one else math.nan for one in ones],
+            "label": [entry.label for entry in entries],
+            "trials": [len(one.trials) if one else math.nan for one in ones],
+            "budget": [one.budget if one else math.nan for one in ones],
+            "evaluations": [one.evaluations if one else math.nan for one in ones],
         }
-        return replace(table, header=[*table.header, "search"], cells=cells, numbers=table.numbers.assign(**columns))
+        header = ["method", "trials and budget of each", "evaluations in all", "numbers of"]
+        return Table("searches", "How the numbers were searched", header, cells, pd.DataFrame(columns))
 
 
 def of(compared: Comparison, found: Sequence[Tuned]) -> Searches:
@@ -81,12 +85,10 @@ def _extent(one: Tuned | None) -> str:
     return f"{len(one.trials)} x {one.budget:,} {one.budget_kind}"
 
 
-def _cell(one: Tuned | None, entry: Entry) -> str:
-    """Trials x budget, and which trial's numbers the runs have."""
+def _cells(one: Tuned | None, entry: Entry) -> list[str]:
     if one is None:
-        return NOT_SEARCHED
+        return [NOT_SEARCHED, "", ""]
     trial = tuned.numbers_of(one, entry.runs[0].run)
-    if trial is None:
-        return f"{_extent(one)}, numbers of no trial"
-    whose = "the best trial" if trial.number == one.best else f"trial {trial.number}, which is not the best"
-    return f"{_extent(one)}, numbers of {whose}"
+    best = "" if trial is None or trial.number == one.best else ", which is not the best"
+    whose = "no trial" if trial is None else f"trial {trial.number}{best or ', the best'}"
+    return [_extent(one), f"{one.evaluations:,}", whose]

@@ -13,6 +13,7 @@ from gdro_bench import stats
 from gdro_bench.compare import matched
 from gdro_bench.compare.entries import AXES, CORRECTED, Comparison, Entry, parts_of
 from gdro_bench.engine.record import Run
+from gdro_bench.score import BY_ERROR
 from gdro_bench.stats import Estimate, Weights
 
 PARTS = {  # what no method is trained on: small multiples
@@ -43,6 +44,8 @@ OTHERS = {  # of interest in one table only
     "second_reader": "reward by a second reader",
 }
 BY_TAG = "correct "  # what the parts of GenEval's verdict begin with, one a tag
+STEPS = 5  # levels of reward in the table of times to reward
+WIDE = 2  # an interval whose ends are further apart by factor is said to be wide
 NOT_KNOWN = str(Estimate(math.nan, math.nan, math.nan))
 TABLED = ("corrected", "u", "gold", "text_area", "vendi", "path_kl")  # the columns of tables
 
@@ -106,14 +109,14 @@ def _costs(entry: Entry) -> list[dict[str, object]]:
 def short_table(
     compared: Comparison, at_reward: Sequence[matched.AtReward], at_budget: Sequence[matched.AtBudget]
 ) -> Table:
-    """For every method: is it better at the same cost, how cheap is it, and was the gain paid for? A difference within
-    noise is called so."""
+    """For every method in six columns at most: is it better at the same cost, how cheap is it, and was the gain paid
+    for? A difference within noise is called so."""
     lines = [_in_short(compared, end, at_reward[i] if at_reward else None) for i, end in enumerate(at_budget)]
-    header = ["method", "seeds", *(heading for heading, _, _ in lines[0])]
+    header = ["method", *(heading for heading, _, _ in lines[0])]
     cells, numbers = [], []
     for end, line in zip(at_budget, lines, strict=True):
         label, seeds = end.entry.label, len(end.entry.runs)
-        cells.append([label, str(seeds), *(cell for _, cell, _ in line)])
+        cells.append([label, *(cell for _, cell, _ in line)])
         spreads = [_spread(name, estimate) for _, _, (name, estimate) in line]
         numbers.append({"label": label, "seeds": seeds} | {k: v for spread in spreads for k, v in spread.items()})
     return Table("in-short", "In short", header, cells, pd.DataFrame(numbers))
@@ -129,13 +132,10 @@ def _in_short(
         (f"against {to}'s", "" if end.entry is compared.reference else apart, ("difference", end.difference)),
     ]
     if row is not None:
-        with_pool, without = row.ratio[True], row.ratio[False]
-        line.append((f"cost of R*, times {to}'s", _ratio(row, True), ("ratio", with_pool)))
-        line.append(("without pools", _ratio(row, False), ("ratio_without_pool", without)))
+        line.append((f"cost of R*, times {to}'s", _ratio(row, True), ("ratio", row.ratio[True])))
     if CORRECTED in compared.parts:
-        score, fall = end.parts[CORRECTED], matched.since_best(compared, end.entry, CORRECTED)
+        score = end.parts[CORRECTED]
         line.append(("corrected score at the end", str(score), ("corrected", score)))
-        line.append(("against its best", "at its best" if fall.mean == 0 else _worded(fall), ("fall", fall)))
     if "gold" in compared.parts:
         change = matched.since_base(compared, end.entry, "gold")
         line.append(("gold, against the base's", _worded(change), ("gold_change", change)))
@@ -165,6 +165,25 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
     return Table("matched-reward", title, header, cells, pd.DataFrame(numbers))
 
 
+def time_table(compared: Comparison, axis: str) -> Table | None:
+    """Time to reward: what each method has spent, pools counted, where it is first so far from the base to the highest
+    reward of the reference. None if the reference does not rise."""
+    levels = matched.spent_at_levels(compared, axis, STEPS)
+    if not levels:
+        return None
+    header = ["method", *(f"{level:.3f} ({(i + 1) / STEPS:.0%})" for i, (level, _) in enumerate(levels))]
+    cells = [[entry.label, *(_cost(spent[entry.label]) for _, spent in levels)] for entry in compared.entries]
+    numbers = [
+        {"label": label, "level": level} | _spread(axis, cost)
+        for level, spent in levels
+        for label, cost in spent.items()
+    ]
+    title = (
+        f"Time to reward: {AXES[axis]} to levels on the way from the base to the highest of {compared.reference.label}"
+    )
+    return Table("time-to-reward", title, header, cells, pd.DataFrame(numbers))
+
+
 def ratio_table(rows: Sequence[matched.AtLevel]) -> pd.DataFrame:
     """Ratios of cost against the level of reward, a row an entry and level, with the columns ratio and
     ratio_without_pool, each with its _low and _high."""
@@ -184,15 +203,18 @@ def _first_mark(row: matched.AtReward) -> str:
 
 def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Table:
     parts, run = _tabled(compared), compared.first
-    header = ["method", "seeds", "reward", "gain over base"]
+    falls = {CORRECTED: "corrected score against its best"} if CORRECTED in compared.parts else {}
+    header = ["method", "seeds", "reward", "gain over base", *falls.values()]
     header += map(_label_of, parts)
     cells, numbers = [], []
     for row in rows:
         texts = [row.entry.label, str(len(row.entry.runs)), str(row.reward), str(row.gain)]
+        fallen = {name: matched.since_best(compared, row.entry, name) for name in falls}
+        texts += ["at its best" if fall.mean == 0 else _worded(fall) for fall in fallen.values()]
         cells.append([*texts, *(str(row.parts[name]) for name in parts)])
         number: dict[str, object] = {"label": row.entry.label, "seeds": len(row.entry.runs)}
         number |= _spread("reward", row.reward) | _spread("gain", row.gain) | _spread("difference", row.difference)
-        numbers.append(number | _spreads(row.parts))
+        numbers.append(number | _spreads({f"{name}_fall": fall for name, fall in fallen.items()}) | _spreads(row.parts))
     title = f"At matched budget, {run.limit:,} {run.budget_kind}"
     return Table("matched-budget", title, header, cells, pd.DataFrame(numbers))
 
@@ -216,6 +238,37 @@ def verdict_table(compared: Comparison) -> Table | None:
         cells.append([label, *map(str, verdicts.values())])
         numbers.append({"label": label} | _spreads(verdicts))
     return Table("verdict", "The verdict at the end of the budget", header, cells, pd.DataFrame(numbers))
+
+
+def error_table(compared: Comparison) -> Table | None:
+    """For each kind of error that gold names: the share of the base's pictures with it, of those whose prompt allows
+    it, and how much of that each method has removed when the budget is spent. None where gold names none."""
+    parts = [name for name in compared.parts if name.startswith(BY_ERROR)]
+    if not parts:
+        return None
+    cells, numbers = [], []
+    for part in parts:
+        kind, before = part.removeprefix(BY_ERROR), matched.part_at(compared, compared.reference, part, 0)
+        gone = {entry.label: matched.removed(compared, entry, part) for entry in compared.entries}
+        cells.append([kind, str(before), *map(_share, gone.values())])
+        for entry in compared.entries:
+            row: dict[str, object] = {"error": kind, "label": entry.label} | _spread("base", before)
+            row |= _spread("end", matched.part_at(compared, entry, part, -1))
+            numbers.append(row | _spread("removed", gone[entry.label]))
+    header = ["error", "pictures of the base", *(f"gone with {entry.label}" for entry in compared.entries)]
+    title = "Errors by kind: the base's share of pictures, and how much of that is gone at the end of the budget"
+    return Table("errors", title, header, cells, pd.DataFrame(numbers))
+
+
+def pareto_table(compared: Comparison, costs: Mapping[str, float]) -> pd.DataFrame:
+    """For every entry at the end of the budget, the gain in reward as `x`, the change of gold as `y`, each with its
+    _low and _high, and its cost."""
+    return pd.DataFrame(
+        {"label": entry.label, "cost": costs[entry.label]}
+        | _spread("x", matched.since_base(compared, entry, "reward"))
+        | _spread("y", matched.since_base(compared, entry, "gold"))
+        for entry in compared.entries
+    )
 
 
 def prediction_table(compared: Comparison, checkpoints: int, correlations: Mapping[str, Estimate]) -> Table:
@@ -272,7 +325,10 @@ def _ratio(row: matched.AtReward, with_pool: bool) -> str:
     ratio = row.ratio[with_pool]
     if math.isnan(row.cost[with_pool].mean):
         return NOT_KNOWN
-    return "1" if ratio.low == ratio.high == 1 else _bounded(ratio, "{:.2f}".format)
+    if ratio.low == ratio.high == 1:
+        return "1"
+    wide = math.isfinite(ratio.mean) and ratio.high > WIDE * ratio.low
+    return _bounded(ratio, "{:.2f}".format) + (f", wider than a factor {WIDE}" if wide else "")
 
 
 def _bounded(estimate: Estimate, text_of: Callable[[float], str]) -> str:
@@ -280,6 +336,12 @@ def _bounded(estimate: Estimate, text_of: Callable[[float], str]) -> str:
         return "not reached"
     high = text_of(estimate.high) if math.isfinite(estimate.high) else "not reached"
     return f"{text_of(estimate.mean)} [{text_of(estimate.low)}, {high}]"
+
+
+def _share(estimate: Estimate) -> str:
+    if math.isnan(estimate.mean):
+        return NOT_KNOWN
+    return f"{estimate.mean:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
 
 
 def _tex(text: str) -> str:

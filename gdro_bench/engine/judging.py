@@ -2,7 +2,8 @@
 the run ends or at any time later from the pictures that it kept.
 
 `judged.parquet` has a row for each kept picture of every evaluation point: `mark`, `prompt`, the judge's mean `u` over
-the task's axes and the axes themselves, `gold` where a gold score is known, `second_reader`, the reward by another
+the task's axes and the axes themselves, `gold` where a gold score is known and its parts (`error ...`: 1 where the
+picture has an error of this kind, NaN where the prompt does not allow it), `second_reader`, the reward by another
 reader, and the instruments' notes. Its schema metadata name the instruments. (Older runs name them in `judged.json`.)
 
 New judgements are collected in `judged.partial.parquet`, saved after every evaluation point, and take the place of the
@@ -282,7 +283,7 @@ def _columns(scores: Mapping[str, Score], correction: Correction) -> Row:
         axes = {name: np.array([value]) for name, value in scores["judge"].parts.items()}
         columns |= {"u": float(judge_mean(axes, correction)[0]), **scores["judge"].parts}
     if "gold" in scores:
-        columns["gold"] = scores["gold"].value
+        columns |= {"gold": scores["gold"].value, **scores["gold"].parts}
     if "second reader" in scores:
         columns["second_reader"] = scores["second reader"].value
     return columns

@@ -2,8 +2,9 @@
 
 Facts of a sign scene: the wall's colour and texture, the sign's colour and place, and the object, its colour and its
 side. Of a scene of GenEval's grammar: every object at the place where the world puts it, its colour if one is said,
-and that there is nothing else. What the sign says is no fact here: the reward reads that. Neither a reward nor a judge
-uses these readers, and they only work in this world, whose layout and colours are known.
+and that there is nothing else. What the sign says is no fact here: the reward reads that; but a wrong letter is an
+error, and its errors are told by kind. Neither a reward nor a judge uses these readers, and they only work in this
+world, whose layout and colours are known.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from gdro_bench.models.pocket import parse, world
+from gdro_bench.models.pocket import letters, parse, world
 from gdro_bench.models.pocket.world import COLOURS, SIZE, THING_SIDE, THINGS, Facts, ThingFacts
 from gdro_bench.profile import JudgeConfig
-from gdro_bench.score import Images, Score
+from gdro_bench.score import BY_ERROR, Images, Score
 from gdro_bench.task import Prompt
 
 Pixels = NDArray[np.float64]  # [H, W, 3] or [n, 3], 0..255
@@ -29,6 +30,7 @@ PALETTE = np.array(list(COLOURS.values()), dtype=np.float64)
 APART = 40.0  # in a channel: what differs more from the wall is no wall
 PATTERN = 9.0  # in luminance: a texture fainter than this is plain
 THERE = 0.6  # an object's stencil must fit better than the wall alone by this factor
+FADED = 0.5  # of the contrast of new ink: what has less has faded, of which the world leaves 0.4 at most
 EMPTY = 0.06  # share of pixels beyond the wall's that a scene with nothing else may have
 
 
@@ -189,7 +191,7 @@ def _things_held(image: Pixels, wall: Wall, facts: Facts) -> dict[str, bool]:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# The errors of a scene of objects, by kind
+# Errors by kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,12 +242,29 @@ def _wall_behind(image: Pixels) -> Wall:
 
 
 def errors(pixels: Images, facts: Facts) -> dict[str, bool]:
-    """For each kind of error that the prompt of a scene of objects allows, whether the picture [64, 64, 3] has it:
-    `kind`, an object of a class that was not asked for; `count`, too few or too many of what a number was asked of;
-    `missing` and `extra`, fewer or more objects than were asked for elsewhere; `colour` and `relation`, where all that
-    was asked for is there."""
+    """For each kind of error that the prompt allows, whether the picture [64, 64, 3] has it.
+
+    On a scene with a sign: `letter`, the sign says something else; `fading`, its ink is nearly gone; `wall`, `sign` and
+    `object`, a fact of theirs does not hold. On a scene of objects: `kind`, an object of a class that was not asked
+    for; `count`, too few or too many of what a number was asked of; `missing` and `extra`, fewer or more objects than
+    were asked for elsewhere; `colour` and `relation`, where all that was asked for is there.
+    """
     image = pixels.astype(np.float64)
-    shown = read_things(image, _wall_behind(image))
+    if facts.sign is not None:
+        return _errors_of_sign(image, facts.sign, held(pixels, facts))
+    return _errors_of_things(read_things(image, _wall_behind(image)), facts)
+
+
+def _errors_of_sign(image: Pixels, sign: world.SignFacts, truth: dict[str, bool]) -> dict[str, bool]:
+    shown = letters.read(image, sign)
+    found = {"letter": shown.word != sign.word, "fading": shown.contrast < FADED}
+    for part in ("wall", "sign", "object"):
+        of_part = [holds for name, holds in truth.items() if name.startswith(part)]
+        found |= {part: not all(of_part)} if of_part else {}
+    return found
+
+
+def _errors_of_things(shown: list[Shown], facts: Facts) -> dict[str, bool]:
     asked = [thing for thing in facts.things for _ in range(thing.count)]
     names = sorted(one.name for one in shown)
     found = {"kind": any(one.name not in {thing.name for thing in asked} for one in shown)}
@@ -275,7 +294,8 @@ def open_gold(config: JudgeConfig) -> Gold:
 
 
 class Gold:
-    """A `Scorer`: the share of facts that hold; NaN for a prompt that is not of the world's grammar."""
+    """A `Scorer`: the share of facts that hold, its parts the errors that the prompt allows, 1 where they are made; NaN
+    for a prompt that is not of the world's grammar."""
 
     name = "gold: share of the prompt's facts that hold"
 
@@ -288,4 +308,5 @@ class Gold:
             return Score(math.nan, note="not a prompt of the pocket world")
         truth = held(image, facts)
         wrong = ", ".join(name for name, holds in truth.items() if not holds)
-        return Score(sum(truth.values()) / len(truth), note=f"wrong: {wrong}" if wrong else "all facts hold")
+        parts = {BY_ERROR + kind: float(made) for kind, made in errors(image, facts).items()}
+        return Score(sum(truth.values()) / len(truth), parts, f"wrong: {wrong}" if wrong else "all facts hold")

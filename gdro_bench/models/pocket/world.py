@@ -21,6 +21,7 @@ from gdro_bench.rewards.geneval_prompts import NUMBERS, RELATIONS, article, plur
 
 SIZE = 64
 TOKEN_SIDE = 8  # px of an image token of the model
+ADVANCE = 0.602  # em, of every letter of DejaVu Sans Mono
 MARGIN = 4  # px of a panel around its word
 THING_SIDE = 29  # an object fills x to x + 29, both inside: 30 px
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -217,16 +218,17 @@ def _mix(a: tuple[int, int, int], b: tuple[int, int, int], share: float) -> tupl
     return r, g, b_
 
 
-def _contrasting(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
+def ink_on(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The colour of what is written or drawn on this one: nearly black on light colours, nearly white on dark ones."""
     return (18, 18, 20) if _luminance(rgb) > 0.45 else (248, 248, 244)
 
 
 def _draw_wall(rng: Generator, colour: str, texture: str) -> Image.Image:
     base = _shade(rng, colour)
-    other = _mix(base, _contrasting(base), 0.22)
+    other = _mix(base, ink_on(base), 0.22)
     if texture == "gradient":
         ramp = np.linspace(0, 1, SIZE)[:, None, None] * np.ones((1, SIZE, 1))
-        pixels = np.array(base) + ramp * (np.array(_mix(base, _contrasting(base), 0.45)) - np.array(base))
+        pixels = np.array(base) + ramp * (np.array(_mix(base, ink_on(base), 0.45)) - np.array(base))
         return Image.fromarray(pixels.astype(np.uint8))
     image = Image.new("RGB", (SIZE, SIZE), base)
     draw = ImageDraw.Draw(image)
@@ -246,7 +248,7 @@ def draw_pattern(draw: ImageDraw.ImageDraw, texture: str, colour: Colour | int) 
 
 
 def sign_font(sign: SignFacts) -> ImageFont.FreeTypeFont:
-    widest = int(56 / (0.602 * len(sign.word)))  # DejaVu Sans Mono advances 0.602 em a letter
+    widest = int(56 / (ADVANCE * len(sign.word)))
     return _font("DejaVuSansMono-Bold.ttf", min(TYPE_SIZES[sign.type_size], widest))
 
 
@@ -265,10 +267,10 @@ def _draw_sign(rng: Generator, draw: ImageDraw.ImageDraw, sign: SignFacts, faded
     font = sign_font(sign)
     x0, y0, _, _ = font.getbbox(sign.word)
     fill = _shade(rng, sign.colour)
-    ink = _contrasting(fill)
+    ink = ink_on(fill)
     if rng.random() < faded:
         ink = _mix(ink, fill, float(rng.uniform(*FADING)))
-    draw.rounded_rectangle(panel, radius=3, fill=fill, outline=_mix(fill, _contrasting(fill), 0.6))
+    draw.rounded_rectangle(panel, radius=3, fill=fill, outline=_mix(fill, ink_on(fill), 0.6))
     draw.text((panel[0] + MARGIN - x0, panel[1] + MARGIN - y0), sign.word, font=font, fill=ink)
     return panel
 
@@ -289,19 +291,19 @@ def _glyph(character: str) -> Drawer:
 
 def _clock(d: ImageDraw.ImageDraw, x: int, y: int, s: int, c: Colour) -> None:
     d.ellipse((x, y, x + s, y + s), fill=c)
-    d.ellipse((x + s * 0.16, y + s * 0.16, x + s * 0.84, y + s * 0.84), fill=_mix(c, _contrasting(c), 0.85))
+    d.ellipse((x + s * 0.16, y + s * 0.16, x + s * 0.84, y + s * 0.84), fill=_mix(c, ink_on(c), 0.85))
     d.line((x + s / 2, y + s / 2, x + s / 2, y + s * 0.25), fill=c, width=2)
     d.line((x + s / 2, y + s / 2, x + s * 0.7, y + s * 0.55), fill=c, width=2)
 
 
 def _stop_sign(d: ImageDraw.ImageDraw, x: int, y: int, s: int, c: Colour) -> None:
     d.rectangle((x + s * 0.45, y + s * 0.6, x + s * 0.55, y + s), fill=(90, 90, 95))
-    d.regular_polygon((x + s / 2, y + s * 0.38, s * 0.38), 8, rotation=22.5, fill=c, outline=_contrasting(c))
-    d.rectangle((x + s * 0.3, y + s * 0.33, x + s * 0.7, y + s * 0.43), fill=_contrasting(c))
+    d.regular_polygon((x + s / 2, y + s * 0.38, s * 0.38), 8, rotation=22.5, fill=c, outline=ink_on(c))
+    d.rectangle((x + s * 0.3, y + s * 0.33, x + s * 0.7, y + s * 0.43), fill=ink_on(c))
 
 
 def _traffic_light(d: ImageDraw.ImageDraw, x: int, y: int, s: int, c: Colour) -> None:
-    d.rounded_rectangle((x + s * 0.28, y, x + s * 0.72, y + s), radius=3, fill=c, outline=_contrasting(c))
+    d.rounded_rectangle((x + s * 0.28, y, x + s * 0.72, y + s), radius=3, fill=c, outline=ink_on(c))
     for i, lamp in enumerate(((230, 50, 40), (245, 200, 40), (60, 190, 80))):
         cy = y + s * (0.2 + 0.3 * i)
         d.ellipse((x + s * 0.39, cy - s * 0.11, x + s * 0.61, cy + s * 0.11), fill=lamp)
@@ -311,7 +313,7 @@ def _kite(d: ImageDraw.ImageDraw, x: int, y: int, s: int, c: Colour) -> None:
     d.polygon(
         ((x + s * 0.55, y), (x + s * 0.9, y + s * 0.3), (x + s * 0.5, y + s * 0.72), (x + s * 0.2, y + s * 0.26)), c
     )
-    d.line((x + s * 0.55, y, x + s * 0.5, y + s * 0.72), fill=_contrasting(c))
+    d.line((x + s * 0.55, y, x + s * 0.5, y + s * 0.72), fill=ink_on(c))
     d.line((x + s * 0.5, y + s * 0.72, x + s * 0.2, y + s), fill=c, width=2)
 
 
@@ -319,7 +321,7 @@ def _bus(d: ImageDraw.ImageDraw, x: int, y: int, s: int, c: Colour) -> None:
     d.rounded_rectangle((x, y + s * 0.2, x + s, y + s * 0.78), radius=3, fill=c)
     for i in range(3):
         left = x + s * (0.08 + 0.3 * i)
-        d.rectangle((left, y + s * 0.3, left + s * 0.22, y + s * 0.5), fill=_mix(c, _contrasting(c), 0.8))
+        d.rectangle((left, y + s * 0.3, left + s * 0.22, y + s * 0.5), fill=_mix(c, ink_on(c), 0.8))
     for centre in (0.25, 0.75):
         d.ellipse((x + s * (centre - 0.12), y + s * 0.66, x + s * (centre + 0.12), y + s * 0.9), fill=(30, 30, 34))
 
@@ -333,14 +335,14 @@ def _apple(d: ImageDraw.ImageDraw, x: int, y: int, s: int, c: Colour) -> None:
 
 def _book(d: ImageDraw.ImageDraw, x: int, y: int, s: int, c: Colour) -> None:
     d.rectangle((x + s * 0.12, y, x + s * 0.88, y + s), fill=c)
-    d.rectangle((x + s * 0.12, y, x + s * 0.26, y + s), fill=_mix(c, _contrasting(c), 0.4))
+    d.rectangle((x + s * 0.12, y, x + s * 0.26, y + s), fill=_mix(c, ink_on(c), 0.4))
     for row in (0.25, 0.4):
-        d.line((x + s * 0.38, y + s * row, x + s * 0.76, y + s * row), fill=_contrasting(c))
+        d.line((x + s * 0.38, y + s * row, x + s * 0.76, y + s * row), fill=ink_on(c))
 
 
 def _sports_ball(d: ImageDraw.ImageDraw, x: int, y: int, s: int, c: Colour) -> None:
     d.ellipse((x, y, x + s, y + s), fill=c)
-    line = _mix(c, _contrasting(c), 0.7)
+    line = _mix(c, ink_on(c), 0.7)
     d.line((x + s / 2, y, x + s / 2, y + s), fill=line)
     d.line((x, y + s / 2, x + s, y + s / 2), fill=line)
     d.arc((x - s * 0.6, y, x + s * 0.3, y + s), -60, 60, fill=line)

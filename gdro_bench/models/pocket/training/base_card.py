@@ -139,17 +139,13 @@ def _grouped(policy: PocketPolicy, card_task: CardTask, console: Console) -> str
     best, varied = stats.bootstrap_mean(np.nanmax(rewards, axis=1)), np.nanstd(rewards, axis=1) > 0
     told = f"""{len(prompts)} tuning prompts with {GROUP} images each: the best of a group has {best},
   {varied.mean():.0%} of the groups have variance; {np.isnan(rewards).sum()} images not scored."""
-    errors = [gold.errors(image, facts) for image, p in zip(images, each, strict=True) if (facts := _objects(p))]
+    errors = [
+        gold.errors(image, facts) for image, p in zip(images, each, strict=True) if (facts := parse.facts_of(p.text))
+    ]
     kinds = sorted({kind for one in errors for kind in one})
     shares = {kind: np.mean([one[kind] for one in errors if kind in one]) for kind in kinds}
     listed = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
     return f"{told} Errors, of the pictures whose prompt allows them: {listed}." if listed else told
-
-
-def _objects(prompt: task.Prompt) -> world.Facts | None:
-    """The facts of a scene of objects; None for one with a sign."""
-    facts = parse.facts_of(prompt.text)
-    return facts if facts and facts.sign is None else None
 
 
 def things_prompts(count: int) -> list[task.Prompt]:

@@ -1,0 +1,109 @@
+"""Verdicts -> one page, as Markdown and as HTML, with a figure of every test's interval against its bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from gdro_bench import figures
+from gdro_bench.claims.measures import MEASURES
+from gdro_bench.claims.verdicts import Finding, Verdict
+from gdro_bench.compare import page
+from gdro_bench.compare.tables import OTHERS, PARTS, Table
+from gdro_bench.files import write_atomically
+
+HEADER = ["task", "what is measured", "rule", "measured [95 %]", "seeds", "verdict"]
+
+
+def write(verdicts: Sequence[Verdict], out: Path, title: str, digest: str, seeds: int) -> None:
+    """Writes claims.md, claims.html, claims.csv and claims.png (.pdf) into `out`.
+
+    Args:
+        digest: of the file of rules. seeds: fewer make a verdict provisional.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    rows = numbers(verdicts)
+    figures.verdicts(out / "claims", rows)
+    write_atomically(out / "claims.csv", rows.to_csv(index=False, float_format="%.6g").encode())
+    sentences = _sentences(verdicts, digest, seeds)
+    write_atomically(out / "claims.md", _markdown(verdicts, title, sentences).encode())
+    html = page.render_claims(title, sentences, summary(verdicts), list(map(_section, verdicts)), out / "claims.png")
+    write_atomically(out / "claims.html", html.encode())
+
+
+def numbers(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """A row a test: claim, task, what is measured, number with interval, bounds, seeds and verdict."""
+    return pd.DataFrame(
+        {
+            "claim": verdict.claim.name,
+            "task": finding.test.task,
+            "measured": what(finding),
+            "measure": finding.test.measure,
+            "value": finding.estimate.mean,
+            "value_low": finding.estimate.low,
+            "value_high": finding.estimate.high,
+            "bound": finding.test.bound,
+            "weakly": np.nan if finding.test.weakly is None else finding.test.weakly,
+            "side": "at most" if finding.test.at_most is not None else "at least",
+            "seeds": finding.seeds,
+            "verdict": finding.verdict,
+            "claim_verdict": verdict.told,
+        }
+        for verdict in verdicts
+        for finding in verdict.findings
+    )
+
+
+def what(finding: Finding) -> str:
+    """What a test measures, of which runs, in words."""
+    test = finding.test
+    part = "" if test.part is None else f"{(PARTS | OTHERS).get(test.part, test.part)}, "
+    against = "" if test.against is None else f", against {test.against}"
+    return f"{test.of}{against}: {part}{MEASURES[test.measure].says}"
+
+
+def summary(verdicts: Sequence[Verdict]) -> Table:
+    cells = [[v.claim.says, v.claim.kind, v.told, str(min(f.seeds for f in v.findings))] for v in verdicts]
+    return Table("verdicts", "Verdicts", ["claim", "kind", "verdict", "seeds"], cells, numbers(verdicts))
+
+
+def _sentences(verdicts: Sequence[Verdict], digest: str, seeds: int) -> list[str]:
+    claims = [verdict for verdict in verdicts if verdict.claim.kind == "claim"]
+    counted = {word: sum(v.word == word for v in claims) for word in dict.fromkeys(v.word for v in claims)}
+    return [
+        f"Of {len(claims)} claims: " + ", ".join(f"{count} {word}" for word, count in counted.items()) + ".",
+        f"The rules (digest {digest}) were written before the runs. A test holds if its whole 95 % interval is on the "
+        "claimed side of its bound, in part if it is on that side of the weaker one; it fails if the whole interval is "
+        "on the other side, and is undecided else.",
+        f"A verdict from fewer than {seeds} seeds is provisional. Intervals are over prompts, and over seeds where "
+        "there are several: of one seed they do not hold its luck.",
+    ]
+
+
+def _row(finding: Finding) -> list[str]:
+    value = finding.missing or str(finding.estimate)
+    return [finding.test.task, what(finding), finding.test.rule, value, str(finding.seeds), finding.verdict]
+
+
+def _section(verdict: Verdict) -> page.ClaimSection:
+    table = Table(verdict.claim.name, verdict.claim.says, HEADER, list(map(_row, verdict.findings)), pd.DataFrame())
+    return page.ClaimSection(verdict.told, verdict.claim.source, table, _commands(verdict))
+
+
+def _commands(verdict: Verdict) -> list[str]:
+    return list(dict.fromkeys(command for finding in verdict.findings for command in finding.commands))
+
+
+def _markdown(verdicts: Sequence[Verdict], title: str, sentences: Sequence[str]) -> str:
+    parts = [f"# {title}\n", "\n".join(f"- {sentence}" for sentence in sentences) + "\n"]
+    parts += [summary(verdicts).markdown(), "![every test's interval against its bound](claims.png)\n"]
+    for verdict in verdicts:
+        section = _section(verdict)
+        parts.append(f"## {verdict.claim.says}\n\n**{verdict.told}**. {verdict.claim.source}.\n")
+        parts.append(section.table.markdown())
+        if section.commands:
+            parts.append("\n".join(f"    {command}" for command in section.commands) + "\n")
+    return "\n".join(parts)

@@ -1,0 +1,148 @@
+"""Finished runs and rules -> verdicts, each with its numbers, seeds and the commands that repeat its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gdro_bench import content
+from gdro_bench.claims.measures import MEASURES, UNKNOWN
+from gdro_bench.claims.rules import Claim, Rules, Test, Who
+from gdro_bench.compare import entries
+from gdro_bench.compare.entries import Comparison, Entry
+from gdro_bench.compare.grouping import Group
+from gdro_bench.compare.report import command
+from gdro_bench.stats import Estimate
+
+REPRODUCED, PARTLY, NOT, UNDECIDED = "reproduced", "partly", "not reproduced", "undecided"
+NO_RUNS, INCOMPLETE = "no runs", "incomplete"
+SETTLED = (REPRODUCED, PARTLY, NOT)
+ANSWERS = {REPRODUCED: "yes", NOT: "no"}  # of an open question
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A test and what was found: its number, verdict and the fewest seeds of an entry; `missing` says which runs there
+    are none of; `commands` repeat the runs."""
+
+    test: Test
+    estimate: Estimate
+    verdict: str
+    seeds: int
+    missing: str
+    commands: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    claim: Claim
+    findings: tuple[Finding, ...]
+    word: str
+    provisional: bool
+
+    @property
+    def told(self) -> str:
+        """For people: the word, as an answer if the claim is a question."""
+        word = ANSWERS.get(self.word, self.word) if self.claim.kind == "question" else self.word
+        return f"{word} (provisional)" if self.provisional and self.word in SETTLED else word
+
+
+def judge(rules: Rules, groups: Sequence[Group]) -> list[Verdict]:
+    """A verdict on every claim, from runs of one profile."""
+    compared = {group.name: entries.compare(group.runs, variants=True) for group in groups}
+    return [_verdict(claim, list(compared.values()), rules.seeds) for claim in rules.claims]
+
+
+def _verdict(claim: Claim, compared: Sequence[Comparison], seeds: int) -> Verdict:
+    findings = tuple(_finding(test, compared) for test in claim.tests)
+    fewest = min(finding.seeds for finding in findings)
+    return Verdict(claim, findings, combined([finding.verdict for finding in findings]), fewest < seeds)
+
+
+def _finding(test: Test, compared: Sequence[Comparison]) -> Finding:
+    """Of the comparisons of the test's task that have all its runs, the one with most runs, or the longest."""
+    wanted = [who for who in (test.of, test.against) if who is not None]
+    of_task = [one for one in compared if one.first.task == test.task]
+    complete = [one for one in of_task if all(find(who, one.all_entries) for who in wanted)]
+    if not complete:
+        lacking = [str(who) for who in wanted if not any(find(who, one.all_entries) for one in of_task)]
+        told = f"{test.task}: {' and '.join(lacking or map(str, wanted))}" + ("" if lacking else ", of one budget")
+        return Finding(test, UNKNOWN, NO_RUNS, 0, f"no runs of {told}", ())
+    order: dict[str, Callable[[Comparison], int]] = {"main": _runs, "long": lambda one: one.first.limit}
+    chosen = max(complete, key=order[test.budget])
+    found = [entry for who in wanted if (entry := find(who, chosen.all_entries)) is not None]
+    estimate = measured(test, chosen, found)
+    commands = tuple(command(loaded.run) for entry in found for loaded in entry.runs)
+    return Finding(test, estimate, verdict(test, estimate), min(len(entry.runs) for entry in found), "", commands)
+
+
+def _runs(compared: Comparison) -> int:
+    return sum(len(entry.runs) for entry in compared.all_entries)
+
+
+def measured(test: Test, compared: Comparison, found: Sequence[Entry]) -> Estimate:
+    """The test's number; `found`: its entry, and the one that it is held against."""
+    measure = MEASURES[test.measure]
+    seen = {"alone": found[:1], "pair": found, "all": compared.all_entries}[measure.scope]
+    reference = found[-1] if measure.scope == "pair" else found[0]
+    comparison = Comparison(tuple(seen), reference, compared.prompts, {})
+    return measure.measured(comparison, found[0], test.part or "")
+
+
+def find(who: Who, among: Sequence[Entry]) -> Entry | None:
+    """The entry that is meant; of several (of `above` and `named`) the one with most seeds, then the one with fewest
+    changed numbers, then the first by its label."""
+    fitting = [entry for entry in among if entry.method == who.method and _fits(who, entry, among)]
+    ordered = sorted(fitting, key=lambda entry: (-len(entry.runs), len(_changes(entry)), entry.label))
+    return ordered[0] if ordered else None
+
+
+def _changes(entry: Entry) -> Mapping[str, str]:
+    """The numbers of the method that were changed, by name, as they were written."""
+    settings = [s.removeprefix("method.") for s in entry.runs[0].run.changed if s.startswith("method.")]
+    return dict(setting.split("=", 1) for setting in settings)
+
+
+def _fits(who: Who, entry: Entry, among: Sequence[Entry]) -> bool:
+    changes = _changes(entry)
+    if who.number is None or who.number not in changes:
+        return who.number is None and not changes
+    value = content.flatten(entry.runs[0].run.settings["method"])[who.number]
+    together = {name.split(".")[0] for name in changes} == {who.number.split(".")[0]}
+    if who.named is not None:
+        return str(value) == who.named and together
+    if who.above is not None:
+        return float(value) > who.above and together
+    if len(changes) > 1:
+        return False
+    if who.value is not None:
+        return float(value) == who.value
+    own = next((e for e in among if e.method == who.method and not _changes(e)), None)
+    return own is not None and np.isclose(float(value), (who.times or 1) * entries.setting_of(own, who.number))
+
+
+def verdict(test: Test, estimate: Estimate) -> str:
+    """By the whole interval: on the claimed side of the bound, of the weaker one, on the other side of it, or none. An
+    interval that ends on a bound is on neither side: what does not move at all neither rises nor falls."""
+    if np.isnan([estimate.mean, estimate.low, estimate.high]).any():
+        return UNDECIDED
+    sign = 1 if test.at_most is None else -1
+    worst, best = sorted((sign * estimate.low, sign * estimate.high))
+    weakly = test.bound if test.weakly is None else test.weakly
+    if worst > sign * test.bound:
+        return REPRODUCED
+    if worst > sign * weakly:
+        return PARTLY
+    return NOT if best < sign * weakly else UNDECIDED
+
+
+def combined(verdicts: Sequence[str]) -> str:
+    """Of a claim, from those of its tests: theirs if all agree; incomplete if there are no runs of one; partly if one
+    holds, be it weakly; undecided else."""
+    if len(set(verdicts)) == 1:
+        return verdicts[0]
+    if NO_RUNS in verdicts:
+        return INCOMPLETE
+    return PARTLY if {REPRODUCED, PARTLY} & set(verdicts) else UNDECIDED

@@ -1,0 +1,29 @@
+"""`claims`: finished runs and rules -> a page of verdicts for every profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from gdro_bench.claims import page, rules, verdicts
+from gdro_bench.compare import grouping
+
+
+def execute(console: Console, folders: tuple[Path, ...], runs: Path, out: Path | None, path: Path | None) -> None:
+    """Writes the pages and prints every verdict.
+
+    Raises:
+        BenchError: there are no finished runs, or the rules are of no use.
+    """
+    read, digest = rules.load(path or rules.OWN)
+    groups = [group for place in folders or (runs,) for group in grouping.groups((), place)[0]]
+    for profile in sorted({group.runs[0].run.profile for group in groups}):
+        judged = verdicts.judge(read, [group for group in groups if group.runs[0].run.profile == profile])
+        folder = (out or runs / "claims") / profile
+        page.write(judged, folder, f"Claims, judged on {profile}", digest, read.seeds)
+        for verdict in judged:
+            console.print(f"- {verdict.told}: {verdict.claim.says}", soft_wrap=True, markup=False)
+        console.print(
+            f"Page: {folder / 'claims.html'} (Markdown, figure and data beside it)", soft_wrap=True, markup=False
+        )

@@ -1,0 +1,199 @@
+"""Verdicts on claims: rules as they are written, numbers of runs whose curves are known."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from test_compare import SLOWER, judge, make_run
+
+from gdro_bench.claims import rules, verdicts
+from gdro_bench.claims.rules import Test as Rule
+from gdro_bench.claims.rules import Who
+from gdro_bench.cli import main
+from gdro_bench.compare import entries
+from gdro_bench.errors import BenchError
+from gdro_bench.stats import Estimate
+
+GDRO = Who("gdro", None, None, None, None, None)
+
+
+def rule(**fields: object) -> Rule:
+    given = {"task": "ocr", "measure": "gain", "of": GDRO, "against": None, "part": "reward", "at_most": None}
+    return Rule(**(given | {"at_least": None, "weakly": None, "budget": "main"} | fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (0.2, 0.4, "reproduced"),
+        (0.5, 0.9, "partly"),
+        (0.4, 0.9, "partly"),
+        (0.9, 1.2, "undecided"),
+        (1.0, 1.2, "undecided"),
+        (1.1, 3.0, "not reproduced"),
+        (1.1, float("inf"), "not reproduced"),
+        (float("nan"), float("nan"), "undecided"),
+    ],
+)
+def test_a_whole_interval_decides(low: float, high: float, word: str) -> None:
+    at_most = rule(at_most=0.5, weakly=1.0)
+    assert verdicts.verdict(at_most, Estimate((low + high) / 2, low, high)) == word
+    at_least = rule(at_least=-0.5, weakly=-1.0)
+    assert verdicts.verdict(at_least, Estimate(-(low + high) / 2, -high, -low)) == word
+
+
+def test_what_does_not_move_neither_rises_nor_falls() -> None:
+    still = Estimate(0.0, 0.0, 0.0)
+    assert verdicts.verdict(rule(at_most=-0.05, weakly=0.0), still) == "undecided"
+    assert verdicts.verdict(rule(at_least=0.0), still) == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("of_tests", "word"),
+    [
+        (["reproduced"], "reproduced"),
+        (["reproduced", "reproduced"], "reproduced"),
+        (["reproduced", "not reproduced"], "partly"),
+        (["partly", "undecided"], "partly"),
+        (["not reproduced", "undecided"], "undecided"),
+        (["not reproduced", "not reproduced"], "not reproduced"),
+        (["reproduced", "no runs"], "incomplete"),
+        (["no runs", "no runs"], "no runs"),
+    ],
+)
+def test_a_claim_s_verdict_is_that_of_its_tests(of_tests: list[str], word: str) -> None:
+    assert verdicts.combined(of_tests) == word
+
+
+# -- rules
+
+
+def test_the_package_s_rules_hold_all_nine_claims_of_the_paper() -> None:
+    read, digest = rules.load(rules.OWN)
+    assert [claim.kind for claim in read.claims].count("claim") == 9
+    assert re.fullmatch("[0-9a-f]{16}", digest)
+    assert {test.task for claim in read.claims for test in claim.tests} == {"ocr", "geneval"}
+
+
+RULES = """
+seeds = 2
+
+[[claims]]
+name = "cheap"
+says = "GDRO is cheaper."
+source = "a <b>paper</b>"
+kind = "claim"
+
+[[claims.tests]]
+task = "ocr"
+measure = "cost-ratio"
+of = { method = "gdro" }
+against = { method = "flow-grpo" }
+at_most = 1.0
+budget = "main"
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("at_most = 1.0\n", "", "one bound"),
+        ("at_most = 1.0\n", "at_most = 1.0\nat_least = 0.0\n", "one bound"),
+        ('against = { method = "flow-grpo" }\n', "", "needs `against`"),
+        ('"cost-ratio"', '"cost"', "no measure"),
+        ("at_most = 1.0\n", 'at_most = 1.0\npart = "gold"\n', "no use for `part`"),
+        ('{ method = "gdro" }', '{ method = "gdro", number = "k" }', "one of value, times, above and named"),
+        ('budget = "main"', 'budget = "small"', "small"),
+    ],
+)
+def test_a_rule_of_no_use_is_named(old: str, new: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_text(RULES.replace(old, new))
+    with pytest.raises(BenchError, match=told):
+        rules.load(tmp_path / "rules.toml")
+
+
+def test_two_claims_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_text(RULES + RULES.split("seeds = 2\n")[1])
+    with pytest.raises(BenchError, match="2 claims called 'cheap'"):
+        rules.load(tmp_path / "rules.toml")
+
+
+# -- which runs are meant
+
+
+def entry(tmp_path: Path, name: str, *changed: str, method: str = "gdro") -> entries.Entry:
+    run = entries.load(make_run(tmp_path / name, method, changed=changed))
+    return entries.Entry(entries.label_of(run.run), (run,))
+
+
+def test_entries_are_found_by_the_number_that_was_changed(tmp_path: Path) -> None:
+    among = [
+        entry(tmp_path, "own"),
+        entry(tmp_path, "half", "method.tau=0.025"),
+        entry(tmp_path, "none", "method.tau=0.0"),
+        entry(tmp_path, "drawn", "method.draw=ordered"),
+        entry(tmp_path, "both", "method.tau=0.1", "method.draw=ordered"),
+    ]
+
+    def found(**fields: object) -> str | None:
+        who = Who(**({"number": None, "value": None, "times": None, "above": None, "named": None} | fields))  # type: ignore[arg-type]
+        one = verdicts.find(who, among)
+        return one and one.label
+
+    assert found(method="gdro") == "gdro"
+    assert found(method="dpo") is None
+    assert found(method="gdro", number="tau", value=0.0) == "gdro (tau=0.0)"
+    assert found(method="gdro", number="tau", times=0.5) == "gdro (tau=0.025)"
+    assert found(method="gdro", number="tau", value=0.1) is None
+    assert found(method="gdro", number="tau", above=0.02) == "gdro (tau=0.025)"
+    assert found(method="gdro", number="draw", named="ordered") == "gdro (draw=ordered)"
+
+
+# -- end to end
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["claims", *map(str, arguments)])
+
+
+def test_the_page_has_every_verdict_with_its_numbers_and_commands(tmp_path: Path) -> None:
+    for seed in range(2):
+        make_run(tmp_path / "runs" / f"g{seed}", seed=seed)
+        make_run(tmp_path / "runs" / f"f{seed}", "flow-grpo", seed, SLOWER, pool=0)
+    (tmp_path / "rules.toml").write_text(RULES)
+    result = call("--runs", tmp_path / "runs", "--rules", tmp_path / "rules.toml")
+    assert result.exit_code == 0, result.output
+    assert "- reproduced: GDRO is cheaper." in result.output
+    folder = tmp_path / "runs" / "claims" / "pocket"
+    row = pd.read_csv(folder / "claims.csv").iloc[0]
+    assert row["value"] == pytest.approx(0.5)  # 500 evaluations against 1000
+    assert (row["seeds"], row["verdict"]) == (2, "reproduced")
+    text, html = (folder / "claims.md").read_text(), (folder / "claims.html").read_text()
+    for command in ("--method gdro --seed 1", "--method flow-grpo --seed 0"):
+        assert command in text
+        assert command in html
+    assert "a &lt;b&gt;paper&lt;/b&gt;" in html
+    assert "<b>" not in html
+    assert (folder / "claims.pdf").exists()
+
+
+def test_fewer_seeds_are_provisional_and_absent_runs_are_said(tmp_path: Path) -> None:
+    judge(make_run(tmp_path / "runs" / "g"), (4.0, 4.0, 4.0, 4.0, 3.0))
+    judge(make_run(tmp_path / "runs" / "f", "flow-grpo", 0, SLOWER, pool=0), (4.0,) * 5)
+    result = call("--runs", tmp_path / "runs")
+    assert result.exit_code == 0, result.output
+    assert "- no runs: Without the hold on the best image" in result.output
+    assert "- incomplete: " in result.output
+    text = (tmp_path / "runs" / "claims" / "pocket" / "claims.md").read_text()
+    assert "no runs of geneval: gdro and flow-grpo" in text
+    assert "reproduced (provisional)" not in text.split("## On GenEval")[1].split("##")[0]
+    assert "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", text.lower())
+
+
+def test_the_rules_file_is_valid_toml_whose_bounds_are_all_there() -> None:
+    raw = tomllib.loads(rules.OWN.read_text(encoding="utf-8"))
+    for claim in raw["claims"]:
+        assert all(("at_most" in test) != ("at_least" in test) for test in claim["tests"])
