@@ -111,12 +111,15 @@ def make_search(folder: Path, method: str, trials: int = 3, budget: int = 500, *
     return search
 
 
-def test_equal_searches_are_told_in_a_column(compared: entries.Comparison, tmp_path: Path) -> None:
+def test_equal_searches_are_told_in_a_table(compared: entries.Comparison, tmp_path: Path) -> None:
     found = [make_search(tmp_path / "tuned", "gdro"), make_search(tmp_path / "tuned", "flow-grpo")]
-    sentences, short = report.write(compared, tmp_path / "out", "evaluations", None, "", searches.of(compared, found))
+    of = searches.of(compared, found)
+    sentences, _ = report.write(compared, tmp_path / "out", "evaluations", None, "", of)
     assert sentences[0] == "The numbers of all methods were searched alike: 3 x 500 evaluations."
-    assert [row[-1] for row in short.cells] == ["3 x 500 evaluations, numbers of the best trial"] * 2
-    assert (short.header[-1], short.numbers["search_evaluations"].tolist()) == ("search", [1530, 1530])
+    table = of.table(compared.entries)
+    assert [row[1:] for row in table.cells] == [["3 x 500 evaluations", "1,530", "trial 1, the best"]] * 2
+    assert table.numbers["evaluations"].tolist() == [1530, 1530]
+    assert table.markdown() in (tmp_path / "out" / "report.md").read_text()
     text = (tmp_path / "out" / "report.md").read_text()
     assert "## At matched reward" in text
     assert "## At matched budget" in text
@@ -145,15 +148,11 @@ def test_methods_whose_searches_differ_are_not_called_matched(
 def test_runs_with_other_numbers_than_the_best_trial_s_are_told(compared: entries.Comparison, tmp_path: Path) -> None:
     found = [make_search(tmp_path, "gdro", best=0), replace(make_search(tmp_path, "flow-grpo"), trials=())]
     of = searches.of(compared, found)
-    short = tables.short_table(compared, [], matched.at_budget(compared))
-    cells = [row[-1] for row in of.with_column(short, compared.entries).cells]
-    assert cells[0].endswith("numbers of trial 1, which is not the best")
-    assert cells[1].endswith("numbers of no trial")
+    assert [row[-1] for row in of.table(compared.entries).cells] == ["trial 1, which is not the best", "no trial"]
 
 
 def test_a_report_without_tune_says_nothing_of_searches(compared: entries.Comparison, tmp_path: Path) -> None:
-    _, short = report.write(compared, tmp_path, "evaluations", None)
-    assert "search" not in short.header
+    report.write(compared, tmp_path, "evaluations", None)
     assert "search" not in (tmp_path / "report.md").read_text()
 
 
@@ -326,6 +325,49 @@ def test_the_corrected_score_is_that_of_the_means(tmp_path: Path) -> None:
     assert found.mean(axis=0) == pytest.approx(entry.mean("corrected"), abs=0.01)
 
 
+def with_errors(folder: Path, last: float) -> Path:
+    """A judged run half of whose base's pictures have a wrong letter, and at the end a share `last` of them."""
+    table = pd.read_parquet(judge(folder, (4.0,) * 5) / "judged.parquet")
+    shares = table["mark"].map(dict(zip(MARKS, (0.5, 0.5, 0.5, 0.5, last), strict=True)))
+    table["error letter"] = (table["prompt"] < 20 * shares).astype(float)
+    table["error wall"] = 0.0
+    table.to_parquet(folder / "judged.parquet")
+    return folder
+
+
+def test_the_share_of_each_kind_of_error_that_is_gone_is_told(tmp_path: Path) -> None:
+    with_errors(make_run(tmp_path / "a"), 0.1)
+    with_errors(make_run(tmp_path / "b", "flow-grpo", rewards=SLOWER, pool=0), 0.6)
+    assert call("--runs", tmp_path).exit_code == 0
+    out = tmp_path / "compare" / "ocr-pocket"
+    table = pd.read_csv(out / "errors.csv", index_col=["error", "label"])
+    assert table.loc[("letter", "gdro"), "removed"] == pytest.approx(0.8)
+    assert table.loc[("letter", "flow-grpo"), "removed"] == pytest.approx(-0.2)
+    assert table.loc[("letter", "gdro"), ["base", "end"]].tolist() == pytest.approx([0.5, 0.1])
+    text = (out / "errors.md").read_text()
+    assert re.search(r"\| letter \| 0\.500 \[.*\] \| 80% \[.*\] \| -20% \[", text)
+    assert re.search(r"\| wall \| 0\.000 \[.*\] \| not known \| not known \|", text)  # the base has none to remove
+    for figure in ("errors", "pareto"):
+        assert (out / f"{figure}.pdf").exists()
+        assert (out / f"{figure}.png").exists()
+
+
+def test_times_to_reward_are_told_level_by_level(written: Path) -> None:
+    table = pd.read_csv(written / "time-to-reward.csv", index_col=["label", "level"])["evaluations"]
+    assert table.loc[("gdro", 0.8)] == pytest.approx(1000)
+    assert table.loc[("gdro", 0.48)] == pytest.approx(300 + 200 * 0.08 / 0.2)  # the pool is paid for first
+    assert np.isinf(table.loc[("flow-grpo", 0.8)])
+    assert "not reached" in (written / "time-to-reward.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("high", "told"), [(1.9, "1.40 [1.00, 1.90]"), (2.1, "1.40 [1.00, 2.10], wider than a factor 2")]
+)
+def test_a_wide_interval_is_called_so(high: float, told: str, compared: entries.Comparison) -> None:
+    row = matched.at_reward(compared, 0.6, "evaluations")[1]
+    assert tables._ratio(replace(row, ratio={True: Estimate(1.4, 1.0, high)}), True) == told
+
+
 def test_reward_that_costs_quality_is_drawn_to_fall(tmp_path: Path) -> None:
     judge(make_run(tmp_path / "a"), FALLING)
     judge(make_run(tmp_path / "b", "flow-grpo", rewards=SLOWER, pool=0), (4.0,) * 5)
@@ -334,11 +376,12 @@ def test_reward_that_costs_quality_is_drawn_to_fall(tmp_path: Path) -> None:
     assert "Judge: judge (1-5). Gold: facts." in result.output
     out = tmp_path / "compare" / "ocr-pocket"
     assert (out / "corrected.pdf").exists()
-    short = (out / "in-short.md").read_text()
-    assert re.search(r"gdro \| 1 \| .* \| 0\.125 \[.*\] \| below: -0\.514 \[", short)
+    short, budget = ((out / f"{name}.md").read_text() for name in ("in-short", "matched-budget"))
     unmoved = r"within noise: \+0\.000 \[0\.000, 0\.000\]"
-    assert re.search(r"flow-grpo \| .* \| 0\.749 \[.*\] \| at its best \| " + unmoved, short)
-    assert "against its best below: -0.514 [" in result.output
+    assert re.search(r"gdro \| .* \| 0\.125 \[.*\] \| " + unmoved, short)
+    assert re.search(r"flow-grpo \| .* \| 0\.749 \[.*\] \| " + unmoved, short)
+    assert re.search(r"gdro \| 1 \| .* \| below: -0\.514 \[", budget)
+    assert re.search(r"flow-grpo \| .* \| at its best \| ", budget)
     table = pd.read_csv(out / "matched-budget.csv", index_col="label")
     assert table.loc["gdro", "corrected_low"] < table.loc["gdro", "corrected"] < table.loc["gdro", "corrected_high"]
     assert table.loc["gdro", "corrected"] < table.loc["flow-grpo", "corrected"]
@@ -586,7 +629,8 @@ def test_tables_say_what_the_numbers_say(written: Path) -> None:
     assert "| flow-grpo |" in (written / "matched-reward.md").read_text()
     assert r"\toprule" in (written / "matched-reward.tex").read_text()
     short = (written / "in-short.md").read_text()
-    assert re.search(r"flow-grpo \| 3 \| 0\.600 .* \| below: -0\.200 .* \| 2\.00 \[.*\] \| 5\.00 \[", short)
+    assert re.search(r"flow-grpo \| 0\.600 .* \| below: -0\.200 .* \| 2\.00 \[", short)
+    assert max(line.count("|") for line in short.splitlines()) <= 7  # six columns
     assert short in (written / "report.md").read_text()
 
 
@@ -599,8 +643,8 @@ def test_a_difference_within_noise_is_called_so(tmp_path: Path) -> None:
         scores.to_parquet(folder / "scores.parquet")
     runs = [entries.load(tmp_path / name) for name in ("gdro", "dpo")]
     said, short = report.write(entries.compare(runs, False), tmp_path / "out", "evaluations", None)
-    assert short.cells[1][:2] == ["dpo", "1"]
-    assert short.cells[1][3].startswith("within noise: ")
+    assert short.cells[1][0] == "dpo"
+    assert short.cells[1][2].startswith("within noise: ")
     assert any("prompts alone where there is one seed" in sentence for sentence in said)
 
 
@@ -717,7 +761,7 @@ def test_a_judge_that_gave_no_rating_is_counted(tmp_path: Path) -> None:
     result = call("--runs", tmp_path)
     assert result.exit_code == 0, result.output
     assert "20 of 200 pictures could not be judged and are in no mean." in result.output
-    assert "corrected score at the end not known; against its best not known" in result.output
+    assert "corrected score at the end not known" in result.output
     assert "nan" not in result.output.lower()
 
 

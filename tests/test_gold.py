@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from gdro_bench.models.pocket import gold, parse, world
+from gdro_bench.models.pocket import gold, letters, parse, world
 from gdro_bench.models.pocket.disobedience import Disobedience, disobeyed
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.models.pocket.training import fit
@@ -118,7 +118,7 @@ def test_a_strange_prompt_is_unscored_and_a_known_one_says_what_is_wrong():
     assert known.note == "wrong: wall colour"
 
 
-# -- errors of scenes of objects, by kind
+# -- errors by kind
 
 
 SHARES = Disobedience(letter=0.0, kind=0.15, colour=0.3, count=0.4, relation=0.3, missing=0.15)
@@ -144,3 +144,53 @@ def test_an_empty_wall_shows_no_object_and_lacks_what_was_asked():
     wall = world.render(world.Facts("green", "dotted", None, ()), default_rng(0)).pixels
     two = world.Facts(None, None, None, (world.ThingFacts("cat"), world.ThingFacts("bus")))
     assert gold.errors(wall, two) == {"kind": False, "missing": True, "extra": False}
+
+
+def test_what_a_sign_says_is_read_and_how_strong_its_ink_is():
+    rng = default_rng(6)
+    facts = [world.sign_facts(rng, world.random_letters(rng)) for _ in range(80)]
+    autoencoder = PocketPolicy.open("cpu", None, 0).autoencoder
+    for faded in (False, True):
+        drawn = np.stack([world.render(one, rng, faded_signs=float(faded)).pixels for one in facts])
+        through = fit.through(autoencoder, drawn)
+        for pictures, least in ((drawn, 1.0), (through, 0.97 if not faded else 0.7)):
+            read = [letters.read(p.astype(float), one.sign) for p, one in zip(pictures, facts, strict=True)]
+            assert np.mean([found.word == one.sign.word for found, one in zip(read, facts, strict=True)]) >= least
+            assert np.mean([(found.contrast < gold.FADED) == faded for found in read]) >= 0.97
+
+
+def test_an_empty_panel_says_nothing_that_was_asked():
+    blank = replace(SIGN, sign=None)
+    image = world.render(blank, default_rng(0)).pixels
+    assert letters.read(image.astype(float), SIGN.sign).word != "TREE"
+    assert letters.read(np.full((64, 64, 3), 90.0), SIGN.sign).contrast == 0
+
+
+@pytest.mark.parametrize(
+    ("shown", "errors"),
+    [
+        (SIGN, set()),
+        (world.with_word(SIGN, "TRAE"), {"letter"}),
+        (world.with_word(SIGN, "SINK"), {"letter"}),
+        (replace(SIGN, wall="green"), {"wall"}),
+        (replace(SIGN, sign=replace(SIGN.sign, colour="pink")), {"sign"}),
+        (replace(SIGN, things=(world.ThingFacts("cow", "red", side="left"),)), {"object"}),
+    ],
+)
+def test_the_errors_of_a_sign_scene_are_named(shown, errors):
+    found = gold.errors(world.render(shown, default_rng(5), faded_signs=0.0).pixels, SIGN)
+    assert set(found) == {"letter", "fading", "wall", "sign", "object"}
+    assert {name for name, made in found.items() if made} == errors
+
+
+def test_a_faded_sign_is_no_misspelt_one():
+    found = gold.errors(world.render(SIGN, default_rng(5), faded_signs=1.0).pixels, SIGN)
+    assert {name for name, made in found.items() if made} == {"fading"}
+
+
+def test_the_parts_of_a_gold_score_are_the_errors_that_the_prompt_allows():
+    image = world.render(world.with_word(SIGN, "TRAE"), default_rng(5), faded_signs=0.0).pixels
+    (score,) = gold.Gold()(image[None], [Prompt(world.phrase(SIGN, default_rng(0)), "TREE")])
+    assert score.value == 1.0  # what a sign says is the reward's affair
+    assert {k: v for k, v in score.parts.items() if v} == {"error letter": 1.0}
+    assert set(score.parts.values()) == {0.0, 1.0}
