@@ -17,6 +17,7 @@ FROZEN = {
         *("--clip", "--device", "--images", "--judge", "--judge-model", "--judge-url", "--lora"),
         *("--lora-scale", "--mask2former", "--out", "--profile", "--prompts", "--set", "--weights", "task"),
     ],
+    "claims": ["--out", "--rules", "--runs", "folders"],
     "compare": ["--level", "--out", "--reference", "--runs", "--tuned", "--x", "folders"],
     "doctor": ["--profile", "--set"],
     "judge": ["--gold", "--judge", "--judge-model", "--judge-url", "--runs", "--second-reader", "folders"],

@@ -72,7 +72,7 @@ def render_claims(
     title: str, sentences: Sequence[str], summary: Table, sections: Sequence[ClaimSection], figure: Path
 ) -> str:
     """The HTML of a page of verdicts. figure: a PNG file."""
-    return _template("claims.html.j2").render(
+    return _template("claims/claims.html.j2").render(
         title=title,
         sentences=sentences,
         summary=_table(summary),

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from gdro_bench import figures
-from gdro_bench.claims.measures import MEASURES
-from gdro_bench.claims.verdicts import Finding, Verdict
 from gdro_bench.compare import page
+from gdro_bench.compare.claims.measures import MEASURES
+from gdro_bench.compare.claims.verdicts import Finding, Verdict
 from gdro_bench.compare.tables import OTHERS, PARTS, Table
 from gdro_bench.files import write_atomically
 

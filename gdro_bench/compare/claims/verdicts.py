@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gdro_bench import content
-from gdro_bench.claims.measures import MEASURES, UNKNOWN
-from gdro_bench.claims.rules import Claim, Rules, Test, Who
 from gdro_bench.compare import entries
+from gdro_bench.compare.claims.measures import MEASURES, UNKNOWN
+from gdro_bench.compare.claims.rules import Claim, Rules, Test, Who
 from gdro_bench.compare.entries import Comparison, Entry
 from gdro_bench.compare.grouping import Group
 from gdro_bench.compare.report import command
