@@ -150,6 +150,7 @@ def test_entries_are_found_by_the_number_that_was_changed(tmp_path: Path) -> Non
     assert found(method="gdro", number="tau", value=0.1) is None
     assert found(method="gdro", number="tau", above=0.02) == "gdro (tau=0.025)"
     assert found(method="gdro", number="draw", named="ordered") == "gdro (draw=ordered)"
+    assert found(method="gdro", number="tau", above=0.05) == "gdro (tau=0.1, draw=ordered)"
 
 
 # -- end to end

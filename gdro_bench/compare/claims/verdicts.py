@@ -110,11 +110,10 @@ def _fits(who: Who, entry: Entry, among: Sequence[Entry]) -> bool:
     if who.number is None or who.number not in changes:
         return who.number is None and not changes
     value = content.flatten(entry.runs[0].run.settings["method"])[who.number]
-    together = {name.split(".")[0] for name in changes} == {who.number.split(".")[0]}
     if who.named is not None:
-        return str(value) == who.named and together
+        return str(value) == who.named
     if who.above is not None:
-        return float(value) > who.above and together
+        return float(value) > who.above
     if len(changes) > 1:
         return False
     if who.value is not None:
