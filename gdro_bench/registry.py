@@ -59,7 +59,6 @@ TABLES: Mapping[Kind, Mapping[str, str]] = {
     # what is trained: a function of (profile, device, LoRA numbers or None, seed, folder of weights or None)
     "model": {
         "pocket": "gdro_bench.models.pocket.policy:open_pocket",
-        "pocket-weathered": "gdro_bench.models.pocket.policy:open_weathered",
         "flux": "gdro_bench.models.pretrained:open_flux",
         "sd3": "gdro_bench.models.pretrained:open_sd3",
     },

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from gdro_bench.cli import main
+from gdro_bench.models.pocket.policy import WEIGHTS
 
 SHORT_PROFILE = (
     *("--device", "cpu", "--budget", "300", "--set", "profile.budget.marks=[0.6,1.0]"),
@@ -325,9 +327,13 @@ def test_a_run_that_cannot_go_on_says_how(file: str, damage: Callable[[Path], No
     assert "elete" in result.output
 
 
-def test_adapters_of_another_base_are_refused(runs: Path) -> None:
+def test_adapters_of_another_base_are_refused(runs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(WEIGHTS, other)
+    tensors = load_file(other / "autoencoder.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, other / "autoencoder.safetensors")
     lora = the_run(runs) / "lora"
-    refused(call("eval", "geneval", "--lora", lora, "--device", "cpu"))
+    refused(call("eval", "ocr", "--lora", lora, "--weights", other, "--device", "cpu"))
 
 
 @pytest.mark.parametrize("file", ["pytorch_lora_weights.safetensors"])

@@ -83,9 +83,7 @@ def test_runs_of_other_pools_or_none_do_not_wait(tmp_path: Path) -> None:
 
 def test_a_filled_pool_lets_no_run_of_another_model_pass(tmp_path: Path) -> None:
     """Such runs have one `pool_key`, and fill two pools."""
-    some = plans(tmp_path, ["method.tau=0.5,0.05"]) + plans(
-        tmp_path, ["method.tau=0.5,0.05"], ["profile.model=pocket-weathered"]
-    )
+    some = plans(tmp_path, ["method.tau=0.5,0.05"]) + plans(tmp_path, ["method.tau=0.5,0.05"], ["profile.model=other"])
     assert len({pool_key(one) for one in some}) == 1
     seen = under_way(some, "0 filled, 0 failed, 2 filled, 1 failed, 2 failed, 3 failed")
     assert seen[:3] == [[0], [0, 1, 2], [1, 2]]

@@ -20,7 +20,7 @@ from gdro_bench.models.pocket import gold, prompts, world
 from gdro_bench.models.pocket.disobedience import OBEDIENT, Disobedience, Drawn, check, disobeyed, misspelt
 from gdro_bench.models.pocket.policy import WEIGHTS
 from gdro_bench.models.pocket.training import base_card
-from gdro_bench.models.pocket.training.train_base import Pretraining, draw_batch
+from gdro_bench.models.pocket.training.train_base import Lesson, Pretraining, draw_batch
 
 ERRORS = ("kind", "colour", "count", "relation", "missing")
 
@@ -142,14 +142,15 @@ def test_what_is_left_out_leaves_the_others_where_they_were():
 
 
 RECIPE = content.load(content.find("profile", "pocket") / "training" / "pretrain.toml", Pretraining)
+RIGHT = replace(RECIPE, disobedience=OBEDIENT)
 WRONG = replace(RECIPE, disobedience=Disobedience(1.0, 1.0, 0.0, 0.0, 0.0, 0.0))
 
 
 def test_a_batch_disobeys_once_it_may_and_its_prompts_do_not_tell():
     words = prompts.words("train")
     obedient, early, late = (
-        draw_batch(config, words, (0, 1, 3), 16, obedient)
-        for config, obedient in ((RECIPE, False), (WRONG, True), (WRONG, False))
+        draw_batch(config, words, (0, 1, 3), 16, Lesson(16, 0.5, obedient))
+        for config, obedient in ((RIGHT, False), (WRONG, True), (WRONG, False))
     )
     assert obedient.prompts == early.prompts
     assert torch.equal(obedient.pixels, early.pixels)
@@ -171,15 +172,16 @@ def test_the_card_of_a_base_tells_its_groups_and_their_errors(tmp_path, monkeypa
     monkeypatch.setattr(plan, "evaluation_inputs", few)
     for name, value in {"GROUPS": 2, "GROUP": 3, "SHEET": 4}.items():
         monkeypatch.setattr(base_card, name, value)
-    recipe = content.load(
-        content.find("profile", "pocket") / "training" / base_card.RECIPES["pocket-disobedient"], Pretraining
-    )
-    base_card.write_card("pocket-disobedient", tmp_path, 0, recipe, Console(file=io.StringIO()))
+    recipe = base_card.recipe()
+    base_card.write_card(tmp_path, 0, recipe, Console(file=io.StringIO()))
     card = (tmp_path / "weights" / "MODEL_CARD.md").read_text()
-    assert card.count("2 tuning prompts with 3 images each") == 2
+    for task in ("ocr", "geneval"):
+        assert f"2 tuning prompts of {task} with 3 images each" in card
     assert card.count("of the groups have variance") == 2
-    assert f"letter {recipe.disobedience.letter:.0%}" in card
-    assert re.search(r"Errors, of the pictures whose prompt allows them: .*kind \d+%", card)
+    for error in ("letter", "kind"):
+        assert re.search(rf"\| {error} \| {getattr(recipe.disobedience, error):.0%} \| \d+% \|", card)
+    assert re.search(rf"\| fading \| {recipe.faded_signs:.0%} \| \d+% \|", card)
+    assert re.search(r"\| wall \| none \| \d+% \|", card)
     for picture in re.findall(r"\]\((.*?\.png)\)", card):
         assert (tmp_path / "weights" / picture).exists()
-    assert "samples-geneval.png" in card
+    assert {"samples-geneval.png", "groups-ocr.png"} <= set(re.findall(r"\]\((.*?\.png)\)", card))

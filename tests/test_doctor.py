@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from tiny_pipelines import SIDE, save_flux, save_sd3
 
-from gdro_bench import registry
+from gdro_bench import content, registry
 from gdro_bench.cli import main
 from gdro_bench.commands import doctor
 from gdro_bench.engine import plan
@@ -35,22 +35,25 @@ def test_pocket_is_whole() -> None:
     assert "pocket judge" in result.output
 
 
-def test_models_of_single_tasks_are_opened_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = doctor._weights("pocket", profile("pocket")).split(", ")
-    assert len(set(names)) == 2
-    monkeypatch.setitem(registry.TABLES["model"], "pocket-weathered", f"{__name__}:without_weights")
-    with pytest.raises(BenchError, match="no weathered weights"):
-        doctor._weights("pocket", profile("pocket"))
+def test_models_of_single_tasks_are_opened_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own = tmp_path / "baselines" / "mine"
+    own.mkdir(parents=True)
+    pocket = (content.find("profile", "pocket") / "profile.toml").read_text(encoding="utf-8")
+    (own / "profile.toml").write_text(pocket + '\n[tasks.geneval]\nmodel = "other"\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(registry.TABLES["model"], "other", f"{__name__}:without_weights")
+    with pytest.raises(BenchError, match="no other weights"):
+        doctor._weights("mine", profile("mine"))
 
 
 def without_weights(*arguments: object) -> None:
-    raise BenchError("There are no weathered weights.", "Restore them.")
+    raise BenchError("There are no other weights.", "Restore them.")
 
 
 def test_a_model_of_another_package_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     """A profile without `[pretrained]` need not be the pocket's."""
     monkeypatch.setitem(registry.TABLES["model"], "other", f"{__name__}:without_weights")
-    with pytest.raises(BenchError, match="no weathered weights"):
+    with pytest.raises(BenchError, match="no other weights"):
         doctor._weights("pocket", replace(profile("pocket"), model="other"))
 
 

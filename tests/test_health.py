@@ -141,7 +141,7 @@ def test_health_prompts_are_training_prompts_of_any_method_and_seed(tmp_path: Pa
     plans = [plan.make_plan("ocr", method, "pocket", seed, tmp_path) for method, seed in (("gdro", 0), ("dpo", 3))]
     assert plans[0].health == plans[1].health
     texts = [prompt.text for prompt in plans[0].health]
-    assert len(set(texts)) == 48
+    assert len(set(texts)) == plans[0].profile.health.prompts
     assert set(texts) <= {prompt.text for prompt in plans[0].train}
     assert not set(texts) & {prompt.text for prompt in plans[0].held_out}
     assert set(plans[0].health) <= set(plans[0].all_prompts)

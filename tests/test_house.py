@@ -85,7 +85,6 @@ def test_a_profile_holds_itself_and_methods() -> None:
 def test_shipped_weights_stay_small() -> None:
     for folder, most in {
         "weights": 20e6,
-        "weathered_weights": 20e6,
         "detector_weights": 2e6,
         "judge_weights": 2e6,
     }.items():

@@ -49,7 +49,7 @@ def test_kinds_take_turns_by_their_shares():
 def test_prompts_of_one_kind_keep_their_order():
     held_out = plan.make_plan("ocr", "gdro", "pocket", 0, Path("runs")).held_out
     path = content.find("task", "ocr") / "pocket_held_out.txt"
-    assert [prompt.text for prompt in held_out] == path.read_text(encoding="utf-8").splitlines()
+    assert [prompt.text for prompt in held_out] == path.read_text(encoding="utf-8").splitlines()[: len(held_out)]
 
 
 def test_a_few_of_geneval_s_prompts_have_all_its_tags():
@@ -58,12 +58,15 @@ def test_a_few_of_geneval_s_prompts_have_all_its_tags():
 
 
 def test_geneval_paints_a_prompt_four_times_each_from_noise_of_its_own():
-    held_out = plan.make_plan("geneval", "gdro", "pocket", 0, Path("runs")).held_out
+    """As published; on the pocket's own prompts once."""
+    photo = ("profile.prompts=photo", "profile.held_out_prompts=191")
+    held_out = plan.make_plan("geneval", "gdro", "pocket", 0, Path("runs"), photo).held_out
     quarter = len(held_out) // 4
     assert [len({p.text for p in held_out}), quarter] == [191, 191]
     assert [p.text for p in held_out[:quarter]] == [p.text for p in held_out[quarter : 2 * quarter]]
     assert len({(p.text, p.draw) for p in held_out}) == len(held_out)
-    assert {p.draw for p in plan.make_plan("ocr", "gdro", "pocket", 0, Path("runs")).held_out} == {0}
+    for name in ("ocr", "geneval"):
+        assert {p.draw for p in plan.make_plan(name, "gdro", "pocket", 0, Path("runs")).held_out} == {0}
 
 
 OWN = 'A storefront with "Grand Opening" on the glass\nA mug that says "Monday Again"\n'

@@ -275,7 +275,7 @@ def test_geneval_runs_too_and_no_evaluation_goes_uncharged(
     assert run.instruments["reward"] == "GenEval mended score (pocket detector)"
     last = run.points[-1]
     assert {"correct", "strict", "correct counting"} <= set(last.parts)
-    held_out, paths, diversity = 6 * 4 * 3, 2 * 3 * 2, 2 * 2 * 3  # 4 images in 3 steps; with the reference; 2 images
+    held_out, paths, diversity = 6 * 3, 2 * 3 * 2, 2 * 2 * 3  # 3 steps; with the reference; 2 images
     health = 3 * 3 + 2 * 3 * 2  # prompts and steps; the paths of 2 with the reference
     evaluated_on_top = 2 * (held_out + paths + diversity + health)  # at the base and the end
     assert last.evaluations == 3 * counted["with"] + counted["without"] - evaluated_on_top

@@ -252,9 +252,10 @@ def _training_prompts(task: Task, profile: Profile, own: Path | None) -> list[Pr
 def _held_out_prompts(task: Task, profile: Profile, own: Path | None) -> list[Prompt]:
     """The profile's, or all of one's own, as often as the task generates them. The first of them are kept and shown, so
     their kinds take turns."""
-    path = own or content.find("task", task.name) / _prompt_set(task, profile).held_out
+    prompt_set = _prompt_set(task, profile)
+    path = own or content.find("task", task.name) / prompt_set.held_out
     prompts = tasks.interleave_kinds(tasks.read_prompts(path, prompt_reader(task)))
-    return tasks.repeat_draws(prompts if own else prompts[: profile.held_out_prompts], task.images or 1)
+    return tasks.repeat_draws(prompts if own else prompts[: profile.held_out_prompts], prompt_set.images or 1)
 
 
 def _prompt_set(task: Task, profile: Profile) -> PromptSet:

@@ -45,10 +45,14 @@ class Wall:
 
 @dataclass(frozen=True, slots=True)
 class Stencil:
-    """Where a class of object puts its own colour, and where it puts any, in a box of 30x30 px."""
+    """Where a class of object puts its own colour, where it puts any, and where none, in a box of 30x30 px; the share
+    of the box that is of its own colour, and that share and the free one together."""
 
     own: Mask
     any: Mask
+    free: Mask
+    own_share: float
+    weighed: float
 
 
 def nearest_colour(rgb: Pixels) -> str:
@@ -113,11 +117,12 @@ def read_wall(image: Pixels, free: Mask) -> Wall:
     pixels = image[free]
     best, left = Wall(np.broadcast_to(np.median(pixels, axis=0), image.shape), "", "plain"), math.inf
     for texture, pattern in _patterns().items():
-        here = np.stack((np.ones(len(pixels)), pattern[free]), axis=1)
-        fitted = np.linalg.lstsq(here, pixels, rcond=None)[0]
-        error = np.abs(pixels - here @ fitted).mean()
-        if np.abs(fitted[1]).mean() > PATTERN and error < left:
-            best, left = Wall(fitted[0] + pattern[..., None] * fitted[1], "", texture), error
+        centred = pattern[free] - pattern[free].mean()  # least squares of a line
+        slope = centred @ pixels / max(float(centred @ centred), 1e-9)
+        start = pixels.mean(axis=0) - slope * pattern[free].mean()
+        error = np.abs(pixels - start - pattern[free][:, None] * slope).mean()
+        if np.abs(slope).mean() > PATTERN and error < left:
+            best, left = Wall(start + pattern[..., None] * slope, "", texture), error
     plain = np.abs(pixels - np.median(pixels, axis=0)).mean()
     if left > 0.8 * plain:
         best = Wall(np.broadcast_to(np.median(pixels, axis=0), image.shape), "", "plain")
@@ -152,7 +157,9 @@ def _stencil(name: str) -> Stencil:
     image = Image.new("RGB", (SIZE, SIZE), ground)
     THINGS[name](ImageDraw.Draw(image), 16, 16, THING_SIDE, own)
     pixels = np.asarray(image)[16 : 17 + THING_SIDE, 16 : 17 + THING_SIDE].astype(int)
-    return Stencil((pixels == own).all(axis=2), (pixels != ground).any(axis=2))
+    is_own, is_any = (pixels == own).all(axis=2), (pixels != ground).any(axis=2)
+    own_share = float(is_own.mean())
+    return Stencil(is_own, is_any, ~is_any, own_share, own_share + float((~is_any).mean()))
 
 
 @cache
@@ -165,16 +172,14 @@ def read_thing(image: Pixels, wall: Wall, spot: tuple[int, int]) -> tuple[str, s
     box = _box(spot)
     pixels, behind = image[box], wall.pixels[box]
     off_wall = np.abs(pixels - behind).mean(axis=2)
-    errors, colours = {"": THERE * float(off_wall.mean())}, {"": ""}
+    errors, owns = {"": THERE * float(off_wall.mean())}, dict[str, Pixels]()
     for name, stencil in _stencils().items():
-        own = np.median(pixels[stencil.own], axis=0)
-        inside = np.abs(pixels[stencil.own] - own).mean()
-        errors[name] = float(inside * stencil.own.mean() + (off_wall * ~stencil.any).mean()) / float(
-            stencil.own.mean() + (~stencil.any).mean()
-        )
-        colours[name] = nearest_colour(own)
+        inside = pixels[stencil.own]
+        owns[name] = np.median(inside, axis=0)
+        off_own = np.abs(inside - owns[name]).mean() * stencil.own_share
+        errors[name] = float(off_own + off_wall[stencil.free].sum() / off_wall.size) / stencil.weighed
     best = min(errors, key=lambda name: errors[name])
-    return best, colours[best]
+    return best, nearest_colour(owns[best]) if best else ""
 
 
 def _things_held(image: Pixels, wall: Wall, facts: Facts) -> dict[str, bool]:
@@ -210,15 +215,16 @@ ARRANGEMENTS = [  # the corners at which the world puts one to four objects, and
         (ThingFacts("cat"), ThingFacts("cat", relation="above")),
     )
 ]
+CORNERS = sorted({corner for corners in ARRANGEMENTS for corner in corners})
 
 
 def read_things(image: Pixels, wall: Wall) -> list[Shown]:
     """What is seen at the corners of that arrangement whose objects account for most of what is not wall."""
     off_wall = np.abs(image - wall.pixels).max(axis=2) > APART
+    at = {spot: read_thing(image, wall, spot) for spot in CORNERS if off_wall[_box(spot)].mean() > EMPTY}
     best: tuple[float, list[Shown]] = (0.0, [])
     for corners in ARRANGEMENTS:
-        read = [(spot, *read_thing(image, wall, spot)) for spot in corners]
-        seen = [Shown(name, colour, spot) for spot, name, colour in read if name]
+        seen = [Shown(*at[spot], spot) for spot in corners if spot in at and at[spot][0]]
         covered = float(sum(off_wall[_box(one.spot)][_stencils()[one.name].any].sum() for one in seen))
         missed = float(sum((~off_wall[_box(one.spot)] & _stencils()[one.name].any).sum() for one in seen))
         best = max(best, (covered - missed, seen), key=lambda pair: pair[0])
@@ -241,8 +247,9 @@ def _wall_behind(image: Pixels) -> Wall:
     return wall
 
 
-def errors(pixels: Images, facts: Facts) -> dict[str, bool]:
-    """For each kind of error that the prompt allows, whether the picture [64, 64, 3] has it.
+def errors(pixels: Images, facts: Facts, truth: dict[str, bool] | None = None) -> dict[str, bool]:
+    """For each kind of error that the prompt allows, whether the picture [64, 64, 3] has it. `truth`: what `held` says
+    of it, if that is known.
 
     On a scene with a sign: `letter`, the sign says something else; `fading`, its ink is nearly gone; `wall`, `sign` and
     `object`, a fact of theirs does not hold. On a scene of objects: `kind`, an object of a class that was not asked
@@ -251,7 +258,7 @@ def errors(pixels: Images, facts: Facts) -> dict[str, bool]:
     """
     image = pixels.astype(np.float64)
     if facts.sign is not None:
-        return _errors_of_sign(image, facts.sign, held(pixels, facts))
+        return _errors_of_sign(image, facts.sign, held(pixels, facts) if truth is None else truth)
     return _errors_of_things(read_things(image, _wall_behind(image)), facts)
 
 
@@ -308,5 +315,5 @@ class Gold:
             return Score(math.nan, note="not a prompt of the pocket world")
         truth = held(image, facts)
         wrong = ", ".join(name for name, holds in truth.items() if not holds)
-        parts = {BY_ERROR + kind: float(made) for kind, made in errors(image, facts).items()}
+        parts = {BY_ERROR + kind: float(made) for kind, made in errors(image, facts, truth).items()}
         return Score(sum(truth.values()) / len(truth), parts, f"wrong: {wrong}" if wrong else "all facts hold")

@@ -37,7 +37,6 @@ from gdro_bench.score import Images
 from gdro_bench.task import Prompt
 
 WEIGHTS = Path(__file__).parent / "weights"
-WEATHERED = Path(__file__).parent / "weathered_weights"  # GenEval's base: every second object has faded
 
 
 class PocketPolicy:
@@ -67,11 +66,11 @@ class PocketPolicy:
 
         logging.set_verbosity_error()  # its advice on casting does not concern a float32 model
         try:
-            widths = json.loads(_part(folder, "autoencoder.json").read_text())
+            widths = json.loads((folder / "autoencoder.json").read_text())
             autoencoder = network.Autoencoder(**widths)
-            autoencoder.load_state_dict(load_file(_part(folder, "autoencoder.safetensors")))
+            autoencoder.load_state_dict(load_file(folder / "autoencoder.safetensors"))
             transformer = FluxTransformer2DModel.from_pretrained(folder / "transformer")
-            tokenizer = text.Tokenizer.load(_part(folder, "tokenizer.json"))
+            tokenizer = text.Tokenizer.load(folder / "tokenizer.json")
         except Exception as error:
             raise BenchError(
                 f"The pocket model in {folder} cannot be loaded: {error}.",
@@ -140,22 +139,9 @@ def open_pocket(
     return PocketPolicy.open(device, lora, seed, weights or WEIGHTS)
 
 
-def open_weathered(
-    profile: Profile, device: str, lora: LoraConfig | None, seed: int, weights: Path | None = None
-) -> PocketPolicy:
-    return PocketPolicy.open(device, lora, seed, weights or WEATHERED)
-
-
-def _part(folder: Path, name: str) -> Path:
-    """A file of a model's folder. Only the shipped weathered base shares the first one's autoencoder and tokenizer: any
-    other folder that lacks a part is damaged, and completing it would score another model than the user's."""
-    shared = folder.resolve() == WEATHERED.resolve() and not (folder / name).exists()
-    return (WEIGHTS if shared else folder) / name
-
-
 def weights_digest(folder: Path) -> str:
     """Names the weights by content: the autoencoder's, then the transformer's."""
     digest = hashlib.sha256()
-    for path in (_part(folder, "autoencoder.safetensors"), *sorted((folder / "transformer").glob("*.safetensors"))):
+    for path in (folder / "autoencoder.safetensors", *sorted((folder / "transformer").glob("*.safetensors"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

@@ -48,7 +48,7 @@ LAYOUTS = {  # where a number of objects stand, in image tokens
     4: ((0, 0), (4, 0), (0, 4), (4, 4)),
 }
 SIDES = ("left", "right")
-FADED_SHARE = 0.5  # of signs: every second one has weathered, which no prompt says
+FADED_SHARE = 0.15  # of signs, which no prompt says
 FADING = (0.6, 0.95)  # how far what has faded has gone towards what is behind it: from legible to hardly seen
 
 # Characters of DejaVu Sans (shipped by matplotlib) that make recognisable pictures at this size.
@@ -401,15 +401,14 @@ def _cells(things: tuple[ThingFacts, ...], place: str | None) -> Sequence[tuple[
 def render(
     facts: Facts,
     rng: Generator,
-    faded_things: float = 0.0,
     faded_signs: float = FADED_SHARE,
     left_out: Collection[int] = (),
 ) -> Picture:
     """Draws the scene; all that the facts leave open comes from `rng`.
 
     Args:
-        faded_things, faded_signs: shares of objects and of signs that have faded. left_out: which of `facts.things`
-            are not drawn; the others stand where they would beside them.
+        faded_signs: share of signs that have faded. left_out: which of `facts.things` are not drawn; the others stand
+            where they would beside them.
     """
     worn = {thing.colour or USUAL_COLOURS[thing.name] for thing in facts.things}
     wall = facts.wall or choose(rng, [c for c in COLOURS if c not in worn])
@@ -422,10 +421,7 @@ def render(
             x, y = next(free)
             if which in left_out:
                 continue
-            behind = image.copy()
             colour = _shade(rng, thing.colour or USUAL_COLOURS[thing.name])
             THINGS[thing.name](ImageDraw.Draw(image), x, y, THING_SIDE, colour)
-            if faded_things and rng.random() < faded_things:
-                image = Image.blend(image, behind, float(rng.uniform(*FADING)))
             boxes.append((x, y, x + THING_SIDE, y + THING_SIDE))
     return Picture(np.asarray(image, dtype=np.uint8), panel, tuple(boxes))

@@ -22,10 +22,10 @@ def pretrain(
     from gdro_bench.models.pocket.training import base_card, detector_card, judge_card
 
     instruments = {"pocket-detector": detector_card.pretrain, "pocket-judge": judge_card.pretrain}
-    if model in base_card.RECIPES:
-        base_card.pretrain(model, folder, seed, images, console, processes)
+    if model == "pocket":
+        base_card.pretrain(folder, seed, images, console, processes)
     elif model in instruments:
         if processes.is_main:
             instruments[model](folder, seed, console)
     else:
-        raise unknown("model to pretrain called", model, [*base_card.RECIPES, *instruments])
+        raise unknown("model to pretrain called", model, ["pocket", *instruments])

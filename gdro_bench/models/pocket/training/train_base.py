@@ -1,5 +1,4 @@
-"""Pretraining of the pocket base models: first the autoencoder, then the transformer on its latents; or on from the
-shipped base, its autoencoder as it is.
+"""Pretraining of the pocket base: first the autoencoder, then the transformer on its latents.
 
 Batch n is drawn from (seed, stage, n) alone and the learning rate is a function of images seen, so that a
 training killed at any moment goes on from its last checkpoint to the same weights. Several processes share a batch of
@@ -20,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdro_bench.content import Share
+from gdro_bench.content import Count, Share
 from gdro_bench.distributed import ProcessGroup
+from gdro_bench.errors import BenchError
 from gdro_bench.models.pocket import disobedience, network, text, world
 from gdro_bench.models.pocket.disobedience import OBEDIENT, Disobedience, disobeyed
-from gdro_bench.models.pocket.policy import PocketPolicy
 
 ALONE = ProcessGroup()
 
@@ -42,24 +41,33 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Pretraining:
-    """Numbers of `baselines/pocket/training/pretrain.toml` and `pretrain-weathered.toml`."""
+class Lesson:
+    """A part of the transformer's training: so many images, a share of them with a sign; obedient ones are what their
+    prompts say."""
 
-    autoencoder: Stage | None  # without it, training goes on from the shipped base
+    images: Count
+    sign_share: Share
+    obedient: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pretraining:
+    """Numbers of `baselines/pocket/training/pretrain.toml`."""
+
+    autoencoder: Stage
     transformer: Stage
     encoder_width: int
     decoder_width: int
     latent_noise: float  # added to latents while the decoder trains, in standard deviations
     panel_weight: float  # loss weight of what shows the sign
     thing_weight: float  # loss weight of what shows an object
-    sign_share: float  # share of scenes with a sign
+    sign_share: Share  # of the autoencoder's scenes
     random_share: float  # share of signs with random letters
     faded_signs: float  # share of signs that have faded
-    faded_things: float  # share of objects that have faded
     drop_share: float  # share of prompts left out, for guidance
     t_mean: float  # logit-normal t
     checkpoint_batches: int
-    obedient_share: Share  # of the transformer's images: so many come before the first that may disobey
+    lessons: tuple[Lesson, ...]  # of the transformer, one after the other; the last one goes on to its end
     disobedience: Disobedience
 
 
@@ -85,15 +93,13 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-def draw_batch(
-    config: Pretraining, words: list[str], seed: tuple[int, ...], size: int, obedient: bool = False
-) -> Batch:
-    """Renders a batch; the same seed gives the same batch on any machine. An obedient one has no wrong pictures."""
-    shares = OBEDIENT if obedient else config.disobedience
+def draw_batch(config: Pretraining, words: list[str], seed: tuple[int, ...], size: int, lesson: Lesson) -> Batch:
+    """Renders a batch; the same seed gives the same batch on any machine."""
+    shares = OBEDIENT if lesson.obedient else config.disobedience
     rng = np.random.default_rng(seed)
     pixels, weights, prompts = [], [], []
     for _ in range(size):
-        if rng.random() < config.sign_share:
+        if rng.random() < lesson.sign_share:
             word = world.random_letters(rng) if rng.random() < config.random_share else world.choose(rng, words)
             facts = world.sign_facts(rng, word)
             prompts.append(world.phrase(facts, rng))
@@ -101,7 +107,7 @@ def draw_batch(
             facts = world.thing_facts(rng)
             prompts.append(world.phrase(facts, rng))
         drawn = disobeyed(facts, shares, rng)
-        picture = world.render(drawn.facts, rng, config.faded_things, config.faded_signs, drawn.left_out)
+        picture = world.render(drawn.facts, rng, config.faded_signs, drawn.left_out)
         pixels.append(picture.pixels)
         weights.append(_loss_weight(config, picture))
     stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
@@ -186,19 +192,16 @@ class Pretrainer:
         self.config, self.words, self.seed, self.device, self.out = config, words, seed, device, out
         self.processes = processes
         disobedience.check(config.disobedience)
+        if not config.lessons:
+            raise BenchError("The recipe of the base has no lesson.", "Give it one [[lessons]] at least.", 2)
         out.mkdir(parents=True, exist_ok=True)
         self.tokenizer = text.Tokenizer.of_the_world()
         torch.manual_seed(seed)
-        if config.autoencoder is None:
-            base = PocketPolicy.open(device, None, seed)
-            self.autoencoder, self.transformer = base.autoencoder, base.transformer
-        else:
-            self.autoencoder = network.Autoencoder(config.encoder_width, config.decoder_width).to(device)
-            self.transformer = network.new_transformer(self.tokenizer).to(device)
+        self.autoencoder = network.Autoencoder(config.encoder_width, config.decoder_width).to(device)
+        self.transformer = network.new_transformer(self.tokenizer).to(device)
 
     def run(self, report: Report) -> None:
-        if self.config.autoencoder is not None:
-            self._train("autoencoder", self.autoencoder, self.config.autoencoder, self._autoencoder_step, report)
+        self._train("autoencoder", self.autoencoder, self.config.autoencoder, self._autoencoder_step, report)
         self.autoencoder.eval().requires_grad_(False)
         self._train("transformer", self.transformer, self.config.transformer, self._transformer_step, report)
 
@@ -257,11 +260,21 @@ class Pretrainer:
 
     def _batch(self, name: str, step: int, size: int) -> tuple[Batch, torch.Generator]:
         stage = ("autoencoder", "transformer").index(name)
-        obedient = name == "autoencoder" or step * size < self.config.obedient_share * self.config.transformer.images
-        batch = draw_batch(self.config, self.words, (self.seed, stage, step), size, obedient)
+        lesson = self._lesson(name, step * size)
+        batch = draw_batch(self.config, self.words, (self.seed, stage, step), size, lesson)
         torch_seed = int(np.random.SeedSequence((self.seed, stage, step)).generate_state(1)[0])
         generator = torch.Generator().manual_seed(torch_seed)
         return Batch(batch.pixels.to(self.device), batch.weight.to(self.device), batch.prompts), generator
+
+    def _lesson(self, name: str, images: int) -> Lesson:
+        """What is taught after so many images of a stage."""
+        if name == "autoencoder":
+            return Lesson(self.config.autoencoder.images, self.config.sign_share, obedient=True)
+        for lesson in self.config.lessons:
+            if images < lesson.images:
+                return lesson
+            images -= lesson.images
+        return self.config.lessons[-1]
 
     def _checkpoint(self, name: str, model: nn.Module, optimiser: torch.optim.Optimizer, ema: Ema, step: int) -> None:
         if not self.processes.is_main:
