@@ -386,9 +386,9 @@ def list_() -> None:
     "--train-images", type=click.IntRange(min=64), help="Images the transformer sees, instead of the recipe's."
 )
 def pretrain(model: str, out: Path | None, seed: int, device: str, train_images: int | None) -> None:
-    """Train again what comes with the package: MODEL is pocket (the base), pocket-detector or
-    pocket-judge. A base that was killed goes on. Several processes share its batches; on a CPU
-    two of one thread are faster than one of two: torchrun --nproc-per-node 2 --no-python gdro-bench pretrain pocket"""
+    """Train again what comes with the package: MODEL is pocket (the base), pocket-detector or pocket-judge. A base that
+    was killed goes on. Several processes share its batches; on a CPU two of one thread are faster than one of two:
+    torchrun --nproc-per-node 2 --no-python gdro-bench pretrain pocket"""
     from gdro_bench import distributed, models
     from gdro_bench.models.pocket import training
 

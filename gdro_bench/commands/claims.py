@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gdro_bench.compare import grouping
+from gdro_bench.compare import entries, grouping
 from gdro_bench.compare.claims import page, rules, verdicts
 
 
@@ -17,7 +17,7 @@ def execute(console: Console, folders: tuple[Path, ...], runs: Path, out: Path |
         BenchError: there are no finished runs, or the rules are of no use.
     """
     read, digest = rules.load(path or rules.OWN)
-    groups = [group for place in folders or (runs,) for group in grouping.groups((), place)[0]]
+    groups = grouping.apart([entries.load(folder) for folder in entries.finished(folders, runs)[0]])
     for profile in sorted({group.runs[0].run.profile for group in groups}):
         judged = verdicts.judge(read, [group for group in groups if group.runs[0].run.profile == profile])
         folder = (out or runs / "claims") / profile

@@ -37,10 +37,15 @@ def groups(named: Sequence[Path], runs: Path) -> tuple[list[Group], list[Path]]:
     loaded = [load(folder) for folder in folders]
     if named:
         return [Group(_base_name(loaded[0]), loaded)], unfinished
+    return apart(loaded), unfinished
+
+
+def apart(loaded: Sequence[LoadedRun]) -> list[Group]:
+    """Runs of any task and profile, in groups that may share a figure."""
     by_task: dict[str, list[LoadedRun]] = {}
     for run in loaded:
         by_task.setdefault(_base_name(run), []).append(run)
-    return [group for name, of_task in by_task.items() for group in _split(name, of_task)], unfinished
+    return [group for name, of_task in by_task.items() for group in _split(name, of_task)]
 
 
 def _base_name(run: LoadedRun) -> str:

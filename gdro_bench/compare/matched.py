@@ -195,8 +195,12 @@ def since_base(comparison: Comparison, entry: Entry, part: str) -> Estimate:
 def since_best(comparison: Comparison, entry: Entry, part: str) -> Estimate:
     """A part's last value less its highest one: 0 if the last is the highest."""
     values = with_replicates(entry, comparison.prompts, part)
-    best = -1 if np.isnan(values[0]).all() else int(np.nanargmax(values[0]))
-    return estimate(values[:, -1] - values[:, best])
+    return estimate(values[:, -1] - values[:, best_mark(values)])
+
+
+def best_mark(values: Floats) -> int:
+    """Where curves [1 + R, M] are highest, as observed; the last point if nothing is known."""
+    return -1 if np.isnan(values[0]).all() else int(np.nanargmax(values[0]))
 
 
 def estimate(values: Floats) -> Estimate:

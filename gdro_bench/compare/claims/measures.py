@@ -40,67 +40,44 @@ def _cost_ratio(with_pool: bool) -> Measured:
 def _at_reward(pair: Comparison, entry: Entry, part: str) -> Estimate:
     """A part where the entry first reaches R*, less the reference's where that does."""
     level = matched.common_level(pair)
-    if level is None or not _there(pair, part):
+    if level is None:
         return UNKNOWN
     marks = {row.entry.label: row.mark for row in matched.at_reward(pair, level, "evaluations")}
     mark, of_reference = marks[entry.label], marks[pair.reference.label]
     if mark is None or of_reference is None:
         return UNKNOWN
-    own = matched.with_replicates(entry, pair.prompts, part)[:, mark]
-    return matched.estimate(own - matched.with_replicates(pair.reference, pair.prompts, part)[:, of_reference])
+    own, other = _values(pair, entry, part), _values(pair, pair.reference, part)
+    return matched.estimate(own[:, mark] - other[:, of_reference])
 
 
 def _difference(pair: Comparison, entry: Entry, part: str) -> Estimate:
     """A part at the end of the budget, less the reference's."""
-    if not _there(pair, part):
-        return UNKNOWN
-    own, other = (matched.with_replicates(e, pair.prompts, part)[:, -1] for e in (entry, pair.reference))
-    return matched.estimate(own - other)
+    return matched.estimate(_values(pair, entry, part)[:, -1] - _values(pair, pair.reference, part)[:, -1])
 
 
 def _relative(pair: Comparison, entry: Entry, part: str) -> Estimate:
     """A part at the end of the budget over the reference's, less 1."""
-    if not _there(pair, part):
-        return UNKNOWN
-    own, other = (matched.with_replicates(e, pair.prompts, part)[:, -1] for e in (entry, pair.reference))
-    return matched.estimate(own / other - 1)
-
-
-def _gain(alone: Comparison, entry: Entry, part: str) -> Estimate:
-    return matched.since_base(alone, entry, part) if _there(alone, part) else UNKNOWN
+    return matched.estimate(_values(pair, entry, part)[:, -1] / _values(pair, pair.reference, part)[:, -1] - 1)
 
 
 def _fall(alone: Comparison, entry: Entry, part: str) -> Estimate:
     """A part's last value over its highest, less 1."""
-    if not _there(alone, part):
-        return UNKNOWN
-    values = matched.with_replicates(entry, alone.prompts, part)
-    return matched.estimate(values[:, -1] / values[:, _best(values)] - 1)
-
-
-def _best(values: Floats) -> int:
-    """Where curves [1 + R, M] are highest, as observed; the last point if nothing is known."""
-    return -1 if np.isnan(values[0]).all() else int(np.nanargmax(values[0]))
+    values = _values(alone, entry, part)
+    return matched.estimate(values[:, -1] / values[:, matched.best_mark(values)] - 1)
 
 
 def _reward_since_best(alone: Comparison, entry: Entry, part: str) -> Estimate:
     """What the reward gained after the part was at its best."""
-    if not _there(alone, part):
-        return UNKNOWN
-    values, rewards = (matched.with_replicates(entry, alone.prompts, name) for name in (part, "reward"))
-    return matched.estimate(rewards[:, -1] - rewards[:, _best(values)])
+    rewards = _values(alone, entry, "reward")
+    return matched.estimate(rewards[:, -1] - rewards[:, matched.best_mark(_values(alone, entry, part))])
+
+
+def _values(compared: Comparison, entry: Entry, part: str) -> Floats:
+    return matched.with_replicates(entry, compared.prompts, part)
 
 
 def _rank_correlation(whole: Comparison, entry: Entry, part: str) -> Estimate:
     return prediction.rank_correlations(whole, [part])[1].get(part, UNKNOWN)
-
-
-def _removed(alone: Comparison, entry: Entry, part: str) -> Estimate:
-    return matched.removed(alone, entry, part) if _there(alone, part) else UNKNOWN
-
-
-def _there(compared: Comparison, part: str) -> bool:
-    return part == "reward" or part in compared.parts
 
 
 MEASURES = {
@@ -111,9 +88,9 @@ MEASURES = {
     "at-reward": Measure("difference at the matched reward", _at_reward, "pair"),
     "difference": Measure("difference at the end of the budget", _difference, "pair"),
     "relative-difference": Measure("difference at the end of the budget, as a share", _relative, "pair"),
-    "gain": Measure("change from the base to the end of the budget", _gain),
+    "gain": Measure("change from the base to the end of the budget", matched.since_base),
     "fall": Measure("fall from the highest value to the last, as a share", _fall),
     "reward-since-best": Measure("reward at the end, less the reward where this was highest", _reward_since_best),
     "rank-correlation": Measure("rank correlation with gold over all checkpoints", _rank_correlation, "all"),
-    "removed": Measure("share of the base's errors that is gone at the end", _removed),
+    "removed": Measure("share of the base's errors that is gone at the end", matched.removed),
 }

@@ -75,9 +75,9 @@ def _sentences(verdicts: Sequence[Verdict], digest: str, seeds: int) -> list[str
     counted = {word: sum(v.word == word for v in claims) for word in dict.fromkeys(v.word for v in claims)}
     return [
         f"Of {len(claims)} claims: " + ", ".join(f"{count} {word}" for word, count in counted.items()) + ".",
-        f"The rules (digest {digest}) were written before the runs. A test holds if its whole 95 % interval is on the "
-        "claimed side of its bound, in part if it is on that side of the weaker one; it fails if the whole interval is "
-        "on the other side, and is undecided else.",
+        f"Rules: digest {digest}; that they are older than the runs, their history has to tell. A test holds if its "
+        "whole 95 % interval is on the claimed side of its bound, in part if it is on that side of the weaker one; it "
+        "fails if the whole interval is on the other side, and is undecided else.",
         f"A verdict from fewer than {seeds} seeds is provisional. Intervals are over prompts, and over seeds where "
         "there are several: of one seed they do not hold its luck.",
     ]

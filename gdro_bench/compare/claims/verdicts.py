@@ -51,8 +51,8 @@ class Verdict:
 
 def judge(rules: Rules, groups: Sequence[Group]) -> list[Verdict]:
     """A verdict on every claim, from runs of one profile."""
-    compared = {group.name: entries.compare(group.runs, variants=True) for group in groups}
-    return [_verdict(claim, list(compared.values()), rules.seeds) for claim in rules.claims]
+    compared = [entries.compare(group.runs, variants=True) for group in groups]
+    return [_verdict(claim, compared, rules.seeds) for claim in rules.claims]
 
 
 def _verdict(claim: Claim, compared: Sequence[Comparison], seeds: int) -> Verdict:
@@ -88,6 +88,8 @@ def measured(test: Test, compared: Comparison, found: Sequence[Entry]) -> Estima
     seen = {"alone": found[:1], "pair": found, "all": compared.all_entries}[measure.scope]
     reference = found[-1] if measure.scope == "pair" else found[0]
     comparison = Comparison(tuple(seen), reference, compared.prompts, {})
+    if test.part not in (None, "reward", *comparison.parts):
+        return UNKNOWN
     return measure.measured(comparison, found[0], test.part or "")
 
 
