@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from gdro_bench import figures
 from gdro_bench.compare import matched
 from gdro_bench.compare.entries import AXES, CORRECTED, Comparison, Entry, setting_of
 from gdro_bench.compare.tables import (
+    Table,
     csv_bytes,
     curve_table,
     drawn_parts,
-    error_table,
     labels,
     pareto_table,
     ratio_table,
@@ -36,13 +36,15 @@ class Figure:
 @dataclass(frozen=True, slots=True)
 class Drawing:
     """What figures are drawn from: the comparison, its curves (`tables.curve_table`), the folder they go to, what cost
-    is counted in (a key of `AXES`), and R* or None."""
+    is counted in (a key of `AXES`), R* or None, the entries there, and the table of errors if there is one."""
 
     compared: Comparison
     curves: pd.DataFrame
     out: Path
     axis: str
     level: float | None
+    at_reward: Sequence[matched.AtReward] = ()
+    errors: Table | None = None
 
     def figure(self, name: str, title: str, caption: str) -> Figure:
         return Figure(name, title, caption, self.out / f"{name}.png")
@@ -66,10 +68,18 @@ class Drawing:
         return dict(zip(parts, labels(self.compared, parts), strict=True))
 
 
-def draw(compared: Comparison, curves: pd.DataFrame, out: Path, axis: str, level: float | None) -> list[Figure]:
+def draw(
+    compared: Comparison,
+    curves: pd.DataFrame,
+    out: Path,
+    axis: str,
+    level: float | None,
+    at_reward: Sequence[matched.AtReward] = (),
+    errors: Table | None = None,
+) -> list[Figure]:
     """Draws every figure that the comparison has the data for, in the page's order."""
     out.mkdir(parents=True, exist_ok=True)
-    drawing = Drawing(compared, curves, out, axis, level)
+    drawing = Drawing(compared, curves, out, axis, level, at_reward, errors)
     return [figure for draw_one in FIGURES for figure in draw_one(drawing)]
 
 
@@ -137,9 +147,9 @@ def _corrected(drawing: Drawing) -> Iterator[Figure]:
 def _pareto(drawing: Drawing) -> Iterator[Figure]:
     """What a gain was paid with, in gold and in cost."""
     compared = drawing.compared
-    if "gold" not in compared.parts or drawing.level is None:
+    if "gold" not in compared.parts or drawing.level is None or not drawing.at_reward:
         return
-    costs = {row.entry.label: row.cost[True].mean for row in matched.at_reward(compared, drawing.level, drawing.axis)}
+    costs = {row.entry.label: row.cost[True].mean for row in drawing.at_reward}
     ends = pareto_table(compared, costs)
     figure = drawing.figure(
         "pareto",
@@ -156,8 +166,7 @@ def _pareto(drawing: Drawing) -> Iterator[Figure]:
 
 
 def _errors(drawing: Drawing) -> Iterator[Figure]:
-    table = error_table(drawing.compared)
-    if table is None:
+    if drawing.errors is None:
         return
     figure = drawing.figure(
         "errors",
@@ -165,7 +174,7 @@ def _errors(drawing: Drawing) -> Iterator[Figure]:
         "Share of held-out pictures with each kind of error, of those whose prompt allows it, as the known world tells "
         "it: the base's, and each method's at the end of the budget. Bars: 95 % intervals.",
     )
-    figures.errors_by_kind(figure.path, table.numbers)
+    figures.errors_by_kind(figure.path, drawing.errors.numbers)
     yield figure
 
 

@@ -56,7 +56,8 @@ def write(
     short = short_table(compared, at_reward, at_budget)
     tables = [short, *([reward_table(compared, at_reward, level, axis)] if level is not None else [])]
     tables.append(budget_table(compared, at_budget))
-    others = (time_table(compared, axis), error_table(compared), verdict_table(compared))
+    errors = error_table(compared)
+    others = (time_table(compared, axis), errors, verdict_table(compared))
     tables += [table for table in others if table is not None]
     checkpoints, correlations = prediction.rank_correlations(compared)
     tables += [prediction_table(compared, checkpoints, correlations)] if correlations else []
@@ -66,7 +67,7 @@ def write(
     if searched is not None:
         sentences.insert(1 if remark else 0, searched.sentence)
         tables = list(map(searched.titled, tables))
-    drawn = drawings.draw(compared, curves, out, axis, level)
+    drawn = drawings.draw(compared, curves, out, axis, level, at_reward, errors)
     pictures = grids(compared, at_reward)
     for grid in pictures:
         figures.sample_sheet(out / f"grid-{grid.name}", grid.columns, grid.captions, grid.prompts)
