@@ -1,3 +1,9 @@
-"""gdro-bench: reward post-training of rectified-flow models, compared at matched cost."""
+"""gdro-bench: reward post-training of rectified-flow models, compared at matched cost.
 
-__version__ = "0.1.0"
+In Python as on the command line: `run`, `evaluate`, `compare`, and `runs` for finished runs as a table.
+"""
+
+from gdro_bench.api import compare, evaluate, run, runs
+from gdro_bench.version import __version__
+
+__all__ = ["__version__", "compare", "evaluate", "run", "runs"]

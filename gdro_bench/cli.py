@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
-from gdro_bench import __version__
 from gdro_bench.errors import BenchError
 from gdro_bench.files import REMEDIES
+from gdro_bench.version import __version__
 
 AXIS_NAMES = ("evaluations", "seconds", "images", "updates")
 START = """Train a small model on this machine, with no downloads:

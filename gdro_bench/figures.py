@@ -129,7 +129,7 @@ def ratio_curves(
     styles = dict(zip(labels, _styles(), strict=False))
     drawn = curves[list(panels)].to_numpy()
     drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
-    limits = min(0.5, *drawn.tolist()) / 1.4, max(2.0, *drawn.tolist()) * 1.4
+    limits = min([0.5, *drawn.tolist()]) / 1.4, max([2.0, *drawn.tolist()]) * 1.4
     for axis, (column, y_label) in zip(axes[0], panels.items(), strict=True):
         for label, rows in curves.groupby("label", sort=False):
             _ratio_band(axis, rows, column, str(label), styles[str(label)], limits)

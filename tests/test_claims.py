@@ -9,10 +9,10 @@ from click.testing import CliRunner, Result
 from test_compare import SLOWER, judge, make_run
 
 from gdro_bench.cli import main
-from gdro_bench.compare import entries
-from gdro_bench.compare.claims import rules, verdicts
-from gdro_bench.compare.claims.rules import Test as Rule
-from gdro_bench.compare.claims.rules import Who
+from gdro_bench.comparison import entries
+from gdro_bench.comparison.claims import rules, verdicts
+from gdro_bench.comparison.claims.rules import Test as Rule
+from gdro_bench.comparison.claims.rules import Who
 from gdro_bench.errors import BenchError
 from gdro_bench.stats import Estimate
 

@@ -16,7 +16,7 @@ from markupsafe import escape
 
 from gdro_bench import stats
 from gdro_bench.cli import AXIS_NAMES, main
-from gdro_bench.compare import drawings, entries, grids, grouping, matched, prediction, report, searches, tables
+from gdro_bench.comparison import drawings, entries, grids, grouping, matched, prediction, report, searches, tables
 from gdro_bench.engine import record, samples
 from gdro_bench.engine.record import Point, Run
 from gdro_bench.engine.tuning import tuned

@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from test_compare import EVIL, SLOWER, make_run
 
-from gdro_bench.compare import entries, report
+from gdro_bench.comparison import entries, report
 
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(DRIVER is None, reason="needs Chromium and its driver on the PATH")

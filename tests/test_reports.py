@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gdro_bench.compare import entries, matched, report
+from gdro_bench.comparison import entries, matched, report
 from gdro_bench.engine import record
 from gdro_bench.engine.record import Run
 

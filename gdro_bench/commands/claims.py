@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gdro_bench.compare import entries, grouping
-from gdro_bench.compare.claims import page, rules, verdicts
+from gdro_bench.comparison import entries, grouping
+from gdro_bench.comparison.claims import page, rules, verdicts
 
 
 def execute(console: Console, folders: tuple[Path, ...], runs: Path, out: Path | None, path: Path | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gdro_bench.commands import summary
-from gdro_bench.compare import entries, grouping, report, searches
+from gdro_bench.comparison import entries, grouping, report, searches
 from gdro_bench.engine.tuning import tuned as tuning
 from gdro_bench.errors import BenchError
 
@@ -22,8 +22,8 @@ def execute(
     level: float | None,
     reference: str | None,
     tuned: Path | None = None,
-) -> None:
-    """Writes the reports and prints their headlines; says which runs were left out or reported apart.
+) -> list[Path]:
+    """Writes the reports, prints their headlines and returns their folders; says which runs were left out or apart.
 
     Raises:
         BenchError: there is nothing to compare, a named folder is of no use, or the level is no number.
@@ -32,12 +32,15 @@ def execute(
         raise BenchError(f"--level is {level}.", "Give a reward, such as --level 0.8.", 2)
     found = None if tuned is None else tuning.find(tuned)
     groups, unfinished = grouping.groups(folders, runs)
+    reports = []
     for group in groups:
         lacks_it = group.remark and reference not in [entries.label_of(loaded.run) for loaded in group.runs]
         compared = entries.compare(group.runs, bool(folders), None if lacks_it else reference)
         folder = (out or runs / "compare") / group.name
+        reports.append(folder)
         searched = None if found is None else searches.of(compared, found)
         written = report.write(compared, folder, axis, level, group.remark, searched)
         summary.print_comparison(console, *written, folder)
     for folder in unfinished:
         console.print(f"Left out, unfinished: {folder}", soft_wrap=True, markup=False)
+    return reports

@@ -80,8 +80,8 @@ def execute(
     settings: Sequence[str],
     prompts: Path | None,
     out: Path | None,
-) -> None:
-    """Scores, prints, and writes what came out under `out`.
+) -> Result:
+    """Scores, prints, writes what came out under `out`, and returns it.
 
     Raises:
         BenchError: bad input, an instrument that cannot be had, too many pictures without a score.
@@ -105,6 +105,7 @@ def execute(
         written = f"Written: {out / 'eval.json'}, {out / 'scores.csv'}"
         console.print(written, soft_wrap=True, markup=False)
     check_judged(evaluation.judge, judgements or [], profile.max_unscored)
+    return evaluation
 
 
 def check_judged(judge: str, judgements: Sequence[Score], max_unscored: float) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gdro_bench import progress
-from gdro_bench.compare import entries
+from gdro_bench.comparison import entries
 from gdro_bench.engine import judging
 from gdro_bench.profile import JudgeConfig
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from gdro_bench import __version__, figures
+from gdro_bench import figures
 from gdro_bench.engine import record, samples
 from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.record import Run
 from gdro_bench.engine.run_state import RunState
 from gdro_bench.files import not_written, write_atomically
 from gdro_bench.policy import Policy
+from gdro_bench.version import __version__
 
 SHEET_PROMPTS = 16
 

@@ -13,9 +13,12 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from typing import Protocol
@@ -147,9 +150,24 @@ def _submit_shielded(
     traceback if one comes while it is still importing or has not been told all that it needs."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        return pool.submit(_read_here, config, images)
+        with _nameless_main():
+            return pool.submit(_read_here, config, images)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _nameless_main() -> Iterator[None]:
+    """Keeps a worker that starts meanwhile from importing the program, of which it needs nothing: a script without
+    `if __name__ == "__main__"` would run again in it."""
+    main = sys.modules["__main__"].__dict__
+    kept: dict[str, object] = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+    main.pop("__file__", None)
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(kept)
 
 
 def _start_worker() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gdro_bench import __version__, content
+from gdro_bench import content
 from gdro_bench.engine import record
 from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.tuning.search import Search
@@ -18,6 +18,7 @@ from gdro_bench.engine.tuning.study import StudyOf
 from gdro_bench.engine.tuning.tuned import FILE, SCHEMA, Trial, Tuned
 from gdro_bench.files import write_atomically
 from gdro_bench.stats import Estimate, paired_gain
+from gdro_bench.version import __version__
 
 FAILURE = "failure.json"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 
 from gdro_bench import figures
-from gdro_bench.compare import drawings, matched, page, prediction
-from gdro_bench.compare.entries import Comparison
-from gdro_bench.compare.grids import grids
-from gdro_bench.compare.searches import Searches
-from gdro_bench.compare.tables import (
+from gdro_bench.comparison import drawings, matched, page, prediction
+from gdro_bench.comparison.entries import Comparison
+from gdro_bench.comparison.grids import grids
+from gdro_bench.comparison.searches import Searches
+from gdro_bench.comparison.tables import (
     Table,
     budget_table,
     csv_bytes,

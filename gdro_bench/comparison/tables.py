@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from gdro_bench import stats
-from gdro_bench.compare import matched
-from gdro_bench.compare.entries import AXES, CORRECTED, Comparison, Entry, parts_of
+from gdro_bench.comparison import matched
+from gdro_bench.comparison.entries import AXES, CORRECTED, Comparison, Entry, parts_of
 from gdro_bench.engine.record import Run
 from gdro_bench.score import BY_ERROR
 from gdro_bench.stats import Estimate, Weights

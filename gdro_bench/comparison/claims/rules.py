@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from gdro_bench import content
-from gdro_bench.compare.claims.measures import MEASURES
+from gdro_bench.comparison.claims.measures import MEASURES
 from gdro_bench.content import Range
 from gdro_bench.errors import BenchError, unknown
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdro_bench import content
-from gdro_bench.compare.entries import LoadedRun, finished, identity, load
+from gdro_bench.comparison.entries import LoadedRun, finished, identity, load
 
 LONGEST = 60  # characters of a folder's suffix
 

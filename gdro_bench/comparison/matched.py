@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gdro_bench import stats
-from gdro_bench.compare.entries import Comparison, Entry, Floats
+from gdro_bench.comparison.entries import Comparison, Entry, Floats
 from gdro_bench.stats import Estimate
 
 LEVELS = 30  # of reward, at which costs are compared

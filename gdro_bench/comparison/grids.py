@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gdro_bench.compare import matched
-from gdro_bench.compare.entries import Comparison, Entry
+from gdro_bench.comparison import matched
+from gdro_bench.comparison.entries import Comparison, Entry
 from gdro_bench.engine import samples
 
 Column = tuple[str, Entry, int]  # its title, whose pictures, and the index of the evaluation point

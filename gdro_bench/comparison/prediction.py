@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from gdro_bench import stats
-from gdro_bench.compare.entries import Comparison, Entry, Floats, parts_of
-from gdro_bench.compare.matched import with_replicates
+from gdro_bench.comparison.entries import Comparison, Entry, Floats, parts_of
+from gdro_bench.comparison.matched import with_replicates
 from gdro_bench.score import BY_ERROR
 from gdro_bench.stats import Estimate
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from gdro_bench import figures
-from gdro_bench.compare import matched
-from gdro_bench.compare.entries import AXES, CORRECTED, Comparison, Entry, setting_of
-from gdro_bench.compare.tables import (
+from gdro_bench.comparison import matched
+from gdro_bench.comparison.entries import AXES, CORRECTED, Comparison, Entry, setting_of
+from gdro_bench.comparison.tables import (
     Table,
     csv_bytes,
     curve_table,

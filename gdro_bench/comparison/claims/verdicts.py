@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from gdro_bench import content
-from gdro_bench.compare import entries
-from gdro_bench.compare.claims.measures import MEASURES, UNKNOWN
-from gdro_bench.compare.claims.rules import Claim, Rules, Test, Who
-from gdro_bench.compare.entries import Comparison, Entry
-from gdro_bench.compare.grouping import Group
-from gdro_bench.compare.report import command
+from gdro_bench.comparison import entries
+from gdro_bench.comparison.claims.measures import MEASURES, UNKNOWN
+from gdro_bench.comparison.claims.rules import Claim, Rules, Test, Who
+from gdro_bench.comparison.entries import Comparison, Entry
+from gdro_bench.comparison.grouping import Group
+from gdro_bench.comparison.report import command
 from gdro_bench.stats import Estimate
 
 REPRODUCED, PARTLY, NOT, UNDECIDED = "reproduced", "partly", "not reproduced", "undecided"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from gdro_bench.compare.entries import Comparison, Entry
-from gdro_bench.compare.tables import Table
+from gdro_bench.comparison.entries import Comparison, Entry
+from gdro_bench.comparison.tables import Table
 from gdro_bench.engine.tuning import tuned
 from gdro_bench.engine.tuning.tuned import Tuned
 from gdro_bench.errors import BenchError

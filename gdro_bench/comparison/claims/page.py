@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from gdro_bench import figures
-from gdro_bench.compare import page
-from gdro_bench.compare.claims.measures import MEASURES
-from gdro_bench.compare.claims.verdicts import Finding, Verdict
-from gdro_bench.compare.tables import OTHERS, PARTS, Table
+from gdro_bench.comparison import page
+from gdro_bench.comparison.claims.measures import MEASURES
+from gdro_bench.comparison.claims.verdicts import Finding, Verdict
+from gdro_bench.comparison.tables import OTHERS, PARTS, Table
 from gdro_bench.files import write_atomically
 
 HEADER = ["task", "what is measured", "rule", "measured [95 %]", "seeds", "verdict"]

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from gdro_bench.compare import matched, prediction
-from gdro_bench.compare.entries import Comparison, Entry, Floats
+from gdro_bench.comparison import matched, prediction
+from gdro_bench.comparison.entries import Comparison, Entry, Floats
 from gdro_bench.stats import Estimate
 
 UNKNOWN = Estimate(np.nan, np.nan, np.nan)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 if TYPE_CHECKING:
-    from gdro_bench.compare.drawings import Figure
-    from gdro_bench.compare.grids import Grid
-    from gdro_bench.compare.tables import Table
+    from gdro_bench.comparison.drawings import Figure
+    from gdro_bench.comparison.grids import Grid
+    from gdro_bench.comparison.tables import Table
 
 HERE = Path(__file__).parent
 

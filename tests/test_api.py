@@ -1,0 +1,128 @@
+"""The Python interface: the commands' code as functions, and the examples of their docstrings, run as they stand."""
+
+import json
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from processes import started
+from test_run import POOL_SHORT, SHORT, arguments
+
+import gdro_bench
+from gdro_bench import content
+from gdro_bench.cli import main
+from gdro_bench.engine import record
+from gdro_bench.errors import BenchError
+from gdro_bench.stats import Estimate
+
+NUMBERS = SHORT | POOL_SHORT | {"method.k": 4, "method.groups": 2, "method.drop_flat": False}
+NUMBERS["profile.budget.marks"] = [0.6, 1.0]
+
+
+def toml(tables: dict[str, object]) -> str:
+    """A table as a file; nested tables are spelt with dots."""
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in content.flatten(tables).items())
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder where pocket's runs are short, by numbers of its own, and one has ended."""
+    folder = tmp_path_factory.mktemp("place")
+    local, source = folder / "baselines" / "pocket", content.find("profile", "pocket")
+    local.mkdir(parents=True)
+    for group, name in (("profile", "profile"), ("method", "gdro")):
+        tables = {group: content.read(source / f"{name}.toml")}
+        settings = {k: v for k, v in NUMBERS.items() if k.startswith(f"{group}.")}
+        content.apply_settings(tables, [f"{k}={json.dumps(v)}" for k, v in settings.items()])
+        (local / f"{name}.toml").write_text(toml(tables[group]))
+    before = content.roots()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(content, "roots", lambda: [folder, *before])  # its numbers go before the package's
+        gdro_bench.run("ocr", quiet=True)
+        yield folder
+
+
+def examples(function: object) -> str:
+    """The code in a docstring: its lines that stand four columns further in than the text, before `Args:`."""
+    text = textwrap.dedent((function.__doc__ or "").split("Args:")[0].split("Columns:")[0])
+    body = re.split(r"\n", text)
+    return textwrap.dedent("\n".join(line for line in body[1:] if line.startswith("        ") or not line.strip()))
+
+
+@pytest.mark.parametrize("name", ["run", "runs", "evaluate", "compare"])
+def test_the_examples_run_as_they_stand(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    code = examples(getattr(gdro_bench, name))
+    assert f"gdro_bench.{name}(" in code
+    exec(code, {"gdro_bench": gdro_bench, "pd": pd})
+
+
+def test_the_first_example_runs_as_it_stands(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    lines = [line[4:] for line in (gdro_bench.api.__doc__ or "").splitlines() if line.startswith("    ")]
+    exec("\n".join(lines), {})
+
+
+def test_a_run_is_the_command_s_and_its_points_are_the_record_s(tmp_path: Path) -> None:
+    points = gdro_bench.run("ocr", "gdro", settings=NUMBERS, out=tmp_path / "here", device="cpu", quiet=True)
+    assert CliRunner().invoke(main, arguments(tmp_path / "there")).exit_code == 0
+    (here,), (there,) = ([p.parent for p in (tmp_path / side).rglob("run.json")] for side in ("here", "there"))
+    assert (here / "run.json").read_bytes() == (there / "run.json").read_bytes()
+    known = record.read(here).points
+    assert points["mark"].tolist() == [point.mark for point in known]
+    assert points["evaluations"].tolist() == [point.evaluations for point in known]
+    assert points["reward"].to_numpy() == pytest.approx([point.reward.mean for point in known])
+    assert (points["reward_low"] <= points["reward"]).all()
+    assert {"corrected", "corrected_low", "gold", "gold_high", "text_area"} <= set(points)
+    assert points["folder"].unique().tolist() == [str(here)]
+    pd.testing.assert_frame_equal(gdro_bench.runs(tmp_path / "here"), points)
+
+
+def test_runs_tells_methods_seeds_and_changes_apart() -> None:
+    table = gdro_bench.runs(Path(__file__).parents[1] / "reports")
+    ends = table[table["mark"] == 1.0]
+    assert not ends.duplicated(["task", "profile", "method", "changed", "seed", "budget"]).any()
+    assert {"gdro", "flow-grpo"} <= set(ends["method"])
+
+
+def test_an_evaluation_is_returned_and_written(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "black.png")
+    (tmp_path / "list.csv").write_text('path,prompt\nblack.png,"a sign that says ""HAT"""\n')
+    result = gdro_bench.evaluate("ocr", images=tmp_path / "list.csv", out=tmp_path / "out", quiet=True)
+    written = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert result.reward == Estimate(**written["reward"])
+    assert (result.pictures, result.unscored) == (1, 0)
+
+
+def test_bad_input_is_a_sentence_and_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="flow-grpo"):
+        gdro_bench.run("ocr", "flow-gpro", out=tmp_path)
+    with pytest.raises(BenchError, match="no finished run"):
+        gdro_bench.runs(tmp_path)
+    with pytest.raises(BenchError, match="unit of cost"):
+        gdro_bench.compare(runs=tmp_path, axis="evaluation")
+
+
+UNGUARDED = """
+import sys
+import gdro_bench
+
+print("read", flush=True)
+result = gdro_bench.evaluate("ocr", images=sys.argv[1], quiet=True)
+print(result.pictures, flush=True)
+"""
+
+
+def test_a_script_without_a_guard_is_not_run_again_by_the_readers(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "black.png")
+    (tmp_path / "list.csv").write_text('path,prompt\nblack.png,"a sign that says ""HAT"""\n')
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    output, errors = started(tmp_path / "script.py", tmp_path / "list.csv").communicate(timeout=300)
+    assert (output.split(), errors) == (["read", "1"], "")
