@@ -369,6 +369,24 @@ def evaluate(
         frontier.execute(_console(), request, frontier.parse_scales(lora_scale), *shared)
 
 
+@main.command(
+    **_examples(
+        "publish runs/ocr/flux1-dev/gdro-s0 --repo NAME/flux-ocr-gdro",
+        "publish runs/ocr/flux1-dev/gdro-s0 --repo NAME/flux-ocr-gdro --upload",
+    )
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--repo", required=True, metavar="OWNER/NAME", help="Where on Hugging Face's hub.")
+@click.option("--upload", is_flag=True, help="Really do it; without this, only say what would be uploaded.")
+@click.option("--public", is_flag=True, help="Let everyone see a new repository; it is private else.")
+def publish(folder: Path, repo: str, upload: bool, public: bool) -> None:
+    """Put the adapters of the finished run in FOLDER on Hugging Face's hub, with their model card, record and scores.
+    Dry by default."""
+    from gdro_bench.commands import publish as publish_command
+
+    publish_command.execute(_console(), folder, repo, upload, public)
+
+
 @main.command("list", **_examples("list"))
 def list_() -> None:
     """Show tasks, profiles and the methods that each profile has numbers for."""

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from huggingface_hub import ModelCard
 from PIL import Image
 from processes import started
 from test_run import POOL_SHORT, SHORT, arguments
@@ -83,6 +84,16 @@ def test_a_run_is_the_command_s_and_its_points_are_the_record_s(tmp_path: Path) 
     assert {"corrected", "corrected_low", "gold", "gold_high", "text_area"} <= set(points)
     assert points["folder"].unique().tolist() == [str(here)]
     pd.testing.assert_frame_equal(gdro_bench.runs(tmp_path / "here"), points)
+
+
+def test_a_run_s_adapters_have_a_card_and_judging_writes_it_again(place: Path) -> None:
+    (folder,) = (path.parent for path in (place / "runs").rglob("gdro-s0/run.json"))
+    path = folder / "lora" / "README.md"
+    written = path.read_text()
+    assert ModelCard.load(path).data.library_name == "diffusers"
+    path.unlink()
+    assert CliRunner().invoke(main, ["judge", str(folder)]).exit_code == 0
+    assert path.read_text() == written
 
 
 def test_runs_tells_methods_seeds_and_changes_apart() -> None:

@@ -22,6 +22,7 @@ FROZEN = {
     "doctor": ["--profile", "--set"],
     "judge": ["--gold", "--judge", "--judge-model", "--judge-url", "--runs", "--second-reader", "folders"],
     "list": [],
+    "publish": ["--public", "--repo", "--upload", "folder"],
     "pretrain": ["--device", "--out", "--seed", "--train-images", "model"],
     "prompts": ["--count", "--seed", "--split", "--world", "task"],
     "run": [

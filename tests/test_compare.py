@@ -712,13 +712,13 @@ def test_the_page_gives_the_command_of_every_run(tmp_path: Path) -> None:
 
 def test_a_command_with_own_prompts_can_be_typed(tmp_path: Path) -> None:
     changed = ("profile.budget.limit=1000", "method.tau=0.5", "prompts=f2dc63b0")
-    typed = report.command(entries.load(make_run(tmp_path / "a", changed=changed[1:2])).run)
+    typed = record.command(entries.load(make_run(tmp_path / "a", changed=changed[1:2])).run)
     assert typed.endswith("--set method.tau=0.5")
     run = replace(entries.load(tmp_path / "a").run, changed=changed)
-    words = shlex.split(report.command(run), comments=True)
+    words = shlex.split(record.command(run), comments=True)
     options = ["--set", "profile.budget.limit=1000", "--set", "method.tau=0.5", "--prompts", "FILE"]
     assert words[-6:] == options
-    assert "f2dc63b0" in report.command(run)
+    assert "f2dc63b0" in record.command(run)
     (tmp_path / "prompts.txt").write_text('a sign "HI"\n')
     typed = [str(tmp_path / "prompts.txt") if word == "FILE" else word for word in words[2:]]
     parsed = main.commands["run"].make_context("run", typed)  # type: ignore[attr-defined]

@@ -253,30 +253,12 @@ def with_judge(
     parts = {name: np.array([one.parts[name] for one in judgements]) for name in judgements[0].parts}
     reward, u = np.array([score.value for score in scores]), judge_mean(parts, correction)
     corrected = {
-        "of the means": _corrected_mean(reward, u, texts, correction),
+        "of the means": judging.corrected_mean(reward, u, texts, correction),
         "mean": stats.bootstrap_mean(corrected_score(reward, u, correction), prompts=texts),
     }
     axes = {name: stats.bootstrap_mean(values, prompts=texts) for name, values in parts.items()}
     unjudged = sum(not judgement.scored for judgement in judgements)
     return replace(evaluation, judge=judge.name, unjudged=unjudged, axes=axes, corrected=corrected)
-
-
-def _corrected_mean(
-    reward: NDArray[np.float64], u: NDArray[np.float64], texts: Sequence[str], correction: Correction
-) -> Estimate:
-    """The corrected score of the means of reward [N] and u [N], over the pictures that have both."""
-    both = ~np.isnan(reward) & ~np.isnan(u)
-    if not both.any():
-        return _unknown()
-    r, v = reward[both], u[both]
-    weights = stats.draws_of([text for text, there in zip(texts, both, strict=True) if there], seed=0)
-    weights /= weights.sum(axis=1, keepdims=True)
-    whole = corrected_score(np.array([r.mean()]), np.array([v.mean()]), correction)[0]
-    return stats.estimate(float(whole), corrected_score(weights @ r, weights @ v, correction))
-
-
-def _unknown() -> Estimate:
-    return Estimate(np.nan, np.nan, np.nan)
 
 
 def write(

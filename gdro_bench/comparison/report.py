@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from gdro_bench.comparison.tables import (
     time_table,
     verdict_table,
 )
-from gdro_bench.engine.record import Run
+from gdro_bench.engine import record
 from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
 
@@ -104,21 +103,7 @@ def _write_text(out: Path, tables: Sequence[Table], curves: pd.DataFrame, senten
 
 def _runs(compared: Comparison) -> list[page.RunRow]:
     return [
-        page.RunRow(entry.label, loaded.run.seed, loaded.run.digests["method"], command(loaded.run))
+        page.RunRow(entry.label, loaded.run.seed, loaded.run.digests["method"], record.command(loaded.run))
         for entry in compared.all_entries
         for loaded in entry.runs
     ]
-
-
-def command(run: Run) -> str:
-    """What repeats a run. A record knows its own prompts by their digest only: the file has to be filled in."""
-    options, remark = [], ""
-    for setting in run.changed:
-        name, _, value = setting.partition("=")
-        if name in ("prompts", "train_prompts"):
-            options.append(f"--{name.replace('_', '-')} FILE")
-            remark += f"  # FILE: the {name} with digest {value}"
-        else:
-            options.append(f"--set {shlex.quote(setting)}")
-    start = f"gdro-bench run {run.task} --profile {run.profile} --method {run.method} --seed {run.seed}"
-    return " ".join([start, *options]) + remark

@@ -14,7 +14,7 @@ the same command is given again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,17 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from gdro_bench import content, registry, task
+from gdro_bench import content, registry, stats, task
 from gdro_bench.engine import record, samples
 from gdro_bench.engine.plan import prompt_reader
 from gdro_bench.engine.record import Point, Run
 from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
 from gdro_bench.profile import JudgeConfig
-from gdro_bench.score import Score, Scorer, judge_mean
+from gdro_bench.score import Score, Scorer, corrected_score, judge_mean
+from gdro_bench.stats import Estimate
 from gdro_bench.task import Correction, Prompt, Task
 
 BATCH = 64
@@ -189,6 +191,21 @@ def _write(path: Path, rows: list[Row], names: Mapping[str, str]) -> None:
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
     write_atomically(path, buffer.getvalue().to_pybytes())
+
+
+def corrected_mean(
+    reward: NDArray[np.float64], u: NDArray[np.float64], texts: Sequence[str], correction: Correction
+) -> Estimate:
+    """The corrected score of the means of reward [N] and u [N], over the pictures that have both, with its 95 %
+    interval over prompts; all NaN if none has."""
+    both = ~np.isnan(reward) & ~np.isnan(u)
+    if not both.any():
+        return Estimate(np.nan, np.nan, np.nan)
+    r, v = reward[both], u[both]
+    weights = stats.draws_of([text for text, there in zip(texts, both, strict=True) if there], seed=0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    whole = corrected_score(np.array([r.mean()]), np.array([v.mean()]), correction)[0]
+    return stats.estimate(float(whole), corrected_score(weights @ r, weights @ v, correction))
 
 
 def is_complete(run: Run, folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,3 +153,17 @@ def read_scores(folder: Path) -> pd.DataFrame:
             f"The scores {path} cannot be read: {str(error).splitlines()[0]}.",
             "Delete that folder and run it again (its pool is kept), or restore the file.",
         ) from error
+
+
+def command(run: Run) -> str:
+    """What repeats a run. A record knows its own prompts by their digest only: the file has to be filled in."""
+    options, remark = [], ""
+    for setting in run.changed:
+        name, _, value = setting.partition("=")
+        if name in ("prompts", "train_prompts"):
+            options.append(f"--{name.replace('_', '-')} FILE")
+            remark += f"  # FILE: the {name} with digest {value}"
+        else:
+            options.append(f"--set {shlex.quote(setting)}")
+    start = f"gdro-bench run {run.task} --profile {run.profile} --method {run.method} --seed {run.seed}"
+    return " ".join([start, *options]) + remark

@@ -15,7 +15,7 @@ import torch
 from gdro_bench import content, registry
 from gdro_bench.budget import TIMED, Ledger, MeteredPolicy, MeteredScorer
 from gdro_bench.distributed import ProcessGroup
-from gdro_bench.engine import artifacts, folders, judging, record, samples
+from gdro_bench.engine import artifacts, card, folders, judging, record, samples
 from gdro_bench.engine.health import Health
 from gdro_bench.engine.held_out import HeldOut, Row, point_of
 from gdro_bench.engine.plan import Plan
@@ -61,6 +61,7 @@ def execute(plan: Plan, listener: ProgressListener, processes: ProcessGroup) -> 
             run = Execution(plan, scorer, listener, processes).run()
         if processes.is_main:
             judging.finish(run, plan.folder, plan.profile.judge, listener.evaluating)
+            card.write(plan.folder)
     return run
 
 

@@ -13,7 +13,7 @@ from gdro_bench.comparison.claims.measures import MEASURES, UNKNOWN
 from gdro_bench.comparison.claims.rules import Claim, Rules, Test, Who
 from gdro_bench.comparison.entries import Comparison, Entry
 from gdro_bench.comparison.grouping import Group
-from gdro_bench.comparison.report import command
+from gdro_bench.engine import record
 from gdro_bench.stats import Estimate
 
 REPRODUCED, PARTLY, NOT, UNDECIDED = "reproduced", "partly", "not reproduced", "undecided"
@@ -74,7 +74,7 @@ def _finding(test: Test, compared: Sequence[Comparison]) -> Finding:
     chosen = max(complete, key=order[test.budget])
     found = [entry for who in wanted if (entry := find(who, chosen.all_entries)) is not None]
     estimate = measured(test, chosen, found)
-    commands = tuple(command(loaded.run) for entry in found for loaded in entry.runs)
+    commands = tuple(record.command(loaded.run) for entry in found for loaded in entry.runs)
     return Finding(test, estimate, verdict(test, estimate), min(len(entry.runs) for entry in found), "", commands)
 
 
