@@ -148,6 +148,22 @@ def ratio_curves(
     save(figure, path)
 
 
+def profiles(path: Path, shares: pd.DataFrame, x_label: str) -> None:
+    """The share of scores above each threshold: a line with its 95 % band a label.
+
+    Args:
+        shares: rows (label, threshold) in order of threshold; column share, with its _low and _high.
+    """
+    figure, axis = plt.subplots(figsize=(5.2, 4.0))
+    for (label, rows), (colour, _, line) in zip(shares.groupby("label", sort=False), _styles(), strict=False):
+        axis.plot(rows["threshold"], rows["share"], color=colour, linestyle=line, label=str(label))
+        axis.fill_between(rows["threshold"], rows["share_low"], rows["share_high"], color=colour, alpha=0.15, lw=0)
+    axis.set(xlabel=_wrapped(f"{x_label}, threshold", 44), ylabel="share of scores above it", ylim=(0, 1))
+    axis.grid(alpha=0.3)
+    _legend(figure, axis, shares["label"].nunique())
+    save(figure, path)
+
+
 def trajectories(path: Path, curves: pd.DataFrame, qualities: dict[str, str], y_label: str) -> None:
     """Reward against statistics of the pictures, a panel a statistic: from the base (o) to the last evaluation
     point, with the 95 % intervals of both.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from gdro_bench import figures
-from gdro_bench.comparison import matched
+from gdro_bench.comparison import matched, robust
 from gdro_bench.comparison.entries import AXES, CORRECTED, Comparison, Entry, setting_of
 from gdro_bench.comparison.tables import (
     Table,
@@ -165,6 +165,21 @@ def _pareto(drawing: Drawing) -> Iterator[Figure]:
     yield figure
 
 
+def _profile(drawing: Drawing) -> Iterator[Figure]:
+    """How the rewards at the end are spread, which a mean does not tell."""
+    figure = drawing.figure(
+        "performance-profile",
+        "Performance profile",
+        "At the end of the budget: the share of scores, of all held-out prompts and seeds, above each reward (Agarwal "
+        "et al. 2021). A curve that lies above another everywhere is better for prompts of any difficulty. Band: 95 % "
+        "interval.",
+    )
+    shares = robust.profiles(drawing.compared)
+    figures.profiles(figure.path, shares, drawing.reward_label)
+    write_atomically(figure.path.with_suffix(".csv"), csv_bytes(shares))
+    yield figure
+
+
 def _errors(drawing: Drawing) -> Iterator[Figure]:
     if drawing.errors is None:
         return
@@ -202,5 +217,6 @@ FIGURES: tuple[Callable[[Drawing], Iterator[Figure]], ...] = (
     _corrected,
     _pareto,
     _errors,
+    _profile,
     _ablations,
 )

@@ -22,6 +22,7 @@ from gdro_bench.comparison.tables import (
     headlines,
     prediction_table,
     reward_table,
+    robust_table,
     short_table,
     time_table,
     verdict_table,
@@ -56,7 +57,7 @@ def write(
     tables = [short, *([reward_table(compared, at_reward, level, axis)] if level is not None else [])]
     tables.append(budget_table(compared, at_budget))
     errors = error_table(compared)
-    others = (time_table(compared, axis), errors, verdict_table(compared))
+    others = (time_table(compared, axis), errors, verdict_table(compared), robust_table(compared))
     tables += [table for table in others if table is not None]
     checkpoints, correlations = prediction.rank_correlations(compared)
     tables += [prediction_table(compared, checkpoints, correlations)] if correlations else []

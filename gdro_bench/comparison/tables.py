@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gdro_bench import stats
-from gdro_bench.comparison import matched
+from gdro_bench.comparison import matched, robust
 from gdro_bench.comparison.entries import AXES, CORRECTED, Comparison, Entry, parts_of
 from gdro_bench.engine.record import Run
 from gdro_bench.score import BY_ERROR
@@ -238,6 +238,25 @@ def verdict_table(compared: Comparison) -> Table | None:
         cells.append([label, *map(str, verdicts.values())])
         numbers.append({"label": label} | _spreads(verdicts))
     return Table("verdict", "The verdict at the end of the budget", header, cells, pd.DataFrame(numbers))
+
+
+def robust_table(compared: Comparison) -> Table:
+    """The interquartile mean of the rewards at the end of the budget and the probability of improvement over the
+    reference."""
+    to, cells, numbers = compared.reference.label, [], []
+    for entry in compared.entries:
+        iqm = robust.iqm(entry, compared.prompts)
+        above = (
+            None
+            if entry is compared.reference
+            else robust.improvement_over(entry, compared.reference, compared.prompts)
+        )
+        cells.append([entry.label, str(iqm), "" if above is None else str(above)])
+        row: dict[str, object] = {"label": entry.label, "seeds": len(entry.runs)} | _spread("iqm", iqm)
+        numbers.append(row | (_spread("improvement", above) if above else {}))
+    header = ["method", "interquartile mean", f"probability of improvement over {to}"]
+    title = "At the end of the budget, as Agarwal et al. (2021) ask: a seed is a run, a prompt a task"
+    return Table("robust", title, header, cells, pd.DataFrame(numbers))
 
 
 def error_table(compared: Comparison) -> Table | None:
