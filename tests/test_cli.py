@@ -1,5 +1,6 @@
 """The command line: small, frozen, and helpful when it is used wrongly."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -144,7 +145,24 @@ def test_a_wrong_name_is_told_before_anything_heavy_is_loaded(arguments: list[st
 
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "baselines/README.md", "tasks/README.md", "reports/README.md")
+PAGES = ("README.md", "CONCEPTS.md", "baselines/README.md", "tasks/README.md", "reports/README.md")
+
+
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_within_the_manual_leads_somewhere(page: str) -> None:
+    path = ROOT / page
+    links = re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
+    for link in (link for link in links if "://" not in link):
+        to, _, anchor = link.partition("#")
+        target = (path.parent / to).resolve() if to else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
 
 
 @pytest.mark.parametrize("page", PAGES)
