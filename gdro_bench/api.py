@@ -137,6 +137,7 @@ def compare(
     level: float | None = None,
     reference: str | None = None,
     tuned: AnyPath | None = None,
+    study: AnyPath | None = None,
     quiet: bool = False,
 ) -> list[Path]:
     """Makes reports of finished runs and returns their folders: `gdro-bench compare`.
@@ -148,7 +149,7 @@ def compare(
         folders: whose runs must share a figure; without any, all under `runs`, a report for each task and profile.
             out: folder that reports go to. axis: unit of cost: evaluations, seconds, images or updates. level: the
             reward at which costs are compared. reference: the method that others are held against. tuned: a folder of
-            `gdro-bench tune`. quiet: whether no headlines are printed.
+            `gdro-bench tune`. study: one of `gdro-bench study`. quiet: whether no headlines are printed.
 
     Raises:
         BenchError: there is nothing to compare, or runs do not belong together.
@@ -160,7 +161,8 @@ def compare(
     if axis not in AXES:
         raise unknown("unit of cost called", axis, AXES)
     paths = tuple(map(Path, folders))
-    return command.execute(_console(quiet), paths, Path(runs), _path(out), axis, level, reference, _path(tuned))
+    searched, asked = _path(tuned), _path(study)
+    return command.execute(_console(quiet), paths, Path(runs), _path(out), axis, level, reference, searched, asked)
 
 
 def _path(given: AnyPath | None) -> Path | None:

@@ -294,6 +294,7 @@ def tune(task: str, methods: tuple[str, ...], device: str, jobs: int, **options:
 @click.option("--level", type=float, help="The reward at which costs are compared (R*), instead of the common one.")
 @click.option("--reference", help="The method that others are held against.  [default: gdro, if it is there]")
 @_path("--tuned", help="Folder of gdro-bench tune: tell what each method's numbers cost to find, and whether alike.")
+@_path("--study", help="Folder of gdro-bench study: tell what people prefer.")
 def compare(folders: tuple[Path, ...], runs: Path, out: Path | None, **options: Any) -> None:
     """Make figures, tables and a page from the finished runs in FOLDERS, or from all under --runs."""
     from gdro_bench.commands import compare as compare_command
@@ -312,6 +313,36 @@ def claims(folders: tuple[Path, ...], runs: Path, out: Path | None, rules: Path 
     from gdro_bench.commands import claims as claims_command
 
     claims_command.execute(_console(), folders, runs, out, rules)
+
+
+@main.command(
+    **_examples(
+        "study runs/ocr --pairs 50 --out study",
+        "study --out study --answers anna.json --answers ben.json",
+    )
+)
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+@runs_option
+@_path("--out", help="Folder of the study.  [default: RUNS/study]")
+@_path("--answers", "files", multiple=True, help="A file that a rater saved: tell what was answered; repeatable.")
+@click.option(
+    "--pairs", "count", default=50, show_default=True, type=click.IntRange(min=1), help="Prompts for each two methods."
+)
+@click.option(
+    "--at", default="budget", show_default=True, type=click.Choice(["budget", "reward"]),
+    help="Pictures at the end of the budget, or where methods reach the same reward.",
+)  # fmt: skip
+@seed_option
+@click.option("--question", default=None, help="What raters are asked.  [default: which picture is better]")
+@click.option("--reference", help="The method that others are held against.  [default: gdro, if it is there]")
+def study(folders: tuple[Path, ...], runs: Path, question: str | None, **options: Any) -> None:
+    """Ask people: one page of blind comparisons of the finished runs in FOLDERS, or of all under --runs; with
+    --answers, what they say."""
+    from gdro_bench.commands import study as study_command
+
+    study_command.execute(
+        _console(), folders, runs, question=study_command.QUESTION if question is None else question, **options
+    )
 
 
 @main.command(**_examples("judge", "judge runs/ocr --judge unified-reward --judge-url http://127.0.0.1:8080/v1"))

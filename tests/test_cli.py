@@ -19,7 +19,7 @@ FROZEN = {
         *("--lora-scale", "--mask2former", "--out", "--profile", "--prompts", "--set", "--weights", "task"),
     ],
     "claims": ["--out", "--rules", "--runs", "folders"],
-    "compare": ["--level", "--out", "--reference", "--runs", "--tuned", "--x", "folders"],
+    "compare": ["--level", "--out", "--reference", "--runs", "--study", "--tuned", "--x", "folders"],
     "doctor": ["--profile", "--set"],
     "judge": ["--gold", "--judge", "--judge-model", "--judge-url", "--runs", "--second-reader", "folders"],
     "list": [],
@@ -29,6 +29,9 @@ FROZEN = {
     "run": [
         *("--budget", "--device", "--dry-run", "--method", "--out", "--processes", "--profile", "--prompts", "--seed"),
         *("--set", "--train-prompts", "task"),
+    ],
+    "study": [
+        *("--answers", "--at", "--out", "--pairs", "--question", "--reference", "--runs", "--seed", "folders"),
     ],
     "sweep": [
         *("--budget", "--device", "--jobs", "--method", "--out", "--over", "--profile", "--prompts", "--ray"),

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from gdro_bench.commands import summary
 from gdro_bench.comparison import entries, grouping, report, searches
+from gdro_bench.comparison.study import answers
 from gdro_bench.engine.tuning import tuned as tuning
 from gdro_bench.errors import BenchError
 
@@ -22,6 +23,7 @@ def execute(
     level: float | None,
     reference: str | None,
     tuned: Path | None = None,
+    study: Path | None = None,
 ) -> list[Path]:
     """Writes the reports, prints their headlines and returns their folders; says which runs were left out or apart.
 
@@ -31,6 +33,7 @@ def execute(
     if level is not None and not math.isfinite(level):
         raise BenchError(f"--level is {level}.", "Give a reward, such as --level 0.8.", 2)
     found = None if tuned is None else tuning.find(tuned)
+    people = None if study is None else answers.kept(study)
     groups, unfinished = grouping.groups(folders, runs)
     reports = []
     for group in groups:
@@ -39,7 +42,7 @@ def execute(
         folder = (out or runs / "compare") / group.name
         reports.append(folder)
         searched = None if found is None else searches.of(compared, found)
-        written = report.write(compared, folder, axis, level, group.remark, searched)
+        written = report.write(compared, folder, axis, level, group.remark, searched, people)
         summary.print_comparison(console, *written, folder)
     for folder in unfinished:
         console.print(f"Left out, unfinished: {folder}", soft_wrap=True, markup=False)

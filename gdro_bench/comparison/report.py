@@ -39,12 +39,14 @@ def write(
     level: float | None,
     remark: str = "",
     searched: Searches | None = None,
+    people: Table | None = None,
 ) -> tuple[list[str], Table]:
     """Writes the whole report and returns its headlines and the table in short.
 
     Args:
         axis: a key of `AXES`, what cost is counted in. level: R*; the common one if None. remark: the first headline,
-            if there is one. searched: what the methods' numbers cost to find, if that is to be told.
+            if there is one. searched: what the methods' numbers cost to find, if that is to be told. people: what they
+            prefer, if they were asked.
 
     Raises:
         BenchError: cost is to be counted in seconds, and a run's were not kept.
@@ -61,6 +63,7 @@ def write(
     tables += [table for table in others if table is not None]
     checkpoints, correlations = prediction.rank_correlations(compared)
     tables += [prediction_table(compared, checkpoints, correlations)] if correlations else []
+    tables += [people] if people is not None else []
     tables += [searched.table(compared.entries)] if searched is not None else []
     sentences = [*([remark] if remark else []), *headlines(compared, at_budget, level, axis)]
     curves = curve_table(compared.entries, compared.prompts)
