@@ -12,10 +12,15 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# what tests need besides
+$(VENV)/.tested: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,tensorboard]'
+	touch $@
+
 run: setup
 	$(BIN)/gdro-bench run ocr --method gdro
 
-test: setup lint types
+test: $(VENV)/.tested lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # two processes of one thread
 
 lint: setup

@@ -11,7 +11,7 @@ Bad input raises `gdro_bench.errors.BenchError`, which says what is wrong and wh
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ def run(
     out: AnyPath = "runs",
     prompts: AnyPath | None = None,
     train_prompts: AnyPath | None = None,
+    track: Sequence[str] = (),
     device: str = "auto",
     quiet: bool = False,
 ) -> pd.DataFrame:
@@ -49,7 +50,8 @@ def run(
     Args:
         settings: numbers of the TOML files to change, by their dotted names. budget: how much to spend, in velocity
             evaluations or the profile's own kind. out: folder that runs are kept in. prompts, train_prompts: files of
-            one's own, one a line. device: auto, cpu or cuda. quiet: whether no progress is shown.
+            one's own, one a line. track: names of trackers that show curves meanwhile. device: auto, cpu or cuda.
+            quiet: whether no progress is shown.
 
     Raises:
         BenchError: an unknown name or setting, a bad prompt file, or a part of the run that fails for good.
@@ -58,9 +60,8 @@ def run(
     from gdro_bench.comparison import points
     from gdro_bench.engine import plan, runner
 
-    made = plan.make_plan(
-        task, method, profile, seed, Path(out), _written(settings), budget, _path(prompts), _path(train_prompts)
-    )
+    files = (_path(prompts), _path(train_prompts))
+    made = plan.make_plan(task, method, profile, seed, Path(out), _written(settings), budget, *files, track)
     with (
         distributed.process_group(models.pick_device(device)) as processes,
         progress.RunBars(_console(quiet or not processes.is_main)) as bars,

@@ -95,6 +95,10 @@ budget_option = click.option(
 runs_out_option = _path("--out", default=Path("runs"), show_default=True, help="Folder that runs are kept in.")
 runs_option = _path("--runs", default=Path("runs"), show_default=True, help="Folder to look for runs in.")
 prompts_option = _path("--prompts", help="A file of your own prompts to evaluate on, one a line.")
+track_option = click.option(
+    "--track", multiple=True, metavar="NAME",
+    help="Show curves while it runs, in tensorboard, trackio or wandb; repeatable. It moves no number.",
+)  # fmt: skip
 train_prompts_option = _path("--train-prompts", help="A file of your own prompts to train on, one a line.")
 
 
@@ -143,6 +147,7 @@ def main(ctx: click.Context) -> None:
 @budget_option
 @prompts_option
 @train_prompts_option
+@track_option
 @device_option
 @click.option(
     "--dry-run", is_flag=True, help="Train nothing: say what it would cost in images, hours, memory and disk."
@@ -195,6 +200,7 @@ def run(device: str, dry_run: bool, count: int, **options: Any) -> None:
 @budget_option
 @prompts_option
 @train_prompts_option
+@track_option
 @device_option
 @click.option(
     "--jobs", default=1, show_default=True, type=click.IntRange(min=1),

@@ -1,7 +1,7 @@
 """Every extension point by name. A name stands for "module:object", which is imported when it is used.
 
-A new method, reward, prompt reader, judge, model, detector or text reader is a module and a line here. Another package
-adds its own through the entry-point group `gdro_bench.<kind>s`, such as `gdro_bench.rewards`, without a line here.
+A new method, reward, prompt reader, judge, model, detector, text reader or tracker is a module and a line here. Another
+package adds its own through the entry-point group `gdro_bench.<kind>s`, such as `gdro_bench.rewards`, without a line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from gdro_bench.errors import BenchError, unknown
 
-Kind = Literal["method", "reward", "prompt", "judge", "model", "detector", "reader"]
+Kind = Literal["method", "reward", "prompt", "judge", "model", "detector", "reader", "tracker"]
 
 TABLES: Mapping[Kind, Mapping[str, str]] = {
     # how a model is trained: a `gdro_bench.methods.Method`
@@ -72,6 +72,12 @@ TABLES: Mapping[Kind, Mapping[str, str]] = {
     "reader": {
         "rapidocr": "gdro_bench.rewards.engines:RAPIDOCR",
         "paddleocr": "gdro_bench.rewards.engines:PADDLEOCR",
+    },
+    # what shows curves while a run goes on: a function of the `Plan` that gives an `engine.tracking.Tracker`
+    "tracker": {
+        "tensorboard": "gdro_bench.engine.tracking:TensorBoard",
+        "trackio": "gdro_bench.engine.tracking:Trackio",
+        "wandb": "gdro_bench.engine.tracking:WeightsAndBiases",
     },
 }
 

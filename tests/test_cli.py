@@ -28,14 +28,14 @@ FROZEN = {
     "prompts": ["--count", "--seed", "--split", "--world", "task"],
     "run": [
         *("--budget", "--device", "--dry-run", "--method", "--out", "--processes", "--profile", "--prompts", "--seed"),
-        *("--set", "--train-prompts", "task"),
+        *("--set", "--track", "--train-prompts", "task"),
     ],
     "study": [
         *("--answers", "--at", "--out", "--pairs", "--question", "--reference", "--runs", "--seed", "folders"),
     ],
     "sweep": [
         *("--budget", "--device", "--jobs", "--method", "--out", "--over", "--profile", "--prompts", "--ray"),
-        *("--seeds", "--set", "--train-prompts", "task"),
+        *("--seeds", "--set", "--track", "--train-prompts", "task"),
     ],
     "tune": [
         *("--budget", "--device", "--jobs", "--method", "--out", "--profile", "--seed", "--set", "--trials", "task"),

@@ -42,6 +42,7 @@ class Plan:
     changed: tuple[str, ...]  # what the command line changed in them
     folder: Path
     prompts: Path | None = None  # one's own held-out prompts
+    track: tuple[str, ...] = ()  # trackers that are told how it goes; they move nothing
 
     @property
     def pool(self) -> PoolConfig | None:
@@ -97,12 +98,14 @@ def make_plan(
     budget: int | None = None,
     prompts: Path | None = None,
     train_prompts: Path | None = None,
+    track: Sequence[str] = (),
 ) -> Plan:
     """Reads and checks everything a run depends on.
 
     Args:
         task, method, profile: names. out: folder that runs are kept in. settings: `group.key=value` each, which change
-            the TOML files' numbers. budget: instead of the profile's. prompts, train_prompts: one's own files.
+            the TOML files' numbers. budget: instead of the profile's. prompts, train_prompts: one's own files. track:
+            names of trackers.
 
     Raises:
         BenchError: an unknown name or setting, a value of the wrong type, a bad prompt file.
@@ -110,6 +113,8 @@ def make_plan(
     task_ = tasks.load(task)
     folder = content.find("profile", profile)
     registry.check("method", method)
+    for name in track:
+        registry.check("tracker", name)
     path = content.method_files(profile).get(method)
     if path is None:
         remedy = f"Write baselines/{profile}/{method}.toml in the current folder."
@@ -131,7 +136,8 @@ def make_plan(
     changed = tuple(map(without_credentials, changed))  # records and folders are shared; passwords are not
     tables["profile"]["judge"]["url"] = without_credentials(profile_.judge.url)
     run_folder = out / task / profile / folder_name(method, changed, seed)
-    return Plan(task_, profile, profile_, method, config, seed, train, held_out, tables, changed, run_folder, prompts)
+    shared = (train, held_out, tables, changed, run_folder, prompts, tuple(dict.fromkeys(track)))
+    return Plan(task_, profile, profile_, method, config, seed, *shared)
 
 
 def with_numbers(made: Plan, numbers: Mapping[str, Any]) -> Plan:

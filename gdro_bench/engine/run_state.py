@@ -23,6 +23,7 @@ class RunState:
     steps: list[dict[str, Any]] = field(default_factory=list)
     seconds: list[dict[str, float]] = field(default_factory=list)  # spent when each point was made
     health: list[dict[str, Any]] = field(default_factory=list)  # a row for each health picture
+    steps_before: list[int] = field(default_factory=list)  # how many steps had been made when each point was
     updates: int = 0
 
     def log(self, step: Step) -> None:

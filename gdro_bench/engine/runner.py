@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from gdro_bench.engine.held_out import HeldOut, Row, point_of
 from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.record import Run
 from gdro_bench.engine.run_state import RunState
+from gdro_bench.engine.tracking import Tracking
 from gdro_bench.errors import BenchError
 from gdro_bench.files import not_written
 from gdro_bench.methods import Method, TrainContext, Training
@@ -101,6 +103,7 @@ class Execution:
         self._warn()
         self.policy.encode_ahead(plan.all_prompts, processes)
         self.training = self._start()
+        self.tracking = Tracking(plan if processes.is_main else replace(plan, track=()), self.state, listener.warn)
 
     def _warn(self) -> None:
         """Of one's own prompts that the model cannot show: their scores say nothing of a method."""
@@ -173,6 +176,7 @@ class Execution:
         account.seconds += time.perf_counter() - start if self.processes.is_main else 0.0
         ledger.share(before, self.processes)
         self.state.log(step)
+        self.tracking.step()
         self.listener.spent(ledger.spent, ledger.limit, step.progress)
         if step.kind == "optimise":
             self.listener.trains()
@@ -238,7 +242,9 @@ class Execution:
             self.health.write(state.health)
         base = [row for row in state.scores if row["mark"] == 0.0]
         state.points.append(point_of(mark, rows, base, state))
+        state.steps_before.append(len(state.steps))
         state.seconds.append({"mark": mark} | {name: getattr(state.ledger, name).seconds for name in TIMED})
+        self.tracking.point()
 
     def _finish(self) -> Run:
         run = artifacts.record_of(self.plan, self.state, self.policy.name, self.scorer.name)
@@ -247,4 +253,5 @@ class Execution:
                 artifacts.write(self.plan, self.state, run, self.policy)
             self.checkpoint.unlink()
             shutil.rmtree(self.rounds, ignore_errors=True)
+        self.tracking.close()
         return run

@@ -1,0 +1,198 @@
+"""Trackers of a run: TensorBoard's files hold what the record holds, killed or not; none of them ends a run or moves a
+number. Trackio, where it is installed, likewise."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from test_run import arguments, folder, recorded
+
+from gdro_bench.cli import main
+from gdro_bench.engine import record, tracking
+from gdro_bench.engine.run_state import RunState
+from gdro_bench.engine.tracking import Event
+
+BETWEEN_MARKS = "ocr/pocket/*/samples/0.6.zip"
+tensorboard = pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+
+
+def call(out: Path, *track: str) -> Result:
+    return CliRunner().invoke(main, [*arguments(out), *(part for name in track for part in ("--track", name))])
+
+
+@pytest.fixture(scope="module")
+def untracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("untracked")
+    assert call(out).exit_code == 0
+    return out
+
+
+def scalars(out: Path) -> dict[str, list[tuple[int, float]]]:
+    """TensorBoard's, by name: (number of the event, value)."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(folder(out) / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+    read.Reload()
+    assert len(read.Images("samples")) == 3
+    return {name: [(event.step, event.value) for event in read.Scalars(name)] for name in read.Tags()["scalars"]}
+
+
+def check(out: Path, found: dict[str, list[tuple[int, float]]]) -> None:
+    """Against the record: every step and every point once, in order, to the last digit that a float32 has."""
+    steps, points = pd.read_parquet(folder(out) / "steps.parquet"), record.read(folder(out)).points
+    numbers = [number for number, _ in found["cost/evaluations"]]
+    assert numbers == list(range(1, len(steps) + len(points) + 1))
+    at_points = {number for number, _ in found["held_out/reward"]}
+    of_steps = [value for number, value in found["cost/evaluations"] if number not in at_points]
+    assert of_steps == pytest.approx(steps["evaluations"].tolist())
+    for name in steps.columns.difference(["kind", "update", "evaluations"]):
+        known = steps[name].dropna()
+        values = [value for _, value in found.get(f"train/{name}", []) if not np.isnan(value)]
+        assert values == pytest.approx(known.tolist(), rel=1e-6), name
+    for name, of in {"reward": "mean", "reward_low": "low", "reward_high": "high"}.items():
+        assert [value for _, value in found[f"held_out/{name}"]] == pytest.approx(
+            [getattr(point.reward, of) for point in points], rel=1e-6
+        )
+    assert [value for _, value in found["cost/mark"]] == pytest.approx([point.mark for point in points])
+    spent = [value for number, value in found["cost/evaluations"] if number in at_points]
+    assert spent == pytest.approx([point.evaluations for point in points])
+
+
+def test_tensorboard_s_curves_are_the_record_s_and_move_no_number(untracked: Path, tmp_path: Path) -> None:
+    assert call(tmp_path, "tensorboard").exit_code == 0
+    assert recorded(tmp_path) == recorded(untracked)
+    check(tmp_path, scalars(tmp_path))
+
+
+def test_a_run_that_was_killed_goes_on_in_the_same_curves(untracked: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gdro_bench.cli", *arguments(tmp_path), "--track", "tensorboard"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    while process.poll() is None and not list(tmp_path.glob(BETWEEN_MARKS)):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert call(tmp_path, "tensorboard").exit_code == 0
+    assert recorded(tmp_path) == recorded(untracked)
+    check(tmp_path, scalars(tmp_path))
+
+
+@pytest.mark.parametrize("method", ["add_scalar", "add_image", "close"])
+def test_a_tracker_that_raises_is_told_no_more_and_the_run_goes_on(
+    method: str, untracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("the disk is\nfull")
+
+    monkeypatch.setattr(SummaryWriter, method, fails)
+    result = call(tmp_path, "tensorboard")
+    assert result.exit_code == 0
+    told = "tensorboard failed and is not told any more: RuntimeError: the disk is. The run goes on."
+    assert result.output.count(told) == 1
+    assert recorded(tmp_path) == recorded(untracked)
+
+
+def test_a_tracker_that_is_not_there_is_a_sentence_and_a_remedy(tmp_path: Path) -> None:
+    unknown = call(tmp_path, "tensorbord")
+    assert unknown.exit_code == 2
+    assert "tensorboard" in unknown.output
+    missing = [name for name in ("trackio", "wandb") if not _installed(name)]
+    for name in missing:
+        result = call(tmp_path / name, name)
+        assert result.exit_code == 2
+        assert f"{name} is not installed." in result.output
+        assert f"pip install 'gdro-bench[{name}]'" in result.output
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def test_events_are_numbered_alike_when_told_one_by_one_and_afterwards(untracked: Path, tmp_path: Path) -> None:
+    """By a tracker that keeps what it is told, one that is asked at every turn what there was before."""
+    told: list[Event] = []
+    again: list[list[Event]] = []
+
+    class Keeps:
+        def begin(self, past: Any) -> None:
+            told.extend(past)
+
+        def log(self, event: Event) -> None:
+            told.append(event)
+
+        def close(self) -> None: ...
+
+    class Watches(tracking.Tracking):
+        def step(self) -> None:
+            super().step()
+            again.append(list(tracking.events(self.plan, self.state)))
+
+        def point(self) -> None:
+            super().point()
+            again.append(list(tracking.events(self.plan, self.state)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "TensorBoard", lambda plan: Keeps())
+        patch.setattr("gdro_bench.engine.runner.Tracking", Watches)
+        assert call(tmp_path, "tensorboard").exit_code == 0
+    for n, past in enumerate(again, 1):
+        assert [(e.number, e.values) for e in past] == [(e.number, e.values) for e in told[:n]]
+        for one, other in zip(past, told, strict=False):
+            assert (one.pictures is None) == (other.pictures is None)
+    assert told[0].pictures is not None
+    assert told[0].pictures.shape == (64, 4 * 64, 3)
+
+
+def test_a_checkpoint_of_an_older_version_tells_no_order_and_is_taken() -> None:
+    from gdro_bench.budget import Ledger
+
+    state = RunState(Ledger(10, "evaluations"))
+    text = state.to_json().replace(', "steps_before": []', "")
+    assert "steps_before" not in text
+    assert RunState.from_json(text) == state
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Trackio, whose pins do not go with ours everywhere
+
+
+def test_trackio_s_curves_are_the_record_s_killed_or_not(
+    untracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("trackio", reason="needs the extra trackio")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TRACKIO_DIR": str(tmp_path / "trackio")}
+    command = [sys.executable, "-m", "gdro_bench.cli", *arguments(tmp_path / "runs"), "--track", "trackio"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    while process.poll() is None and not list((tmp_path / "runs").glob(BETWEEN_MARKS)):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert recorded(tmp_path / "runs") == recorded(untracked)
+    read = (
+        "import json; from trackio.sqlite_storage import SQLiteStorage as S; "
+        f"project = {tracking.PROJECT!r}; names = S.get_runs(project); "
+        "print(json.dumps([names, S.get_logs(project, names[0])], default=str))"
+    )
+    output = subprocess.run([sys.executable, "-c", read], env=environment, check=True, capture_output=True, text=True)
+    names, logs = json.loads(output.stdout.splitlines()[-1])
+    assert names == ["ocr-pocket-" + folder(tmp_path / "runs").name]
+    found: dict[str, list[tuple[int, float]]] = {}
+    for row in logs:
+        for name, value in row.items():
+            if isinstance(value, int | float) and "/" in name:
+                found.setdefault(name, []).append((row["step"], value))
+    check(tmp_path / "runs", found)
