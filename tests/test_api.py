@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -137,3 +138,17 @@ def test_a_script_without_a_guard_is_not_run_again_by_the_readers(tmp_path: Path
     (tmp_path / "script.py").write_text(UNGUARDED)
     output, errors = started(tmp_path / "script.py", tmp_path / "list.csv").communicate(timeout=300)
     assert (output.split(), errors) == (["read", "1"], "")
+
+
+def test_the_notebook_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(__file__).parents[1] / "reports" / "figures.ipynb"
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    monkeypatch.chdir(path.parent)
+    names: dict[str, object] = {}
+    for cell in code:
+        exec(cell, names)
+    methods = [line.get_label() for line in names["axis"].get_lines()]
+    assert methods == sorted({path.name.rsplit("-s", 1)[0] for path in Path("ocr-pocket/runs").iterdir()})
+    plt.close(names["figure"])
