@@ -110,9 +110,10 @@ def _table(table: Table) -> dict[str, Any]:
 
 
 def _cell(text: str) -> dict[str, str]:
-    """A value, and its interval apart."""
-    value, bracket, interval = text.partition(" [")
-    return {"value": value, "interval": f"[{interval}" if bracket else ""}
+    """A value, its interval apart, and what is said of that in words."""
+    value, bracket, rest = text.partition(" [")
+    interval, close, remark = rest.partition("]")
+    return {"value": value, "interval": f"[{interval}{close}" if bracket else "", "remark": remark.lstrip(", ")}
 
 
 def _grid(grid: Grid) -> dict[str, Any]:
