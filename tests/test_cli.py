@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from gdro_bench import content
 from gdro_bench.cli import main
 from gdro_bench.errors import BenchError
+from gdro_bench.registry import TABLES
 
 FROZEN = {
     "eval": [
@@ -148,7 +149,11 @@ def test_a_wrong_name_is_told_before_anything_heavy_is_loaded(arguments: list[st
 
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONCEPTS.md", "baselines/README.md", "tasks/README.md", "reports/README.md")
+METHOD_PAGES = tuple(f"baselines/methods/{name}.md" for name in TABLES["method"])  # every method has one
+PAGES = (
+    *("README.md", "CONCEPTS.md", "baselines/README.md", "tasks/README.md", "reports/README.md"),
+    *METHOD_PAGES,
+)
 
 
 def anchors(page: Path) -> set[str]:
