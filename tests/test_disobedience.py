@@ -149,7 +149,7 @@ WRONG = replace(RECIPE, disobedience=Disobedience(1.0, 1.0, 0.0, 0.0, 0.0, 0.0))
 def test_a_batch_disobeys_once_it_may_and_its_prompts_do_not_tell():
     words = prompts.words("train")
     obedient, early, late = (
-        draw_batch(config, words, (0, 1, 3), 16, Lesson(16, 0.5, obedient))
+        draw_batch(config, words, (0, 1, 3), 16, Lesson(16, 0.5, 0.15, obedient))
         for config, obedient in ((RIGHT, False), (WRONG, True), (WRONG, False))
     )
     assert obedient.prompts == early.prompts
@@ -180,7 +180,7 @@ def test_the_card_of_a_base_tells_its_groups_and_their_errors(tmp_path, monkeypa
     assert card.count("of the groups have variance") == 2
     for error in ("letter", "kind"):
         assert re.search(rf"\| {error} \| {getattr(recipe.disobedience, error):.0%} \| \d+% \|", card)
-    assert re.search(rf"\| fading \| {recipe.faded_signs:.0%} \| \d+% \|", card)
+    assert re.search(rf"\| fading \| {recipe.lessons[-1].faded_signs:.0%} \| \d+% \|", card)
     assert re.search(r"\| wall \| none \| \d+% \|", card)
     for picture in re.findall(r"\]\((.*?\.png)\)", card):
         assert (tmp_path / "weights" / picture).exists()

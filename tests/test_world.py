@@ -15,7 +15,7 @@ from test_distributed import finish, start
 
 from gdro_bench import content, task
 from gdro_bench.errors import BenchError
-from gdro_bench.models.pocket import network, text, world
+from gdro_bench.models.pocket import gold, network, parse, text, world
 from gdro_bench.models.pocket import prompts as pocket_prompts
 from gdro_bench.models.pocket.policy import WEIGHTS, PocketPolicy
 from gdro_bench.models.pocket.training import base_card
@@ -280,7 +280,7 @@ def tiny() -> Pretraining:
         replace(stage, images=images, batch=8, warmup_images=16)
         for stage, images in ((whole.autoencoder, 56), (whole.transformer, 56))
     )
-    lessons = (Lesson(24, 0.5, obedient=True), Lesson(32, 0.75, obedient=False))
+    lessons = (Lesson(24, 0.5, 0.15, obedient=True), Lesson(32, 0.75, 0.0, obedient=False))
     narrow = replace(whole, encoder_width=8, decoder_width=8, checkpoint_batches=2, lessons=lessons)
     return replace(narrow, autoencoder=autoencoder, transformer=transformer)
 
@@ -310,6 +310,14 @@ def test_lessons_come_one_after_the_other_and_the_last_one_stays(tmp_path):
     assert trainer._lesson("autoencoder", 999).obedient
     with pytest.raises(BenchError, match="lesson"):
         Pretrainer(replace(tiny(), lessons=()), pocket_prompts.words("train"), 0, "cpu", tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_lesson_has_its_share_of_faded_signs(share):
+    batch = draw_batch(tiny(), pocket_prompts.words("train"), (0, 1, 0), 12, Lesson(12, 1.0, share, obedient=True))
+    pictures = ((batch.pixels + 1) * 127.5).round().numpy().astype(np.uint8).transpose(0, 2, 3, 1)
+    found = [gold.errors(one, parse.facts_of(text)) for one, text in zip(pictures, batch.prompts, strict=True)]
+    assert [errors["fading"] for errors in found] == [share == 1.0] * 12
 
 
 def test_rate_warms_up_stays_and_decays_to_zero():

@@ -151,7 +151,7 @@ def _held_out(prompts: list[task.Prompt], scores: list[Score], card_task: CardTa
 
 def _lessons(config: Pretraining) -> str:
     return ";\n  ".join(
-        f"{one.images:,} images, {one.sign_share:.0%} with a sign, "
+        f"{one.images:,} images, {one.sign_share:.0%} with a sign, of which {one.faded_signs:.0%} have faded, "
         + ("as their prompts say" if one.obedient else "often not as their prompts say, by the shares below")
         for one in config.lessons
     )
@@ -160,7 +160,7 @@ def _lessons(config: Pretraining) -> str:
 def _rows(config: Pretraining, shares: dict[str, float]) -> str:
     """Of the table of errors."""
     drawn = {name: f"{share:.0%}" for name, share in dataclasses.asdict(config.disobedience).items()}
-    drawn |= {"fading": f"{config.faded_signs:.0%}"}
+    drawn |= {"fading": f"{config.lessons[-1].faded_signs:.0%}"}
     return "\n".join(f"| {error} | {drawn.get(error, 'none')} | {share:.0%} |" for error, share in shares.items())
 
 
@@ -175,14 +175,14 @@ blocks) on the 16x16x4 latents of a small convolutional autoencoder, for 64x64 p
   `baselines/pocket/training/pretrain.toml`.
 - Data: the procedural world of `gdro_bench/models/pocket/world.py`; {config.random_share:.0%} of the signs show random
   letters and the others one of {len(words("train"))} training words. The {len(words("held-out"))} held-out words are
-  never drawn as training words (random letters may spell one by chance). {config.faded_signs:.0%} of the signs have
-  faded.
+  never drawn as training words (random letters may spell one by chance).
 - The transformer's lessons: {_lessons(config)}.
-- Autoencoder: {config.autoencoder.images:,} images in batches of {config.autoencoder.batch}.
+- Autoencoder: {config.autoencoder.images:,} images in batches of {config.autoencoder.batch}, {config.sign_share:.0%}
+  with a sign, of which {config.faded_signs:.0%} have faded.
 - Transformer: {config.transformer.images:,} images in batches of {config.transformer.batch}; EMA weights.
 - {found}
 
-Errors by kind, of the pictures whose prompt allows them, as gold reads them:
+Errors by kind, of the pictures whose prompt allows them: in the last lesson, and as gold reads them in the base's:
 
 | error | drawn in the recipe | painted by the base |
 | --- | ---: | ---: |

@@ -42,11 +42,12 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A part of the transformer's training: so many images, a share of them with a sign; obedient ones are what their
-    prompts say."""
+    """A part of the transformer's training: so many images, a share of them with a sign, of which a share has faded;
+    obedient ones are what their prompts say."""
 
     images: Count
     sign_share: Share
+    faded_signs: Share
     obedient: bool
 
 
@@ -62,8 +63,8 @@ class Pretraining:
     panel_weight: float  # loss weight of what shows the sign
     thing_weight: float  # loss weight of what shows an object
     sign_share: Share  # of the autoencoder's scenes
+    faded_signs: Share  # of the autoencoder's signs
     random_share: float  # share of signs with random letters
-    faded_signs: float  # share of signs that have faded
     drop_share: float  # share of prompts left out, for guidance
     t_mean: float  # logit-normal t
     checkpoint_batches: int
@@ -107,7 +108,7 @@ def draw_batch(config: Pretraining, words: list[str], seed: tuple[int, ...], siz
             facts = world.thing_facts(rng)
             prompts.append(world.phrase(facts, rng))
         drawn = disobeyed(facts, shares, rng)
-        picture = world.render(drawn.facts, rng, config.faded_signs, drawn.left_out)
+        picture = world.render(drawn.facts, rng, lesson.faded_signs, drawn.left_out)
         pixels.append(picture.pixels)
         weights.append(_loss_weight(config, picture))
     stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
@@ -269,7 +270,8 @@ class Pretrainer:
     def _lesson(self, name: str, images: int) -> Lesson:
         """What is taught after so many images of a stage."""
         if name == "autoencoder":
-            return Lesson(self.config.autoencoder.images, self.config.sign_share, obedient=True)
+            config = self.config
+            return Lesson(config.autoencoder.images, config.sign_share, config.faded_signs, obedient=True)
         for lesson in self.config.lessons:
             if images < lesson.images:
                 return lesson

@@ -1,0 +1,106 @@
+#!/bin/sh
+# Makes the searches, runs and reports of this folder again on pocket, the most telling first. Killed, the same command
+# goes on. Everything is kept under work/, which is not committed; what reports are made
+# from is copied here.
+#
+#   sh reports/make.sh              all steps, about 16 hours of 2 cores
+#   sh reports/make.sh search main  some of them
+set -eu
+cd "$(dirname "$0")/.."
+export OMP_NUM_THREADS=1
+bench=${BENCH:-.venv/bin/gdro-bench}
+
+# The same search for every method: 8 trials of 12,000 evaluations on tuning prompts, pools counted.
+search() {
+  for task in ocr geneval; do
+    for method in gdro flow-grpo dance-grpo dpo rft nft awm dgpo crd; do
+      "$bench" tune $task --method $method --trials 8 --budget 12000 --jobs 2 --out work/tuned \
+        --set profile.held_out_prompts=100 --set "profile.budget.marks=[1.0]"
+    done
+  done
+}
+
+# How fast every method is from its best trial, on tuning prompts; what GDRO's pool, and rounds of it, cost and give.
+curves() {
+  short() { "$bench" sweep ocr --budget 24000 --jobs 2 --out work/curves --set profile.prompts=pocket-tuning \
+    --set profile.held_out_prompts=100 --set "profile.budget.marks=[0.25,0.4,0.5,0.6,0.7,0.85,1.0]" "$@"; }
+  short --method gdro --method flow-grpo --method dance-grpo --method dpo --method rft --method nft --method awm \
+    --method dgpo --method crd
+  short --over method.pool.prompts=12,24,48,96
+  short --over method.pool.prompts=192 --budget 48000
+  short --over method.online.rounds=4,16 --set method.online.updates=20
+}
+
+# The comparison: the paper's methods with three seeds, the others with one.
+main() {
+  for task in ocr geneval; do
+    sweep $task --method gdro --method flow-grpo --seeds 0
+    sweep $task --method gdro --method flow-grpo --method dance-grpo --method dpo --seeds 0,1,2
+  done
+}
+
+online() {
+  for task in ocr geneval; do
+    sweep $task --method gdro --over method.online.rounds=4,16 --set method.online.updates=20
+  done
+}
+
+others() {
+  for task in ocr geneval; do
+    sweep $task --method nft --method awm --method dgpo --method crd --method rft
+  done
+}
+
+# Three times the budget: does quality turn while the reward still rises?
+long() {
+  for task in ocr geneval; do
+    "$bench" sweep $task --method gdro --method flow-grpo --budget 180000 --jobs 2 --out work/long
+  done
+}
+
+# One of GDRO's numbers at a time, as in sections 4.5 and B.1 of the paper.
+ablations() {
+  sweep ocr --over method.k=2,4,8
+  sweep ocr --over method.gamma=0
+  sweep ocr --over method.tau=0.5,0.025,0
+  for task in ocr geneval; do
+    halved=$(beta $task 0.5) doubled=$(beta $task 2)
+    sweep $task --over "method.beta=$halved,$doubled"
+  done
+  sweep ocr --set method.adaptive_beta.rule=kl-target
+}
+
+# The task whose reward pays for a cue, and what each defence does about it.
+exploit() {
+  cheat() { "$bench" run ocr-exploit --method flow-grpo --budget 16000 --out work/exploit \
+    --set "profile.budget.marks=[0.25,0.5,0.75,1.0]" "$@"; }
+  gate="--set method.regulariser.gate.ranks=prompt --set method.regulariser.gate.share=0.1"
+  gate="$gate --set method.regulariser.gate.adaptive=true --set method.kl_weight=0.4"
+  cheat
+  cheat --set method.kl_weight=0.04
+  cheat --set method.kl_weight=0.4
+  for sign in paper published; do
+    cheat $gate --set method.regulariser.gate.sign=$sign --set 'method.auxiliary.rewards=["compressibility"]'
+  done
+  cheat --set method.regulariser.reference.epochs=3 --set method.regulariser.reference.kl_threshold=1.0 \
+    --set method.kl_weight=0.04
+  cheat --set method.regulariser.diversity=pixels
+  pessimism='method.regulariser.aggregation.rule=mean-std'
+  cheat --set 'method.auxiliary.rewards=["compressibility"]' --set "$pessimism" \
+    --set method.regulariser.aggregation.pessimism=1.0
+  cheat --set 'method.auxiliary.rewards=["compressibility"]' --set method.regulariser.aggregation.rule=decoupled \
+    --set "method.regulariser.aggregation.weights=[0.5]"
+}
+
+sweep() { "$bench" sweep "$@" --jobs 2 --out work/runs; }
+
+beta() { .venv/bin/python -c "
+import sys
+from gdro_bench import content
+from gdro_bench.engine.plan import read_numbers
+print(read_numbers(content.find('profile', 'pocket') / 'gdro.toml', '$1')['beta'] * $2)"; }
+
+for step in ${*:-search curves main online others long ablations exploit}; do
+  echo "== $step"
+  $step
+done
