@@ -12,7 +12,10 @@ from judge_server import Judge
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
-LONGEST = ("run", "online", "benchmarks", "compare", "full_scale", "distributed", "regularise", "forward_loop", "tune")
+LONGEST = (
+    *("run", "tracking", "api", "online", "benchmarks", "compare", "full_scale", "distributed", "regularise"),
+    *("forward_loop", "tune"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

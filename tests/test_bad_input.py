@@ -131,8 +131,10 @@ ARGUMENTS = [
     "prompts orc", "prompts ocr -n 0", "prompts ocr --split test", "prompts text-size", "doctor --profile pockt",
     "doctor --set profile.sampler.steps=0", "tune", "tune orc", "tune ocr --trials 0", "tune ocr --trials x",
     "tune ocr --method grdo", "tune ocr --profile pockt", "tune ocr --budget 0", "tune ocr --jobs 0",
-    "tune ocr --seed -1", "tune text-size", "tune ocr --budget 20000", "tune ocr --set method.tao=1",
-    "tune ocr --set method.beta=1000",
+    "tune ocr --seed -1", "tune text-size", "tune ocr --budget 5000", "tune ocr --set method.tao=1",
+    "tune ocr --set method.beta=1000", "run ocr --track nowhere", "sweep ocr --track nowhere",
+    "compare --study nowhere", "study nowhere", "study --runs nowhere", "study --at noon", "study --pairs 0",
+    "study --answers nowhere", "publish", "publish nowhere", "publish nowhere --repo a/b", "publish . --repo nowhere",
 ]  # fmt: skip
 
 

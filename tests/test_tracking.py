@@ -88,7 +88,9 @@ def test_a_run_that_was_killed_goes_on_in_the_same_curves(untracked: Path, tmp_p
     check(tmp_path, scalars(tmp_path))
 
 
-@pytest.mark.parametrize("method", ["add_scalar", "add_image", "close"])
+@pytest.mark.parametrize(
+    "method", ["add_scalar", *(pytest.param(name, marks=pytest.mark.slow) for name in ("add_image", "close"))]
+)
 def test_a_tracker_that_raises_is_told_no_more_and_the_run_goes_on(
     method: str, untracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
