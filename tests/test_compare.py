@@ -802,7 +802,7 @@ def test_a_figure_carries_its_own_caption(tmp_path: Path) -> None:
     compared = entries.compare([bent], False)
     curves = tables.curve_table(compared.entries, compared.prompts)
     drawn = {figure.name: figure for figure in drawings.draw(compared, curves, tmp_path / "out", "evaluations", None)}
-    assert list(drawn) == ["reward", "quality", "corrected"]
+    assert list(drawn) == ["reward", "quality", "corrected", "performance-profile"]
     assert "r (u - 2.5) + 0.7" in drawn["corrected"].caption
     assert all(figure.path.exists() and figure.path.with_suffix(".pdf").exists() for figure in drawn.values())
 
