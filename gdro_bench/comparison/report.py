@@ -61,8 +61,7 @@ def write(
     errors = error_table(compared)
     others = (time_table(compared, axis), errors, verdict_table(compared), robust_table(compared))
     tables += [table for table in others if table is not None]
-    checkpoints, correlations = prediction.rank_correlations(compared)
-    tables += [prediction_table(compared, checkpoints, correlations)] if correlations else []
+    tables += _predictions(compared)
     tables += [people] if people is not None else []
     tables += [searched.table(compared.entries)] if searched is not None else []
     sentences = [*([remark] if remark else []), *headlines(compared, at_budget, level, axis)]
@@ -78,6 +77,12 @@ def write(
     html = page.render(_title(compared), sentences, tables, drawn, pictures, _runs(compared))
     write_atomically(out / "page.html", html.encode())
     return sentences, tables[0]
+
+
+def _predictions(compared: Comparison) -> list[Table]:
+    """What predicts gold, if that can be told."""
+    checkpoints, correlations = prediction.rank_correlations(compared)
+    return [prediction_table(compared, checkpoints, correlations)] if correlations else []
 
 
 def _check_axis(compared: Comparison, axis: str) -> None:

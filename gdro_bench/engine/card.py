@@ -156,12 +156,8 @@ def _corrected(run: Run, scores: pd.DataFrame, judged: pd.DataFrame | None) -> E
 def _body(
     run: Run, folder: Path, scores: pd.DataFrame, judged: pd.DataFrame | None, corrected: Estimate, sheet: str
 ) -> str:
-    last, texts = run.points[-1], _texts(scores)
-    (reward,) = (one for one in changes(run, scores[["mark", "prompt", "value"]], texts))
-    moved = changes(run, scores.drop(columns="value"), texts)
-    moved += [] if judged is None else changes(run, judged, texts)
-    judges = judging.instruments(folder)
-    healthy = health.read(folder)
+    last, judges, healthy = run.points[-1], judging.instruments(folder), health.read(folder)
+    reward, *moved = _moved(run, scores, judged)
     return f"""# {run.method} on {run.task}, seed {run.seed}
 
 LoRA adapters for {_named_base(run)}, trained with `{run.method}` on the reward of the task `{run.task}`
@@ -199,6 +195,14 @@ All numbers of the method:
 {_numbers(run.settings["method"])}
 ```
 """
+
+
+def _moved(run: Run, scores: pd.DataFrame, judged: pd.DataFrame | None) -> list[Change]:
+    """The reward, and what moved besides."""
+    texts = _texts(scores)
+    reward = changes(run, scores[["mark", "prompt", "value"]], texts)
+    moved = changes(run, scores.drop(columns="value"), texts)
+    return reward + moved + ([] if judged is None else changes(run, judged, texts))
 
 
 def _named_base(run: Run) -> str:

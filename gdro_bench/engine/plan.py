@@ -112,13 +112,9 @@ def make_plan(
     """
     task_ = tasks.load(task)
     folder = content.find("profile", profile)
-    registry.check("method", method)
+    path = _numbers_of(method, profile)
     for name in track:
         registry.check("tracker", name)
-    path = content.method_files(profile).get(method)
-    if path is None:
-        remedy = f"Write baselines/{profile}/{method}.toml in the current folder."
-        raise BenchError(f"Profile {profile!r} has no numbers for {method!r}.", remedy, 2)
     tables = {"profile": read_numbers(folder / "profile.toml", task), "method": read_numbers(path, task)}
     budget_setting = [f"profile.budget.limit={budget}"] if budget is not None else []
     kinds = {"profile": lambda: Profile, "method": lambda: registry.lookup("method", method).config_type}
@@ -138,6 +134,20 @@ def make_plan(
     run_folder = out / task / profile / folder_name(method, changed, seed)
     shared = (train, held_out, tables, changed, run_folder, prompts, tuple(dict.fromkeys(track)))
     return Plan(task_, profile, profile_, method, config, seed, *shared)
+
+
+def _numbers_of(method: str, profile: str) -> Path:
+    """The file of a method's numbers.
+
+    Raises:
+        BenchError: there is no such method, or the profile has no numbers for it.
+    """
+    registry.check("method", method)
+    path = content.method_files(profile).get(method)
+    if path is None:
+        remedy = f"Write baselines/{profile}/{method}.toml in the current folder."
+        raise BenchError(f"Profile {profile!r} has no numbers for {method!r}.", remedy, 2)
+    return path
 
 
 def with_numbers(made: Plan, numbers: Mapping[str, Any]) -> Plan:
