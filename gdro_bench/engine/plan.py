@@ -113,8 +113,7 @@ def make_plan(
     task_ = tasks.load(task)
     folder = content.find("profile", profile)
     path = _numbers_of(method, profile)
-    for name in track:
-        registry.check("tracker", name)
+    _check_trackers(track)
     tables = {"profile": read_numbers(folder / "profile.toml", task), "method": read_numbers(path, task)}
     budget_setting = [f"profile.budget.limit={budget}"] if budget is not None else []
     kinds = {"profile": lambda: Profile, "method": lambda: registry.lookup("method", method).config_type}
@@ -134,6 +133,13 @@ def make_plan(
     run_folder = out / task / profile / folder_name(method, changed, seed)
     shared = (train, held_out, tables, changed, run_folder, prompts, tuple(dict.fromkeys(track)))
     return Plan(task_, profile, profile_, method, config, seed, *shared)
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Raises:
+    BenchError: one is not known."""
+    for name in names:
+        registry.check("tracker", name)
 
 
 def _numbers_of(method: str, profile: str) -> Path:
