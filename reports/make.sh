@@ -1,7 +1,6 @@
 #!/bin/sh
 # Makes the searches, runs and reports of this folder again on pocket, the most telling first. Killed, the same command
-# goes on. Everything is kept under work/, which is not committed; what reports are made
-# from is copied here.
+# goes on. Everything is kept under runs/ and tuned/, which are not committed: copy from there what a report is made from.
 #
 #   sh reports/make.sh              all steps, about 16 hours of 2 cores
 #   sh reports/make.sh search main  some of them
@@ -14,21 +13,30 @@ bench=${BENCH:-.venv/bin/gdro-bench}
 search() {
   for task in ocr geneval; do
     for method in gdro flow-grpo dance-grpo dpo rft nft awm dgpo crd; do
-      "$bench" tune $task --method $method --trials 8 --budget 12000 --jobs 2 --out work/tuned \
+      "$bench" tune $task --method $method --trials 8 --budget 12000 --jobs 2 --out tuned \
         --set profile.held_out_prompts=100 --set "profile.budget.marks=[1.0]"
     done
   done
 }
 
 # How fast every method is from its best trial, on tuning prompts; what GDRO's pool, and rounds of it, cost and give.
-curves() {
-  short() { "$bench" sweep ocr --budget 24000 --jobs 2 --out work/curves --set profile.prompts=pocket-tuning \
+short() { "$bench" sweep ocr --budget 24000 --jobs 2 --out runs/curves --set profile.prompts=pocket-tuning \
     --set profile.held_out_prompts=100 --set "profile.budget.marks=[0.25,0.4,0.5,0.6,0.7,0.85,1.0]" "$@"; }
+
+curves() {
   short --method gdro --method flow-grpo --method dance-grpo --method dpo --method rft --method nft --method awm \
     --method dgpo --method crd
   short --over method.pool.prompts=12,24,48,96
   short --over method.pool.prompts=192 --budget 48000
   short --over method.online.rounds=4,16 --set method.online.updates=20
+}
+
+# What the rules alone do that weigh images: one pool, the same draws. DPO is GDRO at k = 2, RFT nearly at beta = 0.
+weights() {
+  short --method gdro
+  short --method nft --method awm --method dgpo --method crd --set method.mode=offline
+  short --set method.k=2 --set method.tau=0 --set method.gamma=0 --set method.groups=48
+  short --set method.beta=0
 }
 
 # The comparison: the paper's methods with three seeds, the others with one.
@@ -54,7 +62,7 @@ others() {
 # Three times the budget: does quality turn while the reward still rises?
 long() {
   for task in ocr geneval; do
-    "$bench" sweep $task --method gdro --method flow-grpo --budget 180000 --jobs 2 --out work/long
+    "$bench" sweep $task --method gdro --method flow-grpo --budget 180000 --jobs 2 --out runs/long
   done
 }
 
@@ -72,7 +80,7 @@ ablations() {
 
 # The task whose reward pays for a cue, and what each defence does about it.
 exploit() {
-  cheat() { "$bench" run ocr-exploit --method flow-grpo --budget 16000 --out work/exploit \
+  cheat() { "$bench" run ocr-exploit --method flow-grpo --budget 16000 --out runs/exploit \
     --set "profile.budget.marks=[0.25,0.5,0.75,1.0]" "$@"; }
   gate="--set method.regulariser.gate.ranks=prompt --set method.regulariser.gate.share=0.1"
   gate="$gate --set method.regulariser.gate.adaptive=true --set method.kl_weight=0.4"
@@ -92,7 +100,7 @@ exploit() {
     --set "method.regulariser.aggregation.weights=[0.5]"
 }
 
-sweep() { "$bench" sweep "$@" --jobs 2 --out work/runs; }
+sweep() { "$bench" sweep "$@" --jobs 2 --out runs/main; }
 
 beta() { .venv/bin/python -c "
 import sys
@@ -100,7 +108,7 @@ from gdro_bench import content
 from gdro_bench.engine.plan import read_numbers
 print(read_numbers(content.find('profile', 'pocket') / 'gdro.toml', '$1')['beta'] * $2)"; }
 
-for step in ${*:-search curves main online others long ablations exploit}; do
+for step in ${*:-search curves weights main online others long ablations exploit}; do
   echo "== $step"
   $step
 done

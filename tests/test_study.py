@@ -184,6 +184,14 @@ def test_answers_that_cannot_be_used_are_a_sentence_and_a_remedy(study: Study, t
     assert "is damaged" in call("--out", out, "--answers", good).output
 
 
+def test_the_folder_keeps_the_answers_that_were_last_given(study: Study, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    files = [saved(tmp_path / f"{name}.json", study.name, name, "left") for name in ("anna", "ben")]
+    for given in (files, files[1:]):
+        assert call("--out", out, *(part for path in given for part in ("--answers", path))).exit_code == 0
+        assert [path.read_bytes() for path in sorted((out / "answers").iterdir())] == [p.read_bytes() for p in given]
+
+
 def test_runs_that_make_no_study_are_a_sentence_and_a_remedy(runs: Path, tmp_path: Path) -> None:
     assert "A study needs two methods." in call(runs / "gdro-s0", "--out", tmp_path / "x").output
     for path in runs.rglob("samples"):

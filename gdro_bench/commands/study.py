@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,8 +70,10 @@ def _write(
 def _tell(console: Console, folder: Path, files: Sequence[Path]) -> None:
     study = pairs.read_key(folder)
     table = answers.table(study, answers.read_all(files, study))
-    for number, path in enumerate(files):  # for `compare --study`, which reads the folder
-        write_atomically(folder / answers.KEPT / f"{number:03d}.json", path.read_bytes())
+    given = [path.read_bytes() for path in files]
+    shutil.rmtree(folder / answers.KEPT, ignore_errors=True)  # those of an earlier call
+    for number, answered in enumerate(given):  # for `compare --study`, which reads the folder
+        write_atomically(folder / answers.KEPT / f"{number:03d}.json", answered)
     write_atomically(folder / "study.csv", csv_bytes(table.numbers))
     write_atomically(folder / "study.md", f"## {table.title}\n\n{table.markdown()}".encode())
     console.print(table.title, markup=False)
