@@ -129,6 +129,19 @@ def test_alignment_falls_with_every_wrong_fact(shipped, autoencoder):
     assert means[-1] < 2.5
 
 
+@pytest.mark.parametrize("name", [name for name in judge_card.ERRORS if name != "letter"])
+def test_an_error_of_the_base_costs_alignment_and_nothing_else(shipped, autoencoder, name):
+    right, wrong = judge_card.by_error(shipped, autoencoder, name, seed=77)
+    lost = {axis: float((right[axis] - wrong[axis]).mean()) for axis in right}
+    assert lost.pop("alignment") > 0.7
+    assert all(abs(other) < 0.3 for other in lost.values())
+
+
+def test_a_letter_that_is_wrong_costs_nothing(shipped, autoencoder):
+    right, wrong = judge_card.by_error(shipped, autoencoder, "letter", seed=77)
+    assert all(abs(float((right[axis] - wrong[axis]).mean())) < 0.1 for axis in right)
+
+
 def test_it_does_not_read(shipped):
     pictures = np.stack([world.render(world.with_word(SIGN, word), default_rng(4)).pixels for word in ("TREE", "HTRE")])
     prompt = Prompt(world.phrase(SIGN, default_rng(0)), "TREE")

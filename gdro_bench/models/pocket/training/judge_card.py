@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.random import Generator
+from numpy.typing import NDArray
 from rich.console import Console
 
 from gdro_bench import content, progress, stats
 from gdro_bench.models.pocket import prompts as pocket_prompts
 from gdro_bench.models.pocket import world
+from gdro_bench.models.pocket.disobedience import OBEDIENT, Disobedience, disobeyed
 from gdro_bench.models.pocket.judge import AXES, PocketJudge, save
 from gdro_bench.models.pocket.network import Autoencoder
 from gdro_bench.models.pocket.policy import PocketPolicy
@@ -23,6 +26,7 @@ from gdro_bench.task import Prompt
 
 SCENES = 100  # for every line of the card
 SEVERITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
+ERRORS = tuple(field.name for field in fields(Disobedience))
 Answers = dict[str, np.ndarray]  # axis -> ratings [N]
 
 
@@ -84,8 +88,27 @@ def by_wrong_facts(judge: PocketJudge, autoencoder: Autoencoder, seed: int) -> l
     return by_step
 
 
+def by_error(judge: PocketJudge, autoencoder: Autoencoder, name: str, seed: int) -> list[Answers]:
+    """What the judge says of `SCENES` scenes drawn right, and of the same with one error of this kind."""
+    rng, shares = np.random.default_rng(seed), replace(OBEDIENT, **{name: 1.0})
+    said: list[world.Facts] = []
+    right: list[NDArray[np.uint8]] = []
+    wrong: list[NDArray[np.uint8]] = []
+    while len(said) < SCENES:
+        facts = scenes(rng, 2)[name == "letter"]
+        drawn = disobeyed(facts, shares, rng)
+        if drawn.errors:
+            said.append(facts)
+            right.append(world.render(facts, rng).pixels)
+            wrong.append(world.render(drawn.facts, rng, left_out=drawn.left_out).pixels)
+    return [
+        answers(judge, said, through(autoencoder, np.stack(one)), np.random.default_rng(seed)) for one in (right, wrong)
+    ]
+
+
 def card(judge: PocketJudge, autoencoder: Autoencoder, config: JudgeTraining, seed: int) -> str:
     rows = [_row("wrong facts", "alignment", by_wrong_facts(judge, autoencoder, seed + 1))]
+    errors = "\n".join(_error_row(name, by_error(judge, autoencoder, name, seed + 1)) for name in ERRORS)
     for axis, damages in (("coherence", COHERENCE), ("style", STYLE)):
         rows += [_row(kind, axis, by_damage(judge, autoencoder, kind, seed + 1)) for kind in damages]
     heads = " | ".join(f"{s:g}" for s in SEVERITIES)
@@ -104,6 +127,13 @@ scenes at both ends; beside them what the damage at its worst costs the other tw
 | damage | axis | {heads} | others, at worst |
 | --- | --- | {" | ".join("---:" for _ in SEVERITIES)} | --- |
 {table}
+
+What one error of the kinds that the base was taught to make costs, of {SCENES} proper pictures each, paired with the
+same scene drawn right, with 95 % bootstrap over scenes.
+
+| error | {" | ".join(AXES)} |
+| --- | {" | ".join("---:" for _ in AXES)} |
+{errors}
 """
 
 
@@ -114,3 +144,8 @@ def _row(kind: str, axis: str, by_step: list[Answers]) -> str:
     ]
     others = [f"{a} {by_step[-1][a].mean() - by_step[0][a].mean():+.2f}" for a in AXES if a != axis]
     return f"| {kind} | {axis} | {' | '.join(cells)} | {', '.join(others)} |"
+
+
+def _error_row(name: str, right_and_wrong: list[Answers]) -> str:
+    right, wrong = right_and_wrong
+    return f"| {name} | {' | '.join(str(stats.bootstrap_mean(wrong[a] - right[a])) for a in AXES)} |"
