@@ -28,7 +28,9 @@ curves() {
     --method dgpo --method crd
   short --over method.pool.prompts=12,24,48,96
   short --over method.pool.prompts=192 --budget 48000
-  short --over method.online.rounds=4,16 --set method.online.updates=20
+  # as many images as a pool of 48 has; an update costs 384 evaluations, so all rounds are of one length
+  short --set method.pool.prompts=48 --set method.online.rounds=4 --set method.online.updates=11
+  short --set method.pool.prompts=48 --set method.online.rounds=16 --set method.online.updates=2
 }
 
 # What the rules alone do that weigh images: one pool, the same draws. DPO is GDRO at k = 2, RFT nearly at beta = 0.
@@ -49,7 +51,8 @@ main() {
 
 online() {
   for task in ocr geneval; do
-    sweep $task --method gdro --over method.online.rounds=4,16 --set method.online.updates=20
+    sweep $task --set method.pool.prompts=48 --set method.online.rounds=4 --set method.online.updates=35
+    sweep $task --set method.pool.prompts=48 --set method.online.rounds=16 --set method.online.updates=8
   done
 }
 
