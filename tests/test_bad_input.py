@@ -50,7 +50,7 @@ SETTINGS = {
         *("held_out_prompts=0", "held_out_prompts=-1", "kept_images=0", "kept_images=-3", "max_unscored=-1"),
         *("max_unscored=2", "lora.rank=0", "lora.rank=true", "lora.targets=3", "budget.marks=[]", "budget.marks=[0.5]"),
         *("budget.marks=[0.5,0.4,1.0]", "budget.kind=euros", "model=nowhere", "prompts=nowhere"),
-        *("reader.engine=nowhere", "judge.name=nowhere", "drift.prompts=-1", "health.prompts=-1"),
+        *("reader.engine=nowhere", "drift.prompts=-1", "health.prompts=-1"),
         *("health.prompts=some", "health.judge=nowhere", "health.kl_limit=0", "health.kl_limit=nan", "keep_adapters=3"),
         *("reader.workers=-1", "sampler=3"),
         *("sampler.stepz=3", "samplr.steps=3"),
@@ -107,6 +107,12 @@ def test_a_setting_of_a_forward_process_method_that_cannot_be(setting: str, tmp_
 @pytest.mark.parametrize("setting", [f"{group}.{s}" for group, some in SETTINGS.items() for s in some])
 def test_a_setting_that_cannot_be(setting: str, tmp_path: Path) -> None:
     refused(call("run", "ocr", "--out", tmp_path, *SHORT, "--set", setting))
+
+
+@pytest.mark.parametrize("role", ["name", "gold", "second_reader"])
+def test_a_judge_that_is_not_known_is_told_before_anything_is_trained(role: str, tmp_path: Path) -> None:
+    refused(call("run", "ocr", "--out", tmp_path, *SHORT, "--set", f"profile.judge.{role}=nowhere"))
+    assert list(tmp_path.iterdir()) == []
 
 
 ARGUMENTS = [

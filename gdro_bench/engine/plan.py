@@ -235,8 +235,11 @@ def _check(profile: Profile) -> None:
         raise BenchError(f"The budget must be above 0 {profile.budget.kind}.", "Try --budget 20000.", 2)
     if not marks or list(marks) != sorted(set(marks)) or marks[0] <= 0 or marks[-1] != 1.0:
         raise BenchError(f"The marks are {list(marks)}.", "They must rise from above 0 to 1.", 2)
-    if profile.health is not None and profile.health.judge != "none":
-        registry.check("judge", profile.health.judge)
+    judges = profile.judge  # asked when the run has ended: a name that is not known is told before it starts
+    watches = profile.health.judge if profile.health is not None else "none"
+    for name in (judges.name, judges.gold, judges.second_reader, watches):
+        if name != "none":
+            registry.check("judge", name)
 
 
 def _check_pool(method: Method, config: Any, profile: Profile) -> None:
