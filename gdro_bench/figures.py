@@ -236,7 +236,7 @@ def errors_by_kind(path: Path, errors: pd.DataFrame) -> None:
     _dots(axis, first, "base", np.arange(len(kinds)) + places[0], base)
     axis.set_yticks(np.arange(len(kinds)), kinds)
     axis.invert_yaxis()
-    axis.set(xlabel="share of pictures with this error, of those whose prompt allows it", xlim=(0, None))
+    axis.set(xlabel="share of letters, or of pictures whose prompt allows it, with this error", xlim=(0, None))
     axis.grid(alpha=0.3, axis="x")
     _legend(figure, axis, len(labels) + 1)
     save(figure, path)

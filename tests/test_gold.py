@@ -192,5 +192,4 @@ def test_the_parts_of_a_gold_score_are_the_errors_that_the_prompt_allows():
     image = world.render(world.with_word(SIGN, "TRAE"), default_rng(5), faded_signs=0.0).pixels
     (score,) = gold.Gold()(image[None], [Prompt(world.phrase(SIGN, default_rng(0)), "TREE")])
     assert score.value == 1.0  # what a sign says is the reward's affair
-    assert {k: v for k, v in score.parts.items() if v} == {"error letter": 1.0}
-    assert set(score.parts.values()) == {0.0, 1.0}
+    assert {k: v for k, v in score.parts.items() if v} == {"error letter": 0.25}  # one of TREE's four letters

@@ -260,8 +260,8 @@ def robust_table(compared: Comparison) -> Table:
 
 
 def error_table(compared: Comparison) -> Table | None:
-    """For each kind of error that gold names: the share of the base's pictures with it, of those whose prompt allows
-    it, and how much of that each method has removed when the budget is spent. None where gold names none."""
+    """For each kind of error that gold names: how often the base makes it, of all letters or of all pictures whose
+    prompt allows it, and how much of that each method has removed at the end. None where gold names none."""
     parts = [name for name in compared.parts if name.startswith(BY_ERROR)]
     if not parts:
         return None
@@ -274,8 +274,12 @@ def error_table(compared: Comparison) -> Table | None:
             row: dict[str, object] = {"error": kind, "label": entry.label} | _spread("base", before)
             row |= _spread("end", matched.part_at(compared, entry, part, -1))
             numbers.append(row | _spread("removed", gone[entry.label]))
-    header = ["error", "pictures of the base", *(f"gone with {entry.label}" for entry in compared.entries)]
-    title = "Errors by kind: the base's share of pictures, and how much of that is gone at the end of the budget"
+    header = [
+        "error",
+        "base: share of letters or pictures",
+        *(f"gone with {entry.label}" for entry in compared.entries),
+    ]
+    title = "Errors by kind: how often the base makes them, and how much of that is gone at the end of the budget"
     return Table("errors", title, header, cells, pd.DataFrame(numbers))
 
 

@@ -247,27 +247,29 @@ def _wall_behind(image: Pixels) -> Wall:
     return wall
 
 
-def errors(pixels: Images, facts: Facts, truth: dict[str, bool] | None = None) -> dict[str, bool]:
-    """For each kind of error that the prompt allows, whether the picture [64, 64, 3] has it. `truth`: what `held` says
-    of it, if that is known.
+def errors(pixels: Images, facts: Facts, truth: dict[str, bool] | None = None) -> dict[str, float]:
+    """For each kind of error that the prompt allows, whether the picture [64, 64, 3] has it, 0 or 1. `truth`: what
+    `held` says of it, if that is known.
 
-    On a scene with a sign: `letter`, the sign says something else; `fading`, its ink is nearly gone; `wall`, `sign` and
-    `object`, a fact of theirs does not hold. On a scene of objects: `kind`, an object of a class that was not asked
-    for; `count`, too few or too many of what a number was asked of; `missing` and `extra`, fewer or more objects than
-    were asked for elsewhere; `colour` and `relation`, where all that was asked for is there.
+    On a scene with a sign: `letter`, the share in 0..1 of its letters that are others; `fading`, its ink is nearly
+    gone; `wall`, `sign` and `object`, a fact of theirs does not hold. On a scene of objects: `kind`, an object of a
+    class that was not asked for; `count`, too few or too many of what a number was asked of; `missing` and `extra`,
+    fewer or more objects than were asked for elsewhere; `colour` and `relation`, where all that was asked for is there.
     """
     image = pixels.astype(np.float64)
     if facts.sign is not None:
         return _errors_of_sign(image, facts.sign, held(pixels, facts) if truth is None else truth)
-    return _errors_of_things(read_things(image, _wall_behind(image)), facts)
+    made = _errors_of_things(read_things(image, _wall_behind(image)), facts)
+    return {kind: float(is_made) for kind, is_made in made.items()}
 
 
-def _errors_of_sign(image: Pixels, sign: world.SignFacts, truth: dict[str, bool]) -> dict[str, bool]:
+def _errors_of_sign(image: Pixels, sign: world.SignFacts, truth: dict[str, bool]) -> dict[str, float]:
     shown = letters.read(image, sign)
-    found = {"letter": shown.word != sign.word, "fading": shown.contrast < FADED}
+    wrong = sum(a != b for a, b in zip(shown.word, sign.word, strict=True))
+    found = {"letter": wrong / len(sign.word), "fading": float(shown.contrast < FADED)}
     for part in ("wall", "sign", "object"):
         of_part = [holds for name, holds in truth.items() if name.startswith(part)]
-        found |= {part: not all(of_part)} if of_part else {}
+        found |= {part: float(not all(of_part))} if of_part else {}
     return found
 
 
@@ -301,7 +303,7 @@ def open_gold(config: JudgeConfig) -> Gold:
 
 
 class Gold:
-    """A `Scorer`: the share of facts that hold, its parts the errors that the prompt allows, 1 where they are made; NaN
+    """A `Scorer`: the share of facts that hold, its parts the errors that the prompt allows (`errors`); NaN
     for a prompt that is not of the world's grammar."""
 
     name = "gold: share of the prompt's facts that hold"
@@ -315,5 +317,5 @@ class Gold:
             return Score(math.nan, note="not a prompt of the pocket world")
         truth = held(image, facts)
         wrong = ", ".join(name for name, holds in truth.items() if not holds)
-        parts = {BY_ERROR + kind: float(made) for kind, made in errors(image, facts, truth).items()}
+        parts = {BY_ERROR + kind: share for kind, share in errors(image, facts, truth).items()}
         return Score(sum(truth.values()) / len(truth), parts, f"wrong: {wrong}" if wrong else "all facts hold")

@@ -124,7 +124,7 @@ def _grouped(policy: PocketPolicy, card_task: CardTask, sheet: Path, console: Co
     best, varied = stats.bootstrap_mean(np.nanmax(rewards, axis=1)), np.nanstd(rewards, axis=1) > 0
     errors = [_errors(image, prompt) for image, prompt in zip(images, each, strict=True)]
     kinds = sorted({kind for one in errors for kind in one})
-    shares = {kind: float(np.mean([one[kind] for one in errors if kind in one])) for kind in kinds}
+    shares = {kind: float(np.mean([one[kind] > 0 for one in errors if kind in one])) for kind in kinds}
     shown = [i * GROUP + j for i in range(len(prompts)) for j in range(min(SHOWN, GROUP))][:SHEET]
     notes = {"base": [", ".join(kind for kind, made in errors[i].items() if made) or "no error" for i in shown]}
     figures.sample_sheet(sheet, {"base": images[shown]}, notes, [each[i].text for i in shown])
@@ -133,7 +133,7 @@ def _grouped(policy: PocketPolicy, card_task: CardTask, sheet: Path, console: Co
     return told, shares
 
 
-def _errors(image: Images, prompt: task.Prompt) -> dict[str, bool]:
+def _errors(image: Images, prompt: task.Prompt) -> dict[str, float]:
     facts = parse.facts_of(prompt.text)
     return gold.errors(image, facts) if facts else {}
 
