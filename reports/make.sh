@@ -20,17 +20,16 @@ search() {
 }
 
 # How fast every method is from its best trial, on tuning prompts; what GDRO's pool, and rounds of it, cost and give.
-short() { "$bench" sweep ocr --budget 24000 --jobs 2 --out runs/curves --set profile.prompts=pocket-tuning \
-    --set profile.held_out_prompts=100 --set "profile.budget.marks=[0.25,0.4,0.5,0.6,0.7,0.85,1.0]" "$@"; }
+short() { "$bench" sweep ocr --budget 40000 --jobs 2 --out runs/curves --set profile.prompts=pocket-tuning \
+    --set profile.held_out_prompts=100 --set "profile.budget.marks=[0.15,0.2,0.3,0.4,0.5,0.6,0.7,0.85,1.0]" "$@"; }
 
 curves() {
   short --method gdro --method flow-grpo --method dance-grpo --method dpo --method rft --method nft --method awm \
     --method dgpo --method crd
-  short --over method.pool.prompts=12,24,48,96
-  short --over method.pool.prompts=192 --budget 48000
+  for prompts in 12 48 96 192; do short --set method.pool.prompts=$prompts; done
   # as many images as a pool of 48 has; an update costs 384 evaluations, so all rounds are of one length
-  short --set method.pool.prompts=48 --set method.online.rounds=4 --set method.online.updates=11
-  short --set method.pool.prompts=48 --set method.online.rounds=16 --set method.online.updates=2
+  short --set method.pool.prompts=48 --set method.online.rounds=4 --set method.online.updates=22
+  short --set method.pool.prompts=48 --set method.online.rounds=16 --set method.online.updates=5
 }
 
 # What the rules alone do that weigh images: one pool, the same draws. DPO is GDRO at k = 2, RFT nearly at beta = 0.

@@ -26,11 +26,13 @@ GRID_TITLES = {
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Pictures beside each other: `columns`, title -> images [rows, H, W, 3]; `captions`, title -> what was read or
-    detected."""
+    detected; `sources`, title -> the file that they are from, and `numbers`, which of its pictures they are, [rows]."""
 
     name: str
     title: str
     prompts: list[str]
+    numbers: list[int]
+    sources: dict[str, Path]
     columns: dict[str, NDArray[np.uint8]]
     captions: dict[str, list[str]]
 
@@ -86,9 +88,8 @@ def _change(entry: Entry, index: int, part: str) -> NDArray[np.float64]:
 
 
 def _grid(name: str, rows: NDArray[np.int64], shown: Sequence[Column]) -> Grid:
-    columns, captions = {}, {}
-    for title, entry, index in shown:
-        columns[title] = samples.read(_samples(entry, index), rows.tolist())
-        captions[title] = [entry.runs[0].notes[index][i] for i in rows]
+    sources = {title: _samples(entry, index) for title, entry, index in shown}
+    columns = {title: samples.read(path, rows.tolist()) for title, path in sources.items()}
+    captions = {title: [entry.runs[0].notes[index][i] for i in rows] for title, entry, index in shown}
     prompts = [shown[0][1].runs[0].prompts[i] for i in rows]
-    return Grid(name, GRID_TITLES[name], prompts, columns, captions)
+    return Grid(name, GRID_TITLES[name], prompts, rows.tolist(), sources, columns, captions)
