@@ -1,8 +1,8 @@
 """Makes a folder of this one from finished runs: their records, of their pictures those that grids show, the report.
 
-    python reports/keep.py ocr-pocket runs/main/ocr/pocket/*
-
-Without runs it writes the report again, from the records that are kept.
+python reports/keep.py ocr-pocket runs/main/ocr/pocket/*
+python reports/keep.py ocr-pocket                          # the report again, from the records that are kept
+python reports/keep.py claims                              # the verdicts on all of them
 """
 
 import shutil
@@ -11,6 +11,9 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+from rich.console import Console
+
+from gdro_bench.commands import claims
 from gdro_bench.comparison import entries, matched, report, searches
 from gdro_bench.comparison.entries import Comparison
 from gdro_bench.comparison.grids import grids
@@ -47,19 +50,39 @@ def keep(folders: list[Path], runs: Path) -> None:
                 samples.write(kept / path.relative_to(folder), samples.read(path, wanted), wanted)
 
 
-def write(folder: Path) -> None:
-    """The report of the runs that are kept, with the figures that a text shows."""
-    found = compared(sorted(path.parent for path in (folder / "runs").rglob("run.json")))
+def write(found: Comparison, out: Path) -> None:
+    """The report, as `compare --tuned reports/search` writes it."""
     searched = searches.of(found, tuned.find(HERE / "search"))
+    report.write(found, out, "evaluations", None, searched=searched)
+
+
+def show(folder: Path) -> None:
+    """The text of the report of the runs that are kept, and the figures that this folder's README shows."""
     with tempfile.TemporaryDirectory() as out:
-        report.write(found, Path(out), "evaluations", None, searched=searched)
+        write(compared(sorted(path.parent for path in (folder / "runs").rglob("run.json"))), Path(out))
         for name in ("report.md", *FIGURES):
             if (Path(out) / name).exists():
                 shutil.copy(Path(out) / name, folder / name)
 
 
+def judge(out: Path) -> None:
+    """The page of `gdro-bench claims --runs reports`."""
+    claims.execute(Console(quiet=True), (), HERE, out, None)
+
+
+def show_claims(folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as out:
+        judge(Path(out))
+        folder.mkdir(exist_ok=True)
+        for name in ("claims.md", "claims.png"):
+            shutil.copy(Path(out) / "pocket" / name, folder / name)
+
+
 if __name__ == "__main__":
     name, *runs = sys.argv[1:]
+    if name == "claims":
+        show_claims(HERE / name)
+        sys.exit()
     if runs:
         keep([Path(run) for run in runs], HERE / name / "runs")
-    write(HERE / name)
+    show(HERE / name)
