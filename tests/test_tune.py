@@ -38,6 +38,8 @@ SHORT = {
     "method.k": 4,
     "method.groups": 1,
     "method.drop_flat": "false",
+    "method.beta": 5.0,
+    "method.optimiser.learning_rate": 1e-3,
 }
 SETTINGS = [f"{name}={value}" for name, value in SHORT.items()]
 BUDGET, TRIALS = 200, 4
@@ -215,7 +217,7 @@ def test_a_drawn_combination_is_refused_before_any_trial(place: Path) -> None:
 
 def test_a_task_s_own_entries_take_the_place_of_general_ones(place: Path) -> None:
     path = write_space(place, TINY + '[tasks.ocr.space]\n"beta" = {choices = [5.0, 6.0]}\n')
-    own = content.read(ROOT / "baselines" / "pocket" / "gdro.toml")
+    own = content.read(ROOT / "baselines" / "pocket" / "gdro.toml") | {"beta": 5.0}
     assert space.read(path, "ocr", own)["beta"] == Choices((5.0, 6.0))
     assert space.read(path, "geneval", own)["beta"] == Choices((5.0, 1e39))
 
