@@ -31,6 +31,7 @@ def run_folder(tmp_path: Path) -> Path:
     shutil.copytree(RECORD, folder, ignore=shutil.ignore_patterns("samples"))
     (folder / "lora").mkdir()
     (folder / "lora" / "pytorch_lora_weights.safetensors").write_bytes(b"weights")
+    (folder / "sheet.png").write_bytes(b"pictures")
     return folder
 
 
@@ -52,7 +53,7 @@ def test_the_hub_s_classes_read_the_results(run_folder: Path) -> None:
     assert reward.metric_args == {
         "low": round(last.reward.low, 4), "high": round(last.reward.high, 4), "interval": "95 % bootstrap",
     }  # fmt: skip
-    assert reward.dataset_name == "ocr, 200 held-out prompts"
+    assert reward.dataset_name == "ocr, 120 held-out prompts"
     assert corrected.metric_type == "corrected"
 
 

@@ -13,6 +13,7 @@ from torch.distributions import Normal, kl_divergence
 
 from gdro_bench import content
 from gdro_bench.budget import Ledger
+from gdro_bench.engine import plan
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import TrainContext, grpo
 from gdro_bench.models.pocket.policy import PocketPolicy
@@ -193,7 +194,7 @@ SMALL = {"prompts": 2, "k": 4}
 
 
 def numbers(name: str = "flow-grpo", **changed: object) -> grpo.Config:
-    read = content.read(content.find("profile", "pocket") / f"{name}.toml")
+    read = plan.read_numbers(content.find("profile", "pocket") / f"{name}.toml", None)
     optimiser = read["optimiser"] | {key: changed.pop(key) for key in list(changed) if key in read["optimiser"]}
     table = read | SMALL | changed | {"optimiser": optimiser}
     return content.build(grpo.Config, table, name)

@@ -53,7 +53,7 @@ def numbers(
 ) -> gdro.Config:
     """Four rounds of two groups of four, two updates each."""
     read = content.read(content.find("profile", "pocket") / "gdro.toml")
-    small = {"k": 3, "groups": 2, "pool": {"prompts": 8, "images": 4, "seed": 0, "shard_prompts": 1}}
+    small = {"beta": 5.0, "k": 3, "groups": 2, "pool": {"prompts": 8, "images": 4, "seed": 0, "shard_prompts": 1}}
     read["optimiser"] |= {"warmup_steps": 0, "learning_rate": 5e-3, "ema_slope": 0.1}
     read["online"] |= {"rounds": 4, "updates": 2, "fresh_groups": 1} | (online or {})
     read["adaptive_beta"] |= adaptive or {}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gdro_bench import content
 from gdro_bench.budget import Ledger, MeteredScorer
+from gdro_bench.engine import plan
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import TrainContext, aggregation, diversity, gate, gdro, grpo, regularise
 from gdro_bench.methods.aggregation import AggregationConfig
@@ -312,7 +313,7 @@ def context(tmp_path: Path, ledger: Ledger | None = None, watched: bool = True) 
 
 def rollouts(tmp_path: Path, ledger: Ledger | None = None, **changed: object) -> grpo.RolloutTraining:
     small = {"prompts": 2, "k": 4, "kl_weight": 0.04}
-    table = content.read(content.find("profile", "pocket") / "flow-grpo.toml") | small
+    table = plan.read_numbers(content.find("profile", "pocket") / "flow-grpo.toml", None) | small
     parts = {key: changed.pop(key) for key in ("auxiliary", "regulariser") if key in changed}
     config = content.build(grpo.Config, table | changed, "flow-grpo")
     for key, value in parts.items():
