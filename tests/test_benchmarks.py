@@ -22,6 +22,7 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     runpy.run_module(f"benchmarks.{Path(name).stem}", run_name="__main__")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "batch"),
     [("flux-tiny", "1"), *(pytest.param(model, "1,2", marks=pytest.mark.slow) for model in ("flux-tiny", "sd3-tiny"))],
@@ -96,6 +97,7 @@ def test_the_readme_says_what_profiles_need(
     assert capsys.readouterr().out in (FOLDER.parent / "baselines" / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_whether_a_reward_teaches_all_prompts_alike(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +109,7 @@ def test_whether_a_reward_teaches_all_prompts_alike(
     assert all(-1 <= float(line.split()[-1]) <= 1 for line in said[1:])
 
 
+@pytest.mark.slow
 def test_the_gpu_kit_keeps_what_each_part_gave_and_why_one_gave_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

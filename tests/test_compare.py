@@ -392,6 +392,7 @@ def test_reward_that_costs_quality_is_drawn_to_fall(tmp_path: Path) -> None:
     assert (out / "grid-judged.png").exists()
 
 
+@pytest.mark.slow
 def test_what_moves_with_gold_predicts_it(tmp_path: Path) -> None:
     runs = []
     for i, fall in enumerate((0.1, 0.3, 0.6)):
@@ -478,6 +479,7 @@ def test_tasks_are_reported_apart_when_no_folder_is_named(tmp_path: Path) -> Non
 OTHER_PROMPTS = {"model": "m", "method": "gdro()", "held_out": "other"}
 
 
+@pytest.mark.slow
 def test_runs_of_other_budgets_and_prompts_are_reported_apart(tmp_path: Path) -> None:
     for seed in range(2):
         make_run(tmp_path / f"main{seed}", seed=seed)
@@ -751,6 +753,7 @@ def test_what_is_not_known_is_no_finding(tmp_path: Path, marks: tuple[float, ...
         assert "What gdro gains over the base by 1,000 evaluations (1 seed) is not known." in text
 
 
+@pytest.mark.slow
 def test_a_judge_that_gave_no_rating_is_counted(tmp_path: Path) -> None:
     folder = judge(make_run(tmp_path / "a"), FALLING)
     table = pd.read_parquet(folder / "judged.parquet")

@@ -91,6 +91,7 @@ def shipped() -> PocketDetector:
     return PocketDetector.open()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", geneval_prompts.TAGS)
 def test_the_shipped_detector_knows_right_scenes_from_others(shipped, tag):
     right, other = detector_card.accuracy(shipped, None, default_rng(77))[tag]

@@ -114,6 +114,7 @@ def test_what_is_checked_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Did you mean 'workers'" in result.output
 
 
+@pytest.mark.slow
 def test_a_device_that_is_too_small_is_named(saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.os, "sysconf", lambda name: 30e9**0.5)
     with pytest.raises(BenchError, match=r"30 GB: \S+ takes 44 GB at its peak.*profile\.pretrained\."):

@@ -143,6 +143,7 @@ def test_a_judge_can_be_asked_too(server: Judge, listed: Path, tmp_path: Path) -
     assert len(pd.read_csv(tmp_path / "o" / "scores.csv")["style"].dropna()) == 2
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_not_there_is_named(listed: Path) -> None:
     result = call("ocr", "--images", listed, "--judge", "unified-reward", "--judge-url", "http://127.0.0.1:9/v1")
     assert result.exit_code == 1

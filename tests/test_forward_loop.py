@@ -315,6 +315,7 @@ def parts(training: ForwardTraining) -> list[Tensor]:
     return [*training.trainer.parameters, *(a for lagged in training.copies.values() for a in lagged.averages)]
 
 
+@pytest.mark.slow
 @METHODS
 def test_a_saved_state_goes_on_to_the_same_parameters(tmp_path: Path, name: str) -> None:
     """Saved after a collection, between an epoch's two updates, and between epochs."""

@@ -178,6 +178,7 @@ def test_on_a_device_velocities_gradients_and_pictures_are_the_cpus(
     assert abs(shown - pictures).max() <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("method", ["gdro", "flow-grpo"])
 @pytest.mark.parametrize("profile", PROFILES)
@@ -236,6 +237,7 @@ with process_group("cpu") as processes:
 """
 
 
+@pytest.mark.slow
 def test_a_sharded_model_frees_its_weights_after_a_forward(saved: dict[str, Path], tmp_path: Path) -> None:
     names = ("side", "dtype", "text_tokens")
     settings = [f"profile.pretrained.{name}={SHORT[f'profile.pretrained.{name}']}" for name in names]
@@ -335,6 +337,7 @@ def test_adapters_multiply_in_the_models_dtype_and_learn_in_float32(dtype: torch
     assert torch.equal(ours, theirs) if dtype == torch.float32 else torch.allclose(ours, theirs, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "batch", "compiled"),
     [(1, 3, False), pytest.param(1, 8, False, marks=pytest.mark.slow), pytest.param(1, 3, True, marks=pytest.mark.slow),

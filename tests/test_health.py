@@ -193,6 +193,7 @@ def test_every_point_s_adapters_are_kept_and_can_be_evaluated(finished: tuple[Pa
         assert reward == pytest.approx(point.reward.mean, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_without_health_and_adapters_the_record_is_the_same(finished: tuple[Path, str], tmp_path: Path) -> None:
     out, _ = finished
     result = call(tmp_path, profile__health__prompts=0, profile__keep_adapters="false")
@@ -206,6 +207,7 @@ def test_without_health_and_adapters_the_record_is_the_same(finished: tuple[Path
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_without_a_judge_the_limit_of_the_divergence_tells(tmp_path: Path) -> None:
     result = call(tmp_path, profile__health__judge="none", profile__health__kl_limit=1e-9)
     assert result.exit_code == 0, result.output

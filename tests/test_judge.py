@@ -111,6 +111,7 @@ def shipped() -> PocketJudge:
     return PocketJudge.open()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_its_axis_falls_with_every_damage(shipped, autoencoder, kind):
     axis = "coherence" if kind in COHERENCE else "style"

@@ -150,6 +150,7 @@ def test_a_floor_leaves_out_what_can_never_count():
     assert mask2former.detections(*logits(), (64, 64), (64, 48), (32, 24), floor=0.3) == []
 
 
+@pytest.mark.slow
 def test_pictures_together_are_seen_as_one_by_one(folders):
     detector = mask2former.Mask2FormerDetector(*folders, floor=0.0)
     images = np.random.default_rng(2).integers(0, 256, (mask2former.TOGETHER + 2, 40, 64, 3), dtype=np.uint8)

@@ -52,6 +52,7 @@ def test_fused_attention_is_not_taken_apart() -> None:
     assert max(saved) == q.numel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", [pytest.param("flux1-dev", marks=pytest.mark.slow), "sd35-medium"])
 def test_a_dry_run_without_weights_counts(profile: str) -> None:
     def dry(processes: int) -> str:

@@ -289,6 +289,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 SLOW = ("theta", "old, moving reference", "held back")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in VARIANTS]
 )
@@ -406,6 +407,7 @@ def test_a_budget_that_ends_before_the_last_round_is_refused(tmp_path: Path) -> 
     assert "ends before the last of 4 rounds" in result.output
 
 
+@pytest.mark.slow
 def test_interrupted_inside_a_round_it_goes_on_to_the_same_numbers(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,6 +451,7 @@ def test_killed_inside_a_round_it_goes_on_to_the_same_numbers(
     same_run(tmp_path, finished)
 
 
+@pytest.mark.slow
 def test_a_whole_run_of_one_round_is_the_offline_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forced through the rounds' own code."""
     plain = {"method__online__rounds": 1, "method__adaptive_beta__rule": "fixed"}

@@ -401,6 +401,7 @@ POOL_GUARDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POOL_GUARDS)
 def test_gdro_under_guard_trains_and_resumes_bit_for_bit(tmp_path, name):
     guard = POOL_GUARDS[name]

@@ -146,6 +146,7 @@ def test_a_mark_before_the_first_update_is_the_base_again(tmp_path: Path) -> Non
     assert second.read_bytes() == first.read_bytes()
 
 
+@pytest.mark.slow
 def test_close_evaluation_points_keep_pictures_of_their_own(tmp_path: Path) -> None:
     assert call(tmp_path, profile__budget__marks="[0.736,0.744,0.95,1.0]").exit_code == 0
     points = record.read(folder(tmp_path)).points
@@ -206,6 +207,7 @@ def test_a_budget_of_images_ends_a_run(method: str, tmp_path: Path) -> None:
 ON_A_POOL = ("nft", "awm", "dgpo", "crd")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ON_A_POOL)
 def test_a_forward_process_method_runs_on_gdro_s_pool(method: str, finished: Path, tmp_path: Path) -> None:
     offline = {name.replace(".", "__"): value for name, value in OFFLINE_SHORT.items()}

@@ -74,6 +74,7 @@ def test_tensorboard_s_curves_are_the_record_s_and_move_no_number(untracked: Pat
     check(tmp_path, scalars(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_in_the_same_curves(untracked: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gdro_bench.cli", *arguments(tmp_path), "--track", "tensorboard"]
     process = subprocess.Popen(

@@ -43,6 +43,7 @@ SHORT = {
 }
 SETTINGS = [f"{name}={value}" for name, value in SHORT.items()]
 BUDGET, TRIALS = 200, 4
+FULL = [name for name in content.names("profile") if name != "pocket"]
 ROOT = Path(__file__).parents[1]
 
 
@@ -150,7 +151,7 @@ def test_trials_look_at_tuning_prompts_alone(place: Path) -> None:
     assert tuning <= set((ROOT / "tasks" / "ocr" / "pocket_tuning.txt").read_text().splitlines())
 
 
-@pytest.mark.parametrize("profile", content.names("profile"))
+@pytest.mark.parametrize("profile", ["pocket", *(pytest.param(n, marks=pytest.mark.slow) for n in FULL)])
 def test_every_method_has_a_space_of_its_profile(profile: str, tmp_path: Path) -> None:
     methods = set(content.method_files(profile)) - {"profile"}
     assert set(content.space_files(profile)) == methods

@@ -371,6 +371,7 @@ with process_group("cpu") as processes:
 """
 
 
+@pytest.mark.slow
 def test_processes_share_a_pretraining_and_take_over_anothers(tmp_path):
     whole = train(tmp_path / "whole").transformer.state_dict()
     with pytest.raises(Killed):
