@@ -74,7 +74,7 @@ def test_the_package_has_few_parts() -> None:
 
 def test_python_lives_in_the_package_and_its_tests() -> None:
     places = {path.relative_to(ROOT).parts[0] for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
-    assert places <= {"gdro_bench", "tests", "benchmarks", "reports"}
+    assert places <= {"gdro_bench", "tests", "benchmarks"}
 
 
 def test_a_profile_holds_itself_and_methods() -> None:

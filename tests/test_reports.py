@@ -47,7 +47,7 @@ def columns(folder: Path, title: str = "In short") -> dict[str, dict[str, str]]:
 @pytest.fixture(scope="module")
 def keep() -> ModuleType:
     """The script that made the reports."""
-    spec = importlib.util.spec_from_file_location("keep", ROOT / "reports" / "keep.py")
+    spec = importlib.util.spec_from_file_location("keep", ROOT / "benchmarks" / "keep_report.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,8 +1,8 @@
-"""Makes a folder of this one from finished runs: their records, of their pictures those that grids show, the report.
+"""Makes a folder of reports/ from finished runs: their records, of their pictures those that grids show, the report.
 
-python reports/keep.py ocr-pocket runs/main/ocr/pocket/*
-python reports/keep.py ocr-pocket                          # the report again, from the records that are kept
-python reports/keep.py claims                              # the verdicts on all of them
+python benchmarks/keep_report.py ocr-pocket runs/main/ocr/pocket/*
+python benchmarks/keep_report.py ocr-pocket                          # the report again, from the records that are kept
+python benchmarks/keep_report.py claims                              # the verdicts on all of them
 """
 
 import shutil
@@ -20,7 +20,7 @@ from gdro_bench.comparison.grids import grids
 from gdro_bench.engine import samples
 from gdro_bench.engine.tuning import tuned
 
-HERE = Path(__file__).parent
+REPORTS = Path(__file__).parents[1] / "reports"
 RECORDS = ("run.json", "scores.parquet", "judged.parquet", "steps.parquet")
 FIGURES = ("reward.png", "errors.png", "grid-judged.png")
 
@@ -52,12 +52,12 @@ def keep(folders: list[Path], runs: Path) -> None:
 
 def write(found: Comparison, out: Path) -> None:
     """The report, as `compare --tuned reports/search` writes it."""
-    searched = searches.of(found, tuned.find(HERE / "search"))
+    searched = searches.of(found, tuned.find(REPORTS / "search"))
     report.write(found, out, "evaluations", None, searched=searched)
 
 
 def show(folder: Path) -> None:
-    """The text of the report of the runs that are kept, and the figures that this folder's README shows."""
+    """The text of the report of the runs that are kept, and the figures that reports/README.md shows."""
     with tempfile.TemporaryDirectory() as out:
         write(compared(sorted(path.parent for path in (folder / "runs").rglob("run.json"))), Path(out))
         for name in ("report.md", *FIGURES):
@@ -67,7 +67,7 @@ def show(folder: Path) -> None:
 
 def judge(out: Path) -> None:
     """The page of `gdro-bench claims --runs reports`."""
-    claims.execute(Console(quiet=True), (), HERE, out, None)
+    claims.execute(Console(quiet=True), (), REPORTS, out, None)
 
 
 def show_claims(folder: Path) -> None:
@@ -81,8 +81,8 @@ def show_claims(folder: Path) -> None:
 if __name__ == "__main__":
     name, *runs = sys.argv[1:]
     if name == "claims":
-        show_claims(HERE / name)
+        show_claims(REPORTS / name)
         sys.exit()
     if runs:
-        keep([Path(run) for run in runs], HERE / name / "runs")
-    show(HERE / name)
+        keep([Path(run) for run in runs], REPORTS / name / "runs")
+    show(REPORTS / name)
