@@ -1,13 +1,15 @@
 """Trackers of a run: TensorBoard's files hold what the record holds, killed or not; none of them ends a run or moves a
-number. Trackio, where it is installed, likewise."""
+number. Trackio and Weights & Biases (offline), where they are installed, likewise."""
 
 import importlib.util
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,21 +171,25 @@ def test_a_checkpoint_of_an_older_version_tells_no_order_and_is_taken() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Trackio, whose pins do not go with ours everywhere
+# Trackio, whose pins do not go with ours everywhere, and Weights & Biases, without a server
 
 
-def test_trackio_s_curves_are_the_record_s_killed_or_not(
-    untracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("trackio", reason="needs the extra trackio")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TRACKIO_DIR": str(tmp_path / "trackio")}
-    command = [sys.executable, "-m", "gdro_bench.cli", *arguments(tmp_path / "runs"), "--track", "trackio"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    while process.poll() is None and not list((tmp_path / "runs").glob(BETWEEN_MARKS)):
+def killed_and_resumed(runs: Path, tracker: str, **environment: str) -> dict[str, str]:
+    """Its environment."""
+    known = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    command = [sys.executable, "-m", "gdro_bench.cli", *arguments(runs), "--track", tracker]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=known)
+    while process.poll() is None and not list(runs.glob(BETWEEN_MARKS)):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert process.wait() == -signal.SIGKILL
+    subprocess.run(command, env=known, check=True, stdout=subprocess.DEVNULL)
+    return known
+
+
+def test_trackio_s_curves_are_the_record_s_killed_or_not(untracked: Path, tmp_path: Path) -> None:
+    pytest.importorskip("trackio", reason="needs the extra trackio")
+    environment = killed_and_resumed(tmp_path / "runs", "trackio", TRACKIO_DIR=str(tmp_path / "trackio"))
     assert recorded(tmp_path / "runs") == recorded(untracked)
     read = (
         "import json; from trackio.sqlite_storage import SQLiteStorage as S; "
@@ -199,3 +205,39 @@ def test_trackio_s_curves_are_the_record_s_killed_or_not(
             if isinstance(value, int | float) and "/" in name:
                 found.setdefault(name, []).append((row["step"], value))
     check(tmp_path / "runs", found)
+
+
+def test_weights_and_biases_offline_keeps_the_whole_run_in_its_last_folder(untracked: Path, tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="needs the extra wandb")
+    (tmp_path / "wandb").mkdir()
+    killed_and_resumed(tmp_path / "runs", "wandb", WANDB_MODE="offline", WANDB_DIR=str(tmp_path), WANDB_SILENT="true")
+    assert recorded(tmp_path / "runs") == recorded(untracked)
+    first, last = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert first.name == last.name, "one run, twice begun"
+    found: dict[str, list[tuple[int, float]]] = {}
+    for number, row in history(last):
+        for name, value in row.items():
+            if "/" in name:
+                found.setdefault(name, []).append((number, value))
+    check(tmp_path / "runs", found)
+    assert len(list(last.parent.glob("files/media/images/samples_*.png"))) == 3
+
+
+def history(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a `.wandb` file: after seven bytes, protocol buffers in the format of LevelDB's log. Its blocks have
+    32 KiB, and each part of a message begins with checksum, length and kind (1 whole, 2 first, 3 middle, 4 last)."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, whole = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if (room := 32768 - at % 32768) < 7:
+            at += room
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            told, whole = wandb_internal_pb2.Record.FromString(whole), b""
+            if told.WhichOneof("record_type") == "history":
+                items = told.history.item
+                yield told.history.step.num, {i.key or i.nested_key[0]: json.loads(i.value_json) for i in items}

@@ -6,7 +6,8 @@ already is left out, and what it lacks is sent once more. A tracker that fails i
 on.
 
 TensorBoard writes files into the run's folder. The other two keep runs elsewhere: Trackio on this machine (in its own
-folder, `TRACKIO_DIR`), Weights & Biases on a server, if it is logged in. A run is named there by its task, profile,
+folder, `TRACKIO_DIR`), Weights & Biases on a server, if it is logged in; without one (`WANDB_MODE=offline`) a run that
+goes on has two folders there, the last of which is whole: sync that one. A run is named there by its task, profile,
 method, changed numbers and seed, in the project `gdro-bench`.
 """
 
