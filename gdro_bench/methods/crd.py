@@ -8,8 +8,8 @@ so that what depends on the prompt alone cancels:
     L   = c / beta mean of (beta (R_i - mean R) - (y_i - mean y))^2
           + mean of (kl_floor + y_i (kl_weight - kl_floor)) (v - v_teacher)^2
 
-mean R has no gradient. The KL holds on to images of high reward alone; its teacher is the guided reference model, and
-rollouts are by a second lagged copy, `sampler`.
+mean R has no gradient. The KL holds on most to images of high reward; its teacher is the guided reference model, and
+rollouts are by a second lagged copy, `sampler`. Copies move when an epoch is over; a group's images share their t.
 
 Where this differs from the published code:
 1. Rollouts are made by Euler's method, and guided as the profile samples unless `online.guidance` says otherwise;
@@ -17,7 +17,9 @@ Where this differs from the published code:
 2. Means are over a prompt's images at one draw, which cancels its log Z; published code takes them over whatever a
    micro-batch of all GPUs holds. That choice is not offered: numbers would depend on batch and processes.
 3. The centre is uniform, as its default; softmax centres and the cross-entropy loss are not here.
-4. An update takes whole groups; published code mixes all images of an epoch.
+4. Each step of the grid but the last is trained once for each image, the default there; its configuration for Stable
+   Diffusion 3.5 trains steps 0 and 4 three times and the other seven twice. Its grid ends at higher t (0.43 the last
+   one trained) than SD3's own, which all methods have here.
 5. The moving average that is evaluated follows `min(slope * update, ceiling)`, every update.
 """
 

@@ -14,8 +14,10 @@ Where this differs from the published code:
 1. Rollouts are made by Euler's method; published are 10 steps of DPM-Solver++ with a shift of 3.
 2. They are guided as the profile samples, and the trained velocity is not, as published: guidance is distilled.
 3. Groups are complete on one process, so S needs no communication.
-4. Steps of the grid are drawn for an epoch and shared by all of it, as published; noise is a group's own.
+4. Steps of the grid are drawn for an epoch and shared by all of it, as published; noise is a group's own. The grid is
+   the profile's: the same steps 0 to 6 reach down to t = 0.60 on SD3's, to 0.67 on the published one.
 5. The moving average that is evaluated follows `min(slope * update, ceiling)`, every update.
+6. Adapters are the profile's, groups 24 x 24; its files have rank 64, alpha 128 and 8 x 16, and advise 24 x 24.
 """
 
 from __future__ import annotations
