@@ -193,6 +193,44 @@ def test_fewer_seeds_are_provisional_and_absent_runs_are_said(tmp_path: Path) ->
     assert "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", text.lower())
 
 
+TUNING = ("profile.prompts=tuning", "profile.budget.limit=400")
+
+
+def make_pair(folder: Path, seeds: int = 1, rewards: tuple[float, ...] = SLOWER, **fields: object) -> None:
+    for seed in range(seeds):
+        make_run(folder / f"g{seed}", seed=seed, **fields)  # type: ignore[arg-type]
+        make_run(folder / f"f{seed}", "flow-grpo", seed, rewards, pool=0, **fields)  # type: ignore[arg-type]
+
+
+def test_more_runs_on_tuning_prompts_or_of_another_budget_judge_nothing_beside_the_profile_s_own(
+    tmp_path: Path,
+) -> None:
+    runs, faster = tmp_path / "runs", (0.4, 0.8, 0.8, 0.8, 0.8)
+    make_pair(runs / "a-tuning", 3, faster, changed=TUNING, limit=400)
+    make_pair(runs / "b-long", 2, faster, changed=("profile.budget.limit=9000",), limit=9000)
+    (tmp_path / "rules.toml").write_text(RULES)
+    given = ("--runs", runs, "--rules", tmp_path / "rules.toml", "--out", tmp_path / "out")
+
+    def judged() -> pd.Series:
+        assert call(*given).exit_code == 0
+        return pd.read_csv(tmp_path / "out" / "pocket" / "claims.csv").iloc[0]
+
+    assert judged()["verdict"] == "not reproduced"  # by the long ones: the profile's prompts come first
+    make_pair(runs / "c-main")
+    assert (judged()["verdict"], judged()["seeds"]) == ("reproduced", 1)
+    assert "gdro, flow-grpo; 1,000 evaluations" in (tmp_path / "out" / "pocket" / "claims.md").read_text()
+    long = RULES.replace('budget = "main"', 'budget = "long"')
+    (tmp_path / "rules.toml").write_text(long)
+    assert (judged()["verdict"], judged()["seeds"]) == ("not reproduced", 2)
+
+
+def test_the_lowest_number_above_a_bound_is_meant(tmp_path: Path) -> None:
+    among = [entry(tmp_path, "a", "method.tau=16.0"), entry(tmp_path, "b", "method.tau=4.0")]
+    found = verdicts.find(Who("gdro", "tau", None, None, 1.0, None), among)
+    assert found is not None
+    assert found.label == "gdro (tau=4.0)"
+
+
 def test_runs_of_several_folders_are_judged_together(tmp_path: Path) -> None:
     make_run(tmp_path / "one" / "g")
     make_run(tmp_path / "two" / "f", "flow-grpo", 0, SLOWER, pool=0)

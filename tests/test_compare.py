@@ -149,6 +149,8 @@ def test_runs_with_other_numbers_than_the_best_trial_s_are_told(compared: entrie
     found = [make_search(tmp_path, "gdro", best=0), replace(make_search(tmp_path, "flow-grpo"), trials=())]
     of = searches.of(compared, found)
     assert [row[-1] for row in of.table(compared.entries).cells] == ["trial 1, which is not the best", "no trial"]
+    assert not of.matched
+    assert "flow-grpo: numbers of no trial" in of.sentence
 
 
 def test_a_report_without_tune_says_nothing_of_searches(compared: entries.Comparison, tmp_path: Path) -> None:
@@ -278,6 +280,52 @@ def test_costs_at_matched_reward_count_the_pool_or_not(compared: entries.Compari
     assert flow.ratio[False].mean == pytest.approx(5.0)
     assert (flow.ratio[True].low, flow.ratio[True].high) == pytest.approx((1.25, 1.25))
     assert (gdro.mark, flow.mark) == (2, 2)
+
+
+SPIKE = (0.4, 0.7, 0.5, 0.6, 0.8)  # there at 25 %, and to stay between 50 % and 75 %
+
+
+def test_a_spike_is_first_there_and_does_not_stay(tmp_path: Path) -> None:
+    gdro = entries.load(make_run(tmp_path / "g", rewards=SPIKE, pool=0))
+    flow = entries.load(make_run(tmp_path / "f", "flow-grpo", rewards=SLOWER, pool=0))
+    compared = entries.compare([gdro, flow], variants=False)
+    _, row = matched.at_reward(compared, 0.55, "evaluations")
+    assert row.ratio[True].mean == pytest.approx(750 / 125)
+    assert row.staying.mean == pytest.approx(750 / 625)
+    curves = np.array([SPIKE, (0.4, 0.7, 0.5, 0.6, 0.5), (0.4, np.nan, 0.5, np.nan, 0.8)])
+    stays = matched.cost_at(compared.reference, 0.15, "evaluations", True, curves, stays=True)
+    assert stays == pytest.approx([625, math.inf, 500 + 500 / 6])
+
+
+def test_where_the_reference_alone_never_arrives_that_is_said(tmp_path: Path) -> None:
+    gdro = entries.load(make_run(tmp_path / "g", rewards=SLOWER, pool=0))
+    flow = entries.load(make_run(tmp_path / "f", "flow-grpo", pool=0))
+    compared = entries.compare([gdro, flow], variants=False)
+    rows = matched.at_reward(compared, 0.75, "evaluations")
+    cells = tables.reward_table(compared, rows, 0.75, "evaluations").cells
+    assert cells[1][4] == "gdro not there"
+
+
+def test_no_band_is_drawn_where_neither_arrives_in_many_resamples(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    made = [entries.load(make_run(tmp_path / method, method, pool=0)) for method in ("gdro", "flow-grpo")]
+    for run in made:  # the last value hangs on the prompts drawn: at the top half of the resamples are below it
+        run.parts["reward"][-1] += rng.normal(0, 0.3, PROMPTS)
+    rows = matched.at_levels(entries.compare(made, variants=False), "evaluations")
+    assert math.isfinite(rows[0].ratio[True].low)
+    assert math.isnan(rows[-1].ratio[True].low)
+
+
+def test_a_flat_method_s_luckiest_point_is_no_rise() -> None:
+    """Of twenty points within noise, the highest is often above 0 by its own interval."""
+    rng = np.random.default_rng(0)
+    risen = 0
+    for _ in range(200):
+        values = rng.normal(0, 1, (1, 20, 40))
+        drawn = stats.replicates(values, np.ones((stats.RESAMPLES, 1)), stats.draws(40, 1))
+        gains = np.vstack((values.mean(2), drawn)) * np.r_[0, np.ones(19)]
+        risen += matched._rises(gains)
+    assert risen <= 14  # 2.5 % are allowed, some more for forty values; at the point's own interval it is a third
 
 
 @pytest.mark.parametrize(("axis", "gdro", "flow"), [("seconds", 40, 50), ("images", 400, 500), ("updates", 10, 50)])
@@ -493,6 +541,15 @@ def test_runs_of_other_budgets_and_prompts_are_reported_apart(tmp_path: Path) ->
     assert remark in result.output
     assert remark in (tmp_path / "compare" / "ocr-pocket-budget-500" / "report.md").read_text()
     assert "2 seeds" in (tmp_path / "compare" / "ocr-pocket" / "report.md").read_text()
+
+
+def test_the_main_group_leaves_the_profile_as_it_is_and_a_copied_record_counts_once(tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run(tmp_path / "a-tuning" / f"g{seed}", seed=seed, limit=400, changed=("profile.budget.limit=400",))
+    for folder in ("b-main", "c-again"):
+        make_run(tmp_path / folder / "g0")
+    main, tuning = grouping.groups([], tmp_path)[0]
+    assert (main.name, len(main.runs), tuning.name) == ("ocr-pocket", 1, "ocr-pocket-budget-400")
 
 
 def test_groups_with_the_same_first_difference_have_folders_of_their_own(tmp_path: Path) -> None:

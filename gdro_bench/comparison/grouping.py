@@ -28,7 +28,8 @@ def groups(named: Sequence[Path], runs: Path) -> tuple[list[Group], list[Path]]:
 
     Args:
         named: folders that hold runs and must share one figure. runs: where to look if none is named; there, runs of
-            one task and profile that differ in more than method and seed come apart, the largest group first.
+            one task and profile that differ in more than method and seed come apart. First comes the group that
+            leaves the profile as it is, or the largest one.
 
     Raises:
         BenchError: there is nothing to compare, or a named folder is of no use.
@@ -41,9 +42,12 @@ def groups(named: Sequence[Path], runs: Path) -> tuple[list[Group], list[Path]]:
 
 
 def apart(loaded: Sequence[LoadedRun]) -> list[Group]:
-    """Runs of any task and profile, in groups that may share a figure."""
-    by_task: dict[str, list[LoadedRun]] = {}
+    """Runs of any task and profile, in groups that may share a figure. Of a record in two folders one copy counts."""
+    once: dict[bytes, LoadedRun] = {}
     for run in loaded:
+        once.setdefault((run.folder / "run.json").read_bytes(), run)
+    by_task: dict[str, list[LoadedRun]] = {}
+    for run in once.values():
         by_task.setdefault(_base_name(run), []).append(run)
     return [group for name, of_task in by_task.items() for group in _split(name, of_task)]
 
@@ -53,14 +57,20 @@ def _base_name(run: LoadedRun) -> str:
 
 
 def _split(name: str, runs: Sequence[LoadedRun]) -> list[Group]:
-    """Runs of one task and profile by their identity: the largest group, then the others."""
+    """Runs of one task and profile by their identity: the main group, then the others."""
     by_identity: dict[str, list[LoadedRun]] = {}
     for run in runs:
         by_identity.setdefault(json.dumps(identity(run.run), sort_keys=True), []).append(run)
-    main, *others = sorted(by_identity.values(), key=len, reverse=True)
+    main, *others = sorted(by_identity.values(), key=lambda runs: (bool(changes(runs)), -len(runs)))
     apart = [_apart(name, main[0], other) for other in others]
     names = [group.name for group in apart]
     return [Group(name, main), *(g if names.count(g.name) == 1 else _digested(g) for g in apart)]
+
+
+def changes(runs: Sequence[LoadedRun]) -> set[str]:
+    """What was changed for these runs besides numbers of their methods: names such as `profile.budget.limit`."""
+    names = {setting.partition("=")[0] for run in runs for setting in run.run.changed}
+    return {name for name in names if not name.startswith("method.")}
 
 
 def _apart(name: str, main: LoadedRun, runs: list[LoadedRun]) -> Group:

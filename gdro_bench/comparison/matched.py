@@ -29,11 +29,16 @@ def with_pool_point(entry: Entry, axis: str, with_pool: bool, reward: Floats) ->
     return np.insert(cost, at, paid), np.insert(reward, at, reward[..., 0], axis=-1)
 
 
-def cost_at(entry: Entry, gain: float, axis: str, with_pool: bool, rewards: Floats) -> Floats:
-    """The cost at which each of the curves, rewards [R, M], is first so much above where it began: [R], inf where it
-    never is, NaN where it is not known where it began or what became of it."""
+def cost_at(entry: Entry, gain: float, axis: str, with_pool: bool, rewards: Floats, stays: bool = False) -> Floats:
+    """The cost at which each of the curves, rewards [R, M], is first so much above where it began, or `stays` there
+    until its end: [R], inf where it never is, NaN where it is not known where it began or what became of it."""
     cost, curves = with_pool_point(entry, axis, with_pool, rewards)
-    reached = stats.crossings(cost, curves - curves[:, :1], gain - ROUNDING)
+    gains = curves - curves[:, :1]
+    if stays:  # a curve that stays has its lowest value from here on at the level
+        known = np.where(np.isnan(gains), np.inf, gains)
+        lowest = np.minimum.accumulate(known[:, ::-1], axis=1)[:, ::-1]
+        gains = np.where(lowest >= gain - ROUNDING, gains, np.minimum(gains, gain - 2 * ROUNDING))
+    reached = stats.crossings(cost, gains, gain - ROUNDING)
     known = ~np.isnan(gain) & ~np.isnan(curves[:, 0]) & ~np.isnan(curves[:, 1:]).all(axis=1)
     return np.where(known, reached, np.nan)
 
@@ -46,7 +51,8 @@ def cost_at(entry: Entry, gain: float, axis: str, with_pool: bool, rewards: Floa
 class AtReward:
     """An entry where it first reaches the level R*: `mark`, the index of the first evaluation point there (None:
     never), reward and parts at that point (the last one, if never), the cost (NaN: not known) and its ratio to the
-    reference's, each with and without the pool."""
+    reference's, each with and without the pool, and the ratio of what is spent, pools counted, until the reward stays
+    at R* or above it."""
 
     entry: Entry
     mark: int | None
@@ -54,6 +60,7 @@ class AtReward:
     parts: dict[str, Estimate]
     cost: dict[bool, Estimate]  # with the pool: True
     ratio: dict[bool, Estimate]
+    staying: Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +87,16 @@ def common_level(comparison: Comparison) -> float | None:
         if np.isnan(gains[0]).all():
             continue
         base = float(rewards[0, 0])
-        if estimate(gains[:, int(np.nanargmax(gains[0]))]).low > 0:
+        if _rises(gains):
             tops.append(min(float(np.nanmax(gains[0])), estimate(_highest(gains)).low))
     return base + min(tops) if tops and len(comparison.entries) > 1 else None
+
+
+def _rises(gains: Floats) -> bool:
+    """Whether curves [1 + R, M] are above 0 at their highest point, beyond noise; that it is one of M - 1 points
+    is allowed for (Bonferroni)."""
+    tail = 100 * (1 - stats.LEVEL) / 2 / max(1, gains.shape[1] - 1)
+    return bool(np.nanpercentile(gains[1:, int(np.nanargmax(gains[0]))], tail) > 0)
 
 
 def _highest(curves: Floats) -> Floats:
@@ -96,7 +110,8 @@ def at_reward(comparison: Comparison, level: float, axis: str) -> list[AtReward]
     curves = {e.label: with_replicates(e, comparison.prompts) for e in comparison.entries}
     gain = level - float(curves[comparison.reference.label][0, 0])
     spent = _spent(comparison, gain, axis, curves)
-    rows, to = [], spent[comparison.reference.label]
+    staying = {e.label: cost_at(e, gain, axis, True, curves[e.label], stays=True) for e in comparison.entries}
+    rows, to, to_stay = [], spent[comparison.reference.label], staying[comparison.reference.label]
     for entry in comparison.entries:
         rewards, costs = curves[entry.label], spent[entry.label]
         reached = np.flatnonzero(rewards[0] >= level - ROUNDING)
@@ -104,15 +119,16 @@ def at_reward(comparison: Comparison, level: float, axis: str) -> list[AtReward]
         shown = rewards.shape[1] - 1 if mark is None else mark
         ratio = _ratios(costs, to)
         cost = {pool: estimate(spent) for pool, spent in costs.items()}
-        parts = parts_at(comparison, entry, shown)
-        rows.append(AtReward(entry, mark, estimate(rewards[:, shown]), parts, cost, ratio))
+        parts, stayed = parts_at(comparison, entry, shown), _ratio(staying[entry.label], to_stay)
+        rows.append(AtReward(entry, mark, estimate(rewards[:, shown]), parts, cost, ratio, stayed))
     return rows
 
 
 @dataclass(frozen=True, slots=True)
 class AtLevel:
     """How many times the reference's cost an entry takes to a level of reward, with the pool (True) and without; NaN
-    where neither is known to get there, inf where only the entry does not."""
+    where neither is known to get there, inf where only the entry does not. No interval where neither gets there in
+    more than 2.5 % of resamples: the others are no fair draw."""
 
     entry: Entry
     level: float
@@ -123,7 +139,7 @@ def at_levels(comparison: Comparison, axis: str, count: int = LEVELS) -> list[At
     """Every entry but the reference at so many levels, evenly spaced from the base to the reference's highest reward;
     none if that is not above the base."""
     return [
-        AtLevel(entry, level, _ratios(spent[entry.label], spent[comparison.reference.label]))
+        AtLevel(entry, level, _fair(spent[entry.label], spent[comparison.reference.label]))
         for level, spent in _levels(comparison, axis, count)
         for entry in comparison.entries
         if entry is not comparison.reference
@@ -150,6 +166,15 @@ def _levels(comparison: Comparison, axis: str, count: int) -> Iterator[tuple[flo
 Costs = dict[bool, Floats]  # [1 + R], with the pool (True) and without
 
 
+def _fair(costs: Costs, to: Costs) -> dict[bool, Estimate]:
+    """Ratios, without their intervals where too many resamples have none."""
+    lost = {pool: (np.isinf(costs[pool]) & np.isinf(to[pool]))[1:].mean() for pool in costs}
+    return {
+        pool: ratio if lost[pool] <= (1 - stats.LEVEL) / 2 else Estimate(ratio.mean, np.nan, np.nan)
+        for pool, ratio in _ratios(costs, to).items()
+    }
+
+
 def _spent(comparison: Comparison, gain: float, axis: str, curves: dict[str, Floats]) -> dict[str, Costs]:
     """What every entry has spent where it is first so much above the base, by label."""
     return {
@@ -159,8 +184,13 @@ def _spent(comparison: Comparison, gain: float, axis: str, curves: dict[str, Flo
 
 
 def _ratios(costs: Costs, to: Costs) -> dict[bool, Estimate]:
+    return {pool: _ratio(costs[pool], to[pool]) for pool in costs}
+
+
+def _ratio(costs: Floats, to: Floats) -> Estimate:
+    """Of costs [1 + R]: NaN where neither arrives, 0 where only the reference does not."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return {pool: estimate(costs[pool] / to[pool]) for pool in costs}  # NaN where neither arrives
+        return estimate(costs / to)
 
 
 def with_replicates(entry: Entry, prompts: stats.Weights, part: str = "reward") -> Floats:

@@ -18,23 +18,29 @@ from gdro_bench.engine.tuning.tuned import Tuned
 from gdro_bench.errors import BenchError
 
 NOT_SEARCHED = "not searched by tune"
+OTHER = "numbers of no trial"
 
 
 @dataclass(frozen=True, slots=True)
 class Searches:
-    """The search of each entry, by its label; None where there was none."""
+    """The search of each entry, by its label; None where there was none, `foreign` those whose runs have the numbers of
+    no trial of it."""
 
     by_label: dict[str, Tuned | None]
+    foreign: frozenset[str] = frozenset()
 
     @property
     def matched(self) -> bool:
-        """Whether all had as many trials of the same budget."""
-        return len({_extent(one) for one in self.by_label.values()}) == 1
+        """Whether all had as many trials of the same budget, and run with a trial's numbers."""
+        return len(set(self._extents().values())) == 1
+
+    def _extents(self) -> dict[str, str]:
+        return {label: OTHER if label in self.foreign else _extent(one) for label, one in self.by_label.items()}
 
     @property
     def sentence(self) -> str:
         """For the headlines."""
-        extents = {label: _extent(one) for label, one in self.by_label.items()}
+        extents = self._extents()
         if self.matched:
             return f"The numbers of all methods were searched alike: {next(iter(extents.values()))}."
         told = "; ".join(f"{label}: {extent}" for label, extent in extents.items())
@@ -76,7 +82,10 @@ def of(compared: Comparison, found: Sequence[Tuned]) -> Searches:
                 f"There are two searches of {one.method} on {one.task}, {one.profile}.", "Give a --tuned with one."
             )
         by_method[one.method] = one
-    return Searches({entry.label: by_method.get(entry.method) for entry in compared.entries})
+    of_entries = {entry.label: by_method.get(entry.method) for entry in compared.entries}
+    known = [(entry, search) for entry in compared.entries if (search := of_entries[entry.label]) is not None]
+    foreign = {entry.label for entry, search in known if tuned.numbers_of(search, entry.runs[0].run) is None}
+    return Searches(of_entries, frozenset(foreign))
 
 
 def _extent(one: Tuned | None) -> str:

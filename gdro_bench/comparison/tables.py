@@ -45,6 +45,8 @@ OTHERS = {  # of interest in one table only
 }
 BY_TAG = "correct "  # what the parts of GenEval's verdict begin with, one a tag
 STEPS = 5  # levels of reward in the table of times to reward
+ENOUGH = 5  # seeds: intervals over fewer cover less than they say, in simulations 51 % (2 seeds) and 75 % (3) for 95 %
+FEW = 10  # pictures: of fewer no share that is gone is told
 WIDE = 2  # an interval whose ends are further apart by factor is said to be wide
 NOT_KNOWN = str(Estimate(math.nan, math.nan, math.nan))
 TABLED = ("corrected", "u", "gold", "text_area", "vendi", "path_kl")  # the columns of tables
@@ -132,7 +134,7 @@ def _in_short(
         (f"against {to}'s", "" if end.entry is compared.reference else apart, ("difference", end.difference)),
     ]
     if row is not None:
-        line.append((f"cost of R*, times {to}'s", _ratio(row, True), ("ratio", row.ratio[True])))
+        line.append((f"cost of R*, times {to}'s", _ratio(row, row.ratio[True], to), ("ratio", row.ratio[True])))
     if CORRECTED in compared.parts:
         score = end.parts[CORRECTED]
         line.append(("corrected score at the end", str(score), ("corrected", score)))
@@ -144,12 +146,14 @@ def _in_short(
 
 def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: float, axis: str) -> Table:
     to, parts = compared.reference.label, _tabled(compared)
-    header = ["method", "first mark there", "reward there", f"{AXES[axis]} to R*", f"ratio to {to}"]
-    header += ["without pools", f"ratio to {to}, without pools", *map(_label_of, parts)]
+    header = ["method", "first point at R* or above", "reward there", f"{AXES[axis]} to R*", f"ratio to {to}"]
+    header += ["without pools", f"ratio to {to}, without pools", f"ratio to {to}, until it stays at R*"]
+    header += [f"{_label_of(name)} there" for name in parts]
     cells, numbers = [], []
     for row in rows:
         mark = _first_mark(row)
-        costs = [text for pool in (True, False) for text in (_cost(row.cost[pool]), _ratio(row, pool))]
+        costs = [text for pool in (True, False) for text in (_cost(row.cost[pool]), _ratio(row, row.ratio[pool], to))]
+        costs.append(_ratio(row, row.staying, to))
         cells.append([row.entry.label, mark, str(row.reward), *costs, *(str(row.parts[name]) for name in parts)])
         number: dict[str, object] = {
             "label": row.entry.label,
@@ -160,7 +164,7 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
         number |= _spread("reward", row.reward) | _spreads(row.parts)
         for pool, suffix in ((True, ""), (False, "_without_pool")):
             number |= _spread(f"{axis}{suffix}", row.cost[pool]) | _spread(f"ratio{suffix}", row.ratio[pool])
-        numbers.append(number)
+        numbers.append(number | _spread("ratio_until_it_stays", row.staying))
     title = f"At matched reward, R* = {level:.3f}"
     return Table("matched-reward", title, header, cells, pd.DataFrame(numbers))
 
@@ -171,7 +175,7 @@ def time_table(compared: Comparison, axis: str) -> Table | None:
     levels = matched.spent_at_levels(compared, axis, STEPS)
     if not levels:
         return None
-    header = ["method", *(f"{level:.3f} ({(i + 1) / STEPS:.0%})" for i, (level, _) in enumerate(levels))]
+    header = ["method", *(f"{level:.3f} ({(i + 1) / STEPS:.0%} of the gain)" for i, (level, _) in enumerate(levels))]
     cells = [[entry.label, *(_cost(spent[entry.label]) for _, spent in levels)] for entry in compared.entries]
     numbers = [
         {"label": label, "level": level} | _spread(axis, cost)
@@ -198,7 +202,7 @@ def ratio_table(rows: Sequence[matched.AtLevel]) -> pd.DataFrame:
 def _first_mark(row: matched.AtReward) -> str:
     if row.mark is None:
         return NOT_KNOWN if math.isnan(row.cost[True].mean) else "not reached"
-    return f"{row.entry.points[row.mark].mark:.0%}"
+    return f"{row.entry.points[row.mark].mark:.0%} of the budget"
 
 
 def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Table:
@@ -261,26 +265,37 @@ def robust_table(compared: Comparison) -> Table:
 
 def error_table(compared: Comparison) -> Table | None:
     """For each kind of error that gold names: how often the base makes it, of all letters or of all pictures whose
-    prompt allows it, and how much of that each method has removed at the end. None where gold names none."""
+    prompt allows it, and how much of that each method has removed at the end; of an error that the base makes on too
+    few pictures for a share, how much more often the method makes it. None where gold names none."""
     parts = [name for name in compared.parts if name.startswith(BY_ERROR)]
     if not parts:
         return None
     cells, numbers = [], []
     for part in parts:
         kind, before = part.removeprefix(BY_ERROR), matched.part_at(compared, compared.reference, part, 0)
-        gone = {entry.label: matched.removed(compared, entry, part) for entry in compared.entries}
-        cells.append([kind, str(before), *map(_share, gone.values())])
+        few = _pictures(compared, part) < FEW
+        cells.append([kind, str(before)])
         for entry in compared.entries:
+            gone, more = (of(compared, entry, part) for of in (matched.removed, matched.since_base))
+            cells[-1].append(_more(more) if few else _share(gone))
             row: dict[str, object] = {"error": kind, "label": entry.label} | _spread("base", before)
             row |= _spread("end", matched.part_at(compared, entry, part, -1))
-            numbers.append(row | _spread("removed", gone[entry.label]))
+            numbers.append(row | _spread("removed", gone) | _spread("change", more))
     header = [
         "error",
         "base: share of letters or pictures",
         *(f"gone with {entry.label}" for entry in compared.entries),
     ]
-    title = "Errors by kind: how often the base makes them, and how much of that is gone at the end of the budget"
+    title = (
+        "Errors by kind: how often the base makes them, and how much of that is gone at the end of the budget "
+        f"(of fewer than {FEW} pictures: the share's change)"
+    )
     return Table("errors", title, header, cells, pd.DataFrame(numbers))
+
+
+def _pictures(compared: Comparison, part: str) -> float:
+    """Of how many of the base's pictures an error is; of letters, the sum of shares."""
+    return float(np.nansum(compared.reference.runs[0].parts[part][0]))
 
 
 def pareto_table(compared: Comparison, costs: Mapping[str, float]) -> pd.DataFrame:
@@ -343,15 +358,19 @@ def _cost(cost: Estimate) -> str:
     return NOT_KNOWN if math.isnan(cost.mean) else _bounded(cost, "{:,.0f}".format)
 
 
-def _ratio(row: matched.AtReward, with_pool: bool) -> str:
-    """Where neither method arrives the ratio is NaN, though both costs are known: infinite."""
-    ratio = row.ratio[with_pool]
-    if math.isnan(row.cost[with_pool].mean):
+def _ratio(row: matched.AtReward, ratio: Estimate, to: str) -> str:
+    """One of the row's ratios. Where neither method arrives it is NaN, though both costs are known: infinite; where
+    only `to` does not, it is 0."""
+    if math.isnan(row.cost[True].mean):
         return NOT_KNOWN
+    if ratio.mean == 0:
+        return f"{to} not there"
     if ratio.low == ratio.high == 1:
         return "1"
     wide = math.isfinite(ratio.mean) and ratio.high > WIDE * ratio.low
-    return _bounded(ratio, "{:.2f}".format) + (f", wider than a factor {WIDE}" if wide else "")
+    return _bounded(ratio, lambda value: f"{value:.2f}" if value else f"{to} not there") + (
+        f", wider than a factor {WIDE}" if wide else ""
+    )
 
 
 def _bounded(estimate: Estimate, text_of: Callable[[float], str]) -> str:
@@ -365,6 +384,12 @@ def _share(estimate: Estimate) -> str:
     if math.isnan(estimate.mean):
         return NOT_KNOWN
     return f"{estimate.mean:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
+
+
+def _more(change: Estimate) -> str:
+    if math.isnan(change.mean):
+        return NOT_KNOWN
+    return f"share {stats.three_decimals(change.mean, '+')} {str(change).partition(' ')[2]}"
 
 
 def _tex(text: str) -> str:
@@ -412,6 +437,8 @@ def headlines(compared: Comparison, at_budget: Sequence[matched.AtBudget], level
     elif len(compared.entries) > 1:
         sentences.append("No method's reward rises above the base's beyond noise: nothing to match.")
     seeds = min(len(entry.runs) for entry in compared.entries)
-    over = "seeds and prompts" if seeds > 1 else "prompts alone where there is one seed (its luck is not in them)"
+    over = "prompts alone where there is one seed (its luck is not in them)"
+    if seeds > 1:
+        over = "seeds and prompts" + ("" if seeds >= ENOUGH else "; of so few seeds they are too narrow")
     sentences.append(f"{_instruments(compared)} Brackets are 95 % bootstrap intervals over {over}.")
     return sentences + _missing(compared)

@@ -56,8 +56,11 @@ def _difference(pair: Comparison, entry: Entry, part: str) -> Estimate:
 
 
 def _relative(pair: Comparison, entry: Entry, part: str) -> Estimate:
-    """A part at the end of the budget over the reference's, less 1."""
-    return matched.estimate(_values(pair, entry, part)[:, -1] / _values(pair, pair.reference, part)[:, -1] - 1)
+    """A part at the end of the budget over the reference's, less 1; not known unless that is above 0."""
+    of_reference = _values(pair, pair.reference, part)[:, -1]
+    if matched.estimate(of_reference).low <= 0:
+        return UNKNOWN
+    return matched.estimate(_values(pair, entry, part)[:, -1] / of_reference - 1)
 
 
 def _fall(alone: Comparison, entry: Entry, part: str) -> Estimate:

@@ -15,7 +15,7 @@ from gdro_bench.comparison.claims.verdicts import Finding, Verdict
 from gdro_bench.comparison.tables import OTHERS, PARTS, Table
 from gdro_bench.files import write_atomically
 
-HEADER = ["task", "what is measured", "rule", "measured [95 %]", "seeds", "verdict"]
+HEADER = ["task", "what is measured", "runs", "rule", "measured [95 %]", "seeds", "verdict"]
 
 
 def write(verdicts: Sequence[Verdict], out: Path, title: str, digest: str, seeds: int) -> None:
@@ -61,6 +61,8 @@ def what(finding: Finding) -> str:
     """What a test measures, of which runs, in words."""
     test = finding.test
     part = "" if test.part is None else f"{(PARTS | OTHERS).get(test.part, test.part)}, "
+    if MEASURES[test.measure].scope == "all":
+        return f"all methods: {part}{MEASURES[test.measure].says}"
     against = "" if test.against is None else f", against {test.against}"
     return f"{test.of}{against}: {part}{MEASURES[test.measure].says}"
 
@@ -85,7 +87,8 @@ def _sentences(verdicts: Sequence[Verdict], digest: str, seeds: int) -> list[str
 
 def _row(finding: Finding) -> list[str]:
     value = finding.missing or str(finding.estimate)
-    return [finding.test.task, what(finding), finding.test.rule, value, str(finding.seeds), finding.verdict]
+    rule, seeds = finding.test.rule, str(finding.seeds)
+    return [finding.test.task, what(finding), finding.runs, rule, value, seeds, finding.verdict]
 
 
 def _section(verdict: Verdict) -> page.ClaimSection:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from gdro_bench import content
 from gdro_bench.comparison import entries
 from gdro_bench.comparison.claims.measures import MEASURES, UNKNOWN
 from gdro_bench.comparison.claims.rules import Claim, Rules, Test, Who
 from gdro_bench.comparison.entries import Comparison, Entry
-from gdro_bench.comparison.grouping import Group
+from gdro_bench.comparison.grouping import Group, changes
 from gdro_bench.engine import record
 from gdro_bench.stats import Estimate
 
@@ -20,18 +20,20 @@ REPRODUCED, PARTLY, NOT, UNDECIDED = "reproduced", "partly", "not reproduced", "
 NO_RUNS, INCOMPLETE = "no runs", "incomplete"
 SETTLED = (REPRODUCED, PARTLY, NOT)
 ANSWERS = {REPRODUCED: "yes", NOT: "no"}  # of an open question
+LENGTH = {"profile.budget.limit", "profile.budget.marks"}  # how long a run is, and where it is evaluated
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A test and what was found: its number, verdict and the fewest seeds of an entry; `missing` says which runs there
-    are none of; `commands` repeat the runs."""
+    are none of; `runs` names those that were judged and their budget, `commands` repeat them."""
 
     test: Test
     estimate: Estimate
     verdict: str
     seeds: int
     missing: str
+    runs: str
     commands: tuple[str, ...]
 
 
@@ -62,20 +64,34 @@ def _verdict(claim: Claim, compared: Sequence[Comparison], seeds: int) -> Verdic
 
 
 def _finding(test: Test, compared: Sequence[Comparison]) -> Finding:
-    """Of the comparisons of the test's task that have all its runs, the one with most runs, or the longest."""
+    """Of the comparisons that the test may see and that have all its runs, the one with most runs, or the longest."""
     wanted = [who for who in (test.of, test.against) if who is not None]
-    of_task = [one for one in compared if one.first.task == test.task]
+    of_task = eligible(test, compared)
     complete = [one for one in of_task if all(find(who, one.all_entries) for who in wanted)]
     if not complete:
         lacking = [str(who) for who in wanted if not any(find(who, one.all_entries) for one in of_task)]
         told = f"{test.task}: {' and '.join(lacking or map(str, wanted))}" + ("" if lacking else ", of one budget")
-        return Finding(test, UNKNOWN, NO_RUNS, 0, f"no runs of {told}", ())
+        return Finding(test, UNKNOWN, NO_RUNS, 0, f"no runs of {told}", "", ())
     order: dict[str, Callable[[Comparison], int]] = {"main": _runs, "long": lambda one: one.first.limit}
     chosen = max(complete, key=order[test.budget])
     found = [entry for who in wanted if (entry := find(who, chosen.all_entries)) is not None]
     estimate = measured(test, chosen, found)
-    commands = tuple(record.command(loaded.run) for entry in found for loaded in entry.runs)
-    return Finding(test, estimate, verdict(test, estimate), min(len(entry.runs) for entry in found), "", commands)
+    seen = chosen.all_entries if MEASURES[test.measure].scope == "all" else found
+    commands = tuple(record.command(loaded.run) for entry in seen for loaded in entry.runs)
+    fewest, first = min(len(entry.runs) for entry in seen), chosen.first
+    told = f"{', '.join(entry.label for entry in seen)}; {first.limit:,} {first.budget_kind}"
+    return Finding(test, estimate, verdict(test, estimate), fewest, "", told, commands)
+
+
+def eligible(test: Test, compared: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons of the test's task on the profile's own prompts and, where the test is of the main budget, at its
+    own budget: runs on tuning prompts, or shorter ones, judge no claim beside those. All, where there is none of these.
+    """
+    of_task = [one for one in compared if one.first.task == test.task]
+    changed = {id(one): changes([run for entry in one.all_entries for run in entry.runs]) for one in of_task}
+    longer = [one for one in of_task if changed[id(one)] <= LENGTH]
+    own = [one for one in of_task if not changed[id(one)]]
+    return (own if test.budget == "main" else []) or longer or of_task
 
 
 def _runs(compared: Comparison) -> int:
@@ -95,9 +111,10 @@ def measured(test: Test, compared: Comparison, found: Sequence[Entry]) -> Estima
 
 def find(who: Who, among: Sequence[Entry]) -> Entry | None:
     """The entry that is meant; of several (of `above` and `named`) the one with most seeds, then the one with fewest
-    changed numbers, then the first by its label."""
+    changed numbers, then the lowest number, then the first by its label."""
     fitting = [entry for entry in among if entry.method == who.method and _fits(who, entry, among)]
-    ordered = sorted(fitting, key=lambda entry: (-len(entry.runs), len(_changes(entry)), entry.label))
+    lowest = {e.label: float(_value(who, e)) if who.above is not None else 0.0 for e in fitting}
+    ordered = sorted(fitting, key=lambda e: (-len(e.runs), len(_changes(e)), lowest[e.label], e.label))
     return ordered[0] if ordered else None
 
 
@@ -107,11 +124,16 @@ def _changes(entry: Entry) -> Mapping[str, str]:
     return dict(setting.split("=", 1) for setting in settings)
 
 
+def _value(who: Who, entry: Entry) -> Any:
+    assert who.number is not None
+    return entries.setting_of(entry, who.number)
+
+
 def _fits(who: Who, entry: Entry, among: Sequence[Entry]) -> bool:
     changes = _changes(entry)
     if who.number is None or who.number not in changes:
         return who.number is None and not changes
-    value = content.flatten(entry.runs[0].run.settings["method"])[who.number]
+    value = _value(who, entry)
     if who.named is not None:
         return str(value) == who.named
     if who.above is not None:
