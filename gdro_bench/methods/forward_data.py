@@ -242,6 +242,13 @@ def _check_online(config: OnlineConfig, steps: int, prompts: int) -> None:
         raise BenchError(
             f"{c.updates_per_epoch} updates share {c.prompts} groups.", "Lower method.online.updates_per_epoch.", 2
         )
+    check_grid(c, steps)
+
+
+def check_grid(config: OnlineConfig, steps: int) -> None:
+    """Raises:
+    BenchError: a grid of so many steps does not have those that are to be trained."""
+    c = config
     if not c.first <= c.last < steps:
         raise BenchError(
             f"Steps {c.first} to {c.last} do not lie in a grid of {steps}.",

@@ -33,7 +33,15 @@ from gdro_bench.budget import GRADIENT_COST, Cost
 from gdro_bench.content import NonNegative, Positive
 from gdro_bench.methods import CostModel, Step, TrainContext
 from gdro_bench.methods.ema import Decay, Ema
-from gdro_bench.methods.forward_data import FixedPool, Lesson, OfflineConfig, OnlineConfig, Rollouts, rollout_sampler
+from gdro_bench.methods.forward_data import (
+    FixedPool,
+    Lesson,
+    OfflineConfig,
+    OnlineConfig,
+    Rollouts,
+    check_grid,
+    rollout_sampler,
+)
 from gdro_bench.methods.offline import PoolConfig, pool_cost
 from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
@@ -139,7 +147,11 @@ def kl(loss: Tensor, seen: Seen, weight: float | Tensor) -> tuple[Tensor, dict[s
 
 
 def costs(config: Numbers, rule: Rule, sampler: Sampler) -> CostModel:
-    """What a training will spend. A copy that still equals the policy is not asked, which saves a little more."""
+    """What a training will spend. A copy that still equals the policy is not asked, which saves a little more.
+
+    Raises:
+        BenchError: the sampler's grid does not have the steps that are to be trained.
+    """
     base = len(rule.reads & {"reference", "teacher"}) and (2 if "teacher" in rule.reads else 1)
     batch = config.optimiser.batch or sampler.batch
     if config.mode == "offline":
@@ -149,6 +161,7 @@ def costs(config: Numbers, rule: Rule, sampler: Sampler) -> CostModel:
         update = Cost(each * trained, trained)
         return CostModel(pool_cost(config.pool, sampler), Cost(), update, 1, together, guided=False)
     on, steps = config.online, rollout_sampler(config.online, sampler)
+    check_grid(on, steps.steps)
     images = on.prompts * on.k
     collected = Cost(images * steps.evaluations, images, images)
     trained = images * on.draws // on.updates_per_epoch
