@@ -103,19 +103,21 @@ def test_the_page_tells_no_method_and_holds_prompts_as_text(study: Study, tmp_pa
 # What was answered
 
 
-def planted(share: float, count: int, raters: int, seed: int = 0) -> tuple[Study, list[Answers]]:
-    """Raters who prefer the reference with this probability, and call one picture in ten alike."""
+def planted(share: float, count: int, raters: int, seed: int = 0, apart: float = 0.0) -> tuple[Study, list[Answers]]:
+    """Raters who prefer the reference with this probability, every second one so much `apart` below it and the others
+    above it, and call one picture in ten alike."""
     rng = np.random.default_rng(seed)
     drawn = [("gdro", "dpo") if rng.random() < 0.5 else ("dpo", "gdro") for _ in range(count)]
     shown = tuple(pairs.Pair(i, i, f"prompt {i}", 0, *sides) for i, sides in enumerate(drawn))
-    made = Study("s", "ocr", "Which?", "budget", 0, "gdro", {"gdro": 1.0, "dpo": 1.0}, shown)
+    made = Study("s", "ocr", "pocket", "", "Which?", "budget", 0, "gdro", {"gdro": 1.0, "dpo": 1.0}, shown)
 
-    def choice(pair: pairs.Pair) -> str:
+    def choice(pair: pairs.Pair, rater: int) -> str:
         if rng.random() < 0.1:
             return "tie"
-        return "left" if (rng.random() < share) == (pair.left == "gdro") else "right"
+        liked = share + (apart if rater % 2 else -apart)
+        return "left" if (rng.random() < liked) == (pair.left == "gdro") else "right"
 
-    return made, [Answers(f"rater {i}", {pair.number: choice(pair) for pair in shown}) for i in range(raters)]
+    return made, [Answers(f"rater {i}", {pair.number: choice(pair, i) for pair in shown}) for i in range(raters)]
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
@@ -129,11 +131,21 @@ def test_planted_preferences_are_found_within_the_interval(share: float) -> None
 
 
 def test_intervals_cover_what_was_planted_as_often_as_they_say() -> None:
-    covered = 0
+    covered, widths = 0, []
     for seed in range(40):
         (verdict,) = answers.verdicts(*planted(0.6, count=60, raters=6, seed=seed))
         covered += verdict.win_rate.low <= 0.9 * 0.6 + 0.05 <= verdict.win_rate.high
+        widths.append(verdict.win_rate.high - verdict.win_rate.low)
     assert covered >= 34
+    # 360 answers of 1, 1/2 or 0: four standard errors are 0.1; the two levels of the bootstrap add up to twice that
+    assert 0.08 < np.mean(widths) < 0.2
+
+
+def test_raters_who_differ_make_the_interval_wider_than_prompts_alone_do() -> None:
+    (alike,) = answers.verdicts(*planted(0.6, count=100, raters=6))
+    (apart,) = answers.verdicts(*planted(0.6, count=100, raters=6, apart=0.3))
+    width = [verdict.win_rate.high - verdict.win_rate.low for verdict in (alike, apart)]
+    assert width[1] > 2 * width[0]
 
 
 def test_few_answers_have_a_wide_interval_and_unanswered_pairs_do_not_count() -> None:
@@ -156,6 +168,8 @@ def test_agreement_is_one_alike_zero_by_chance_and_unknown_alone() -> None:
     assert abs(answers.agreement(study, raters)) < 0.1
     assert answers.agreement(study, [raters[0], replace(raters[0], rater="same")]) == 1.0
     assert np.isnan(answers.agreement(study, raters[:1]))
+    one_side = [replace(one, choices=dict.fromkeys(one.choices, "left")) for one in raters]
+    assert np.isnan(answers.agreement(study, one_side)), "where nothing varies, nothing can be told of agreement"
 
 
 def saved(path: Path, study: str, rater: str, *choices: str) -> Path:
@@ -189,7 +203,50 @@ def test_the_folder_keeps_the_answers_that_were_last_given(study: Study, tmp_pat
     files = [saved(tmp_path / f"{name}.json", study.name, name, "left") for name in ("anna", "ben")]
     for given in (files, files[1:]):
         assert call("--out", out, *(part for path in given for part in ("--answers", path))).exit_code == 0
-        assert [path.read_bytes() for path in sorted((out / "answers").iterdir())] == [p.read_bytes() for p in given]
+        kept = sorted((out / answers.KEPT).iterdir())
+        assert [path.read_bytes() for path in kept] == [path.read_bytes() for path in given]
+
+
+def test_raters_files_beside_the_key_are_left_alone(study: Study, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    (out / "answers").mkdir()
+    files = [saved(out / "answers" / f"{name}.json", study.name, name, "left") for name in ("anna", "ben")]
+    assert call("--out", out, "--answers", files[0]).exit_code == 0
+    assert all(path.exists() for path in files)
+
+
+def test_other_pictures_are_another_study_and_do_not_take_its_key(runs: Path, study: Study, tmp_path: Path) -> None:
+    run = entries.record.read(runs / "gdro-s0")
+    path = samples.path_of(runs / "gdro-s0", run.points[-1].mark)
+    samples.write(path, samples.read(path, list(range(PICTURES))) + 1)
+    arguments = ("--runs", runs, "--pairs", PICTURES, "--out")
+    assert "holds another study" in call(*arguments, tmp_path / "study").output
+    assert pairs.read_key(tmp_path / "study") == study
+    assert call(*arguments, tmp_path / "again").exit_code == 0
+    again = pairs.read_key(tmp_path / "again")
+    assert (again.pairs, again.runs) == (study.pairs, study.runs)
+    assert again.name != study.name
+
+
+def test_a_study_is_in_the_report_of_its_runs_alone(runs: Path, study: Study, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    assert call("--out", out, "--answers", saved(tmp_path / "a.json", study.name, "anna", "left")).exit_code == 0
+
+    def reports(*folders: Path) -> tuple[str, dict[str, str]]:
+        made = tmp_path / f"report{len(folders)}"
+        given = ["compare", *map(str, folders), "--runs", str(runs), "--study", str(out), "--out", str(made)]
+        result = CliRunner().invoke(main, given)
+        assert result.exit_code == 0, result.output
+        return result.output, {path.parent.name: path.read_text() for path in made.rglob("report.md")}
+
+    assert "is of other runs: it is in no report" in reports(runs / "gdro-s0", runs / "gdro-s1")[0]
+    for method in ("gdro", "flow-grpo"):
+        make_run(runs / f"{method}-geneval", method, task="geneval")
+    output, texts = reports()
+    assert "in no report" not in output
+    assert {name: "What people prefer" in text for name, text in texts.items()} == {
+        "ocr-pocket": True, "geneval-pocket": False,
+    }  # fmt: skip
 
 
 def test_runs_that_make_no_study_are_a_sentence_and_a_remedy(runs: Path, tmp_path: Path) -> None:

@@ -9,9 +9,15 @@ from rich.console import Console
 
 from gdro_bench.commands import summary
 from gdro_bench.comparison import entries, grouping, report, searches
-from gdro_bench.comparison.study import answers
+from gdro_bench.comparison.study import answers, pairs
+from gdro_bench.comparison.tables import Table
 from gdro_bench.engine.tuning import tuned as tuning
 from gdro_bench.errors import BenchError
+
+
+def _of_these(compared: entries.Comparison, asked: pairs.Study, told: Table) -> Table | None:
+    """What people prefer, if it was these runs that they saw."""
+    return told if pairs.runs_of(compared, list(asked.marks)) == asked.runs else None
 
 
 def execute(
@@ -35,15 +41,19 @@ def execute(
     found = None if tuned is None else tuning.find(tuned)
     people = None if study is None else answers.kept(study)
     groups, unfinished = grouping.groups(folders, runs)
-    reports = []
+    reports, shown = [], False
     for group in groups:
         lacks_it = group.remark and reference not in [entries.label_of(loaded.run) for loaded in group.runs]
         compared = entries.compare(group.runs, bool(folders), None if lacks_it else reference)
         folder = (out or runs / "compare") / group.name
         reports.append(folder)
         searched = None if found is None else searches.of(compared, found)
-        written = report.write(compared, folder, axis, level, group.remark, searched, people)
+        asked = None if people is None else _of_these(compared, *people)
+        shown |= asked is not None
+        written = report.write(compared, folder, axis, level, group.remark, searched, asked)
         summary.print_comparison(console, *written, folder)
+    if study is not None and not shown:
+        console.print(f"The study in {study} is of other runs: it is in no report.", soft_wrap=True, markup=False)
     for folder in unfinished:
         console.print(f"Left out, unfinished: {folder}", soft_wrap=True, markup=False)
     return reports

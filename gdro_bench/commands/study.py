@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,8 +55,8 @@ def _write(
     console: Console, compared: entries.Comparison, folder: Path, count: int, at: str, seed: int, question: str
 ) -> None:
     study = pairs.draw(compared, at, count, seed, question)
-    write_atomically(folder / PAGE, page.render(study, pairs.pictures(compared, study)).encode())
     pairs.write_key(study, folder)
+    write_atomically(folder / PAGE, page.render(study, pairs.pictures(compared, study)).encode())
     console.print(f"{len(study.pairs)} pairs of {study.reference} and {', '.join(study.others)}.", markup=False)
     for line in (
         f"Give raters this file: {folder / PAGE}",
@@ -70,10 +69,7 @@ def _write(
 def _tell(console: Console, folder: Path, files: Sequence[Path]) -> None:
     study = pairs.read_key(folder)
     table = answers.table(study, answers.read_all(files, study))
-    given = [path.read_bytes() for path in files]
-    shutil.rmtree(folder / answers.KEPT, ignore_errors=True)  # those of an earlier call
-    for number, answered in enumerate(given):  # for `compare --study`, which reads the folder
-        write_atomically(folder / answers.KEPT / f"{number:03d}.json", answered)
+    answers.keep(files, folder)  # for `compare --study`, which reads the folder
     write_atomically(folder / "study.csv", csv_bytes(table.numbers))
     write_atomically(folder / "study.md", f"## {table.title}\n\n{table.markdown()}".encode())
     console.print(table.title, markup=False)

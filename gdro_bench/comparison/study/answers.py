@@ -16,9 +16,10 @@ from gdro_bench.comparison.study import pairs
 from gdro_bench.comparison.study.pairs import Study
 from gdro_bench.comparison.tables import Table
 from gdro_bench.errors import BenchError
+from gdro_bench.files import write_atomically
 from gdro_bench.stats import Estimate
 
-KEPT = "answers"  # the folder in a study's where its answers are kept
+KEPT = "read-answers"  # the folder in a study's where copies of its answers are kept
 CHOICES = ("left", "tie", "right")
 OUTCOMES = ("preferred", "alike", "other preferred")
 Floats = NDArray[np.float64]
@@ -84,8 +85,18 @@ def read_all(paths: Sequence[Path], study: Study) -> list[Answers]:
     return found
 
 
-def kept(folder: Path) -> Table:
-    """What the answers say that a study's folder keeps.
+def keep(paths: Sequence[Path], folder: Path) -> None:
+    """Copies these files into a study's folder, in the place of those of an earlier call."""
+    names = [f"{number:03d}.json" for number in range(len(paths))]
+    for name, answered in zip(names, [path.read_bytes() for path in paths], strict=True):
+        write_atomically(folder / KEPT / name, answered)
+    for path in (folder / KEPT).iterdir():
+        if path.name not in names:
+            path.unlink()
+
+
+def kept(folder: Path) -> tuple[Study, Table]:
+    """A study and what the answers say that its folder keeps.
 
     Raises:
         BenchError: there is no study, or no answers were kept.
@@ -96,7 +107,7 @@ def kept(folder: Path) -> Table:
             f"The study in {folder} has no answers yet.",
             f"Read them first: gdro-bench study --out {folder} --answers FILE",
         )
-    return table(study, read_all(files, study))
+    return study, table(study, read_all(files, study))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -140,8 +151,8 @@ def agreement(study: Study, raters: Sequence[Answers]) -> float:
 
 
 def nominal_alpha(chosen: NDArray[np.int64]) -> float:
-    """Krippendorff's alpha for names. chosen: [raters, units], a number from 0 for each name, -1 where nothing is
-    known."""
+    """Krippendorff's alpha for names; NaN where no unit has two, or all that are paired are one name. chosen: [raters,
+    units], a number from 0 for each name, -1 where nothing is known."""
     names = range(max(int(chosen.max(initial=-1)) + 1, 1))
     counts = np.array([(chosen == name).sum(axis=0) for name in names], dtype=float)  # [names, units]
     counts = counts[:, counts.sum(axis=0) > 1]
@@ -149,9 +160,7 @@ def nominal_alpha(chosen: NDArray[np.int64]) -> float:
     total = met.sum()
     apart = ((met**2 - (counts**2).sum(axis=0)) / (met - 1)).sum()  # pairs that differ, each unit's by its weight
     expected = total**2 - (counts.sum(axis=1) ** 2).sum()
-    if total == 0:
-        return float("nan")
-    return 1.0 if expected == 0 else float(1 - (total - 1) * apart / expected)
+    return float(1 - (total - 1) * apart / expected) if expected else float("nan")
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -173,6 +182,6 @@ def table(study: Study, raters: Sequence[Answers]) -> Table:
         numbers.append(row)
     header = ["comparison", *OUTCOMES, "win rate, ties half", "raters", "answers"]
     alpha = agreement(study, raters)
-    told = "not known, nothing was answered twice" if np.isnan(alpha) else f"{alpha:.2f}"
+    told = "not known: no pair was answered twice, or all chose one side" if np.isnan(alpha) else f"{alpha:.2f}"
     title = f"What people prefer, at matched {study.at} (agreement between raters, Krippendorff's alpha: {told})"
     return Table("study", title, header, cells, pd.DataFrame(numbers))

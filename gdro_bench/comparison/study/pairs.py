@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from gdro_bench import content
 from gdro_bench.comparison import matched
-from gdro_bench.comparison.entries import Comparison, Entry
+from gdro_bench.comparison.entries import Comparison, Entry, identity
 from gdro_bench.engine import samples
 from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
@@ -33,11 +35,17 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What is asked about which pairs. `at` is what is matched, budget or reward; every pair is of the `reference` and
-    another method; `marks` the evaluation point of each method's pictures, as a share of the budget."""
+    """What is asked about which pairs.
+
+    `name` is a digest of all that is shown and of the runs; `runs` of what those were (`runs_of`). `at` is what is
+    matched, budget or reward; every pair is of the `reference` and another method; `marks` the evaluation point of each
+    method's pictures, as a share of the budget.
+    """
 
     name: str
     task: str
+    profile: str
+    runs: str
     question: str
     at: str
     seed: int
@@ -67,12 +75,21 @@ def draw(compared: Comparison, at: str, count: int, seed: int, question: str) ->
     order = rng.permutation(len(drawn)).tolist()
     pairs = tuple(Pair(number, *drawn[i]) for number, i in enumerate(order))
     marks = {entry.label: entry.points[points[entry.label]].mark for entry in compared.entries}
-    name = content.digest([asdict(pair) for pair in pairs], marks, question, _digests(compared))[:12]
-    return Study(name, compared.first.task, question, at, seed, compared.reference.label, marks, pairs)
+    runs = runs_of(compared, list(marks))
+    run, reference = compared.first, compared.reference.label
+    study = Study("", run.task, run.profile, runs, question, at, seed, reference, marks, pairs)
+    painted = [hashlib.sha256(image.tobytes()).hexdigest() for pair in pictures(compared, study) for image in pair]
+    return replace(study, name=content.digest(asdict(study), painted)[:12])
 
 
-def _digests(compared: Comparison) -> list[str]:
-    return [run.run.digests["method"] for entry in compared.entries for run in entry.runs]
+def runs_of(compared: Comparison, labels: Sequence[str]) -> str:
+    """A digest of what the entries with these labels were trained for and with; empty if one of them is not here. Seeds
+    are not in it: a report may have more of them than the study."""
+    entries = {entry.label: entry for entry in compared.entries}
+    if not all(label in entries for label in labels):
+        return ""
+    methods = {label: entries[label].runs[0].run.digests["method"] for label in labels}
+    return content.digest(identity(compared.first), methods)
 
 
 def _points(compared: Comparison, at: str) -> dict[str, int]:
@@ -134,6 +151,12 @@ def pictures(compared: Comparison, study: Study) -> list[tuple[Images, Images]]:
 
 
 def write_key(study: Study, folder: Path) -> None:
+    """Raises:
+    BenchError: the folder holds the key of another study, without which its raters' answers would be lost."""
+    if (folder / KEY).exists() and read_key(folder).name != study.name:
+        raise BenchError(
+            f"{folder} holds another study, whose answers need its {KEY}.", "Give another --out, or delete it.", 2
+        )
     write_atomically(folder / KEY, json.dumps(asdict(study), indent=1).encode())
 
 

@@ -6,9 +6,15 @@ let kept = {};
 try { kept = JSON.parse(localStorage.getItem(place)) || {}; } catch { kept = {}; } // a browser may keep nothing
 const answers = Array.isArray(kept.answers) ? kept.answers.slice(0, pairs.length) : [];
 let began = Date.now();
+for (const image of document.images) { // enlarged, pixels stay sharp; photographs are made smaller smoothly
+  image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth < 256));
+}
 
 function keep() {
-  try { localStorage.setItem(place, JSON.stringify({ answers, rater: find("rater").value })); } catch { /* as above */ }
+  try {
+    localStorage.setItem(place, JSON.stringify({ answers, rater: find("rater").value }));
+    find("forgets").hidden = true;
+  } catch { find("forgets").hidden = false; }
 }
 
 function show() {
@@ -19,8 +25,7 @@ function show() {
   find("done").hidden = !done;
   if (!done) {
     find("prompt").textContent = pairs[number].prompt;
-    find("left").firstElementChild.src = pairs[number].left;
-    find("right").firstElementChild.src = pairs[number].right;
+    for (const side of ["left", "right"]) find(side).firstElementChild.src = pairs[number][side];
   }
   began = Date.now();
 }
@@ -48,21 +53,30 @@ function save() {
   link.click();
 }
 
+function anew() {
+  if (!confirm("Forget these answers and begin again? Save them first.")) return;
+  answers.length = 0;
+  find("rater").value = "";
+  keep();
+  show();
+}
+
 const keys = { ArrowLeft: () => answer("left"), ArrowRight: () => answer("right"), ArrowDown: () => answer("tie"),
   ArrowUp: back };
 document.addEventListener("keydown", (event) => {
   if (event.target.id === "rater" || event.repeat || !keys[event.key]) return;
+  if (event.altKey || event.ctrlKey || event.metaKey) return; // the browser's own
   event.preventDefault();
   keys[event.key]();
 });
-for (const button of document.querySelectorAll("[data-choice]")) {
-  button.addEventListener("click", () => answer(button.dataset.choice));
+for (const button of document.querySelectorAll("[data-choice]")) { // the second click of two saw no new pair
+  button.addEventListener("click", (event) => { if (event.detail < 2) answer(button.dataset.choice); });
 }
-find("left").addEventListener("click", () => answer("left"));
-find("right").addEventListener("click", () => answer("right"));
 find("back").addEventListener("click", back);
 find("again").addEventListener("click", back);
 find("save").addEventListener("click", save);
+find("anew").addEventListener("click", anew);
 find("rater").value = typeof kept.rater === "string" ? kept.rater : "";
 find("rater").addEventListener("input", keep);
+keep();
 show();
