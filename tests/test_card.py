@@ -12,6 +12,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from huggingface_hub import ModelCard
@@ -52,8 +53,9 @@ def test_the_hub_s_classes_read_the_results(run_folder: Path) -> None:
     assert (reward.metric_type, reward.metric_value) == ("reward", round(last.reward.mean, 4))
     assert reward.metric_args == {
         "low": round(last.reward.low, 4), "high": round(last.reward.high, 4), "interval": "95 % bootstrap",
+        "prompts": 120,
     }  # fmt: skip
-    assert reward.dataset_name == "ocr, 120 held-out prompts"
+    assert reward.dataset_name == "ocr, held-out prompts"
     assert corrected.metric_type == "corrected"
 
 
@@ -62,7 +64,7 @@ def test_the_corrected_score_and_what_moved_are_those_of_compare(run_folder: Pat
     loaded_run = entries.load(run_folder)
     entry, prompts = entries.Entry("gdro", (loaded_run,)), draws_of(loaded_run.prompts, seed=0)
     corrected = estimate(float(entry.mean("corrected")[-1]), entry.replicates("corrected", prompts)[:, -1])
-    assert f"| corrected score | | {corrected.mean:.3f} [" in text
+    assert f"| corrected score, of 120 prompts | | {corrected.mean:.3f} [" in text
     for name in ("gold (share of the prompt's facts that the picture shows)", "path kl", "text area"):
         part = {"path kl": "path_kl", "text area": "text_area"}.get(name, "gold")
         mean = float(entry.mean(part)[-1])
@@ -103,7 +105,30 @@ def test_a_run_that_was_not_judged_says_so(run_folder: Path) -> None:
     found = loaded(run_folder)
     assert [result.metric_type for result in found.data.eval_results] == ["reward"]
     assert "judge: none, so it is not known" in str(found)
-    assert "| corrected score | | not known |" in str(found)
+    assert "| corrected score, of 0 prompts | | not known |" in str(found)
+
+
+def test_the_corrected_score_names_the_prompts_that_were_judged(run_folder: Path) -> None:
+    table = pd.read_parquet(run_folder / "judged.parquet")
+    table[table["prompt"] < 25].to_parquet(run_folder / "judged.parquet")
+    reward, corrected = loaded(run_folder).data.eval_results
+    assert (reward.metric_args["prompts"], corrected.metric_args["prompts"]) == (120, 25)
+
+
+def test_a_base_in_a_folder_that_looks_like_a_name_is_none(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "flux").mkdir(parents=True)
+    settings = record.read(run_folder).settings
+    change(run_folder, settings=settings | {"profile": settings["profile"] | {"pretrained": {"source": "models/flux"}}})
+    assert loaded(run_folder).data.base_model is None
+
+
+def test_a_model_of_a_plug_in_has_no_licence_of_ours(run_folder: Path) -> None:
+    settings = record.read(run_folder).settings
+    change(run_folder, settings=settings | {"profile": settings["profile"] | {"model": "theirs"}})
+    assert loaded(run_folder).data.license is None
 
 
 def test_a_run_without_adapters_has_no_card(run_folder: Path) -> None:
@@ -225,8 +250,12 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["publish", *map(str, arguments)])
 
 
+@pytest.mark.parametrize("name", ["../etc", "anna", "a/x--y", "a/x-", "a/x..y", "a/x.git", "a/" + "x" * 97, "a/b/c"])
+def test_what_the_hub_would_refuse_is_told_before(name: str, run_folder: Path) -> None:
+    assert "is no name on the hub" in call(run_folder, "--repo", name).output
+
+
 def test_bad_input_is_a_sentence_and_a_remedy(run_folder: Path, tmp_path: Path) -> None:
-    assert "is no name on the hub" in call(run_folder, "--repo", "../etc").output
     assert "has no run record" in call(tmp_path, "--repo", "anna/x").output
     shutil.rmtree(run_folder / "lora")
     assert "has no lora/" in call(run_folder, "--repo", "anna/x").output

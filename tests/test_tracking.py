@@ -110,6 +110,30 @@ def test_a_tracker_that_raises_is_told_no_more_and_the_run_goes_on(
     assert recorded(tmp_path) == recorded(untracked)
 
 
+class Broken:
+    def __init__(self, plan: Any) -> None:
+        raise OSError("no protocol")
+
+
+def test_a_tracker_that_does_not_open_ends_no_run(
+    untracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "TensorBoard", Broken)
+    result = call(tmp_path, "tensorboard")
+    assert result.exit_code == 0
+    assert "tensorboard failed and is not told any more: OSError: no protocol. The run goes on." in result.output
+    assert recorded(tmp_path) == recorded(untracked)
+
+
+def test_a_run_made_again_is_another_one_to_a_tracker(untracked: Path, tmp_path: Path) -> None:
+    marks = []
+    for out in (tmp_path / "one", tmp_path / "two"):
+        assert call(out, "tensorboard").exit_code == 0
+        marks.append((folder(out) / tracking.MARK).read_text())
+    assert marks[0] != marks[1]
+    assert recorded(tmp_path / "one") == recorded(tmp_path / "two")
+
+
 def test_a_tracker_that_is_not_there_is_a_sentence_and_a_remedy(tmp_path: Path) -> None:
     unknown = call(tmp_path, "tensorbord")
     assert unknown.exit_code == 2
@@ -198,7 +222,8 @@ def test_trackio_s_curves_are_the_record_s_killed_or_not(untracked: Path, tmp_pa
     )
     output = subprocess.run([sys.executable, "-c", read], env=environment, check=True, capture_output=True, text=True)
     names, logs = json.loads(output.stdout.splitlines()[-1])
-    assert names == ["ocr-pocket-" + folder(tmp_path / "runs").name]
+    mark = (folder(tmp_path / "runs") / tracking.MARK).read_text()
+    assert names == [f"ocr-pocket-{folder(tmp_path / 'runs').name}-{mark}"]
     found: dict[str, list[tuple[int, float]]] = {}
     for row in logs:
         for name, value in row.items():

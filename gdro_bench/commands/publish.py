@@ -25,8 +25,7 @@ def execute(console: Console, folder: Path, repo: str, upload: bool, public: boo
     Raises:
         BenchError: no finished run with adapters, a bad name, no right to write there, or the hub cannot be reached.
     """
-    if not NAME.fullmatch(repo):
-        raise BenchError(f"{repo!r} is no name on the hub.", "Give OWNER/NAME, such as --repo anna/flux-ocr-gdro.", 2)
+    _check_name(repo)
     run = record.read(folder)
     if not (folder / card.ADAPTERS).is_dir():
         raise BenchError(f"{folder} has no {card.ADAPTERS}/.", "Run it again with this version: it keeps its adapters.")
@@ -43,10 +42,23 @@ def execute(console: Console, folder: Path, repo: str, upload: bool, public: boo
     console.print(f"Uploaded: {address}", soft_wrap=True, markup=False)
 
 
+def _check_name(repo: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo)
+        allowed = NAME.fullmatch(repo) is not None
+    except HFValidationError:
+        allowed = False
+    if not allowed:
+        raise BenchError(f"{repo!r} is no name on the hub.", "Give OWNER/NAME, such as --repo anna/flux-ocr-gdro.", 2)
+
+
 def _stage(folder: Path, to: Path) -> Iterator[str]:
     """Copies what goes up, as it will lie there, and yields the names."""
     for path in sorted((folder / card.ADAPTERS).iterdir()):
-        if path.name != card.FILE:
+        if path.is_file() and path.name != card.FILE:
             shutil.copyfile(path, to / path.name)
             yield path.name
     for name in EVIDENCE:
@@ -76,12 +88,15 @@ def _upload(staged: Path, repo: str, public: bool, message: str) -> str:
     except errors.LocalTokenNotFoundError as error:
         raise BenchError("This machine is not logged in to the hub.", "Type: hf auth login") from error
     except errors.HfHubHTTPError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BenchError(
-            f"The hub refused {repo}: {reason}.", "Log in with a token that may write there: hf auth login"
+            f"The hub refused {repo}: {_reason(error)}.", "Log in with a token that may write there: hf auth login"
         ) from error
     except (OSError, getattr(errors, "HTTPError", OSError)) as error:  # of the network
         raise BenchError(
-            f"The hub cannot be reached: {str(error).splitlines()[0]}.", "Type the same command again later."
+            f"The hub cannot be reached: {_reason(error)}.", "Type the same command again later."
         ) from error
     return str(made)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

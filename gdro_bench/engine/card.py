@@ -69,43 +69,49 @@ def of(folder: Path, sheet: str = SHEET) -> ModelCard:
     run = record.read(folder)
     scores = record.read_scores(folder)
     judged = judging.read(folder) if judging.is_complete(run, folder) else None
-    corrected = _corrected(run, scores, judged)
+    corrected, rated = _corrected(run, scores, judged), _rated(run, scores, judged)
     data = ModelCardData(
         library_name="diffusers",
         pipeline_tag="text-to-image",
         model_name=f"{run.method}-{run.task}-{run.profile}-s{run.seed}",
         tags=["lora", "text-to-image", "reinforcement-learning", HOME, run.method],
-        eval_results=_results(run, corrected, len(set(_texts(scores)))),
+        eval_results=_results(run, corrected, {"reward": len(set(_texts(scores))), "corrected": rated}),
         **_base(run),
     )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(run, folder, scores, judged, corrected, sheet)}")
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(run, folder, scores, judged, corrected, rated, sheet)}")
 
 
 def _source(run: Run) -> str:
     """The base as a hub id; nothing for one that is not on the hub."""
     source = str(run.settings["profile"].get("pretrained", {}).get("source", ""))
-    return source if source.count("/") == 1 and not source.startswith((".", "/", "~")) else ""
+    local = source.startswith((".", "/", "~")) or Path(source).exists()
+    return source if source.count("/") == 1 and not local else ""
 
 
 def _base(run: Run) -> dict[str, Any]:
     source = _source(run)
     if source:
         return {"base_model": source, **LICENCES.get(source, {})}
-    return OWN_LICENCE if "pretrained" not in run.settings["profile"] else {}
+    return OWN_LICENCE if run.settings["profile"].get("model") == "pocket" else {}
 
 
-def _results(run: Run, corrected: Estimate, prompts: int) -> list[EvalResult]:
-    """The held-out reward and the corrected score, as far as they are known."""
+def _results(run: Run, corrected: Estimate, prompts: dict[str, int]) -> list[EvalResult]:
+    """The held-out reward and the corrected score, as far as they are known, and of how many prompts each is."""
     known = {"reward": (run.instruments["reward"], run.points[-1].reward), "corrected": ("corrected score", corrected)}
     return [
         EvalResult(
             task_type="text-to-image",
             dataset_type=f"{HOME}-{run.task}",
-            dataset_name=f"{run.task}, {prompts} held-out prompts",
+            dataset_name=f"{run.task}, held-out prompts",  # one for all: the hub joins results of a dataset
             metric_type=kind,
             metric_name=name,
             metric_value=round(value.mean, 4),
-            metric_args={"low": round(value.low, 4), "high": round(value.high, 4), "interval": "95 % bootstrap"},
+            metric_args={
+                "low": round(value.low, 4),
+                "high": round(value.high, 4),
+                "interval": "95 % bootstrap",
+                "prompts": prompts[kind],
+            },
         )
         for kind, (name, value) in known.items()
         if not math.isnan(value.mean)
@@ -149,12 +155,27 @@ def _corrected(run: Run, scores: pd.DataFrame, judged: pd.DataFrame | None) -> E
     return judging.corrected_mean(end["value"].to_numpy(float), rated, list(end["text"]), correction)
 
 
+def _rated(run: Run, scores: pd.DataFrame, judged: pd.DataFrame | None) -> int:
+    """Of how many prompts the judge rated a picture at the end: those whose pictures were kept."""
+    if judged is None or "u" not in judged:
+        return 0
+    rated = set(_at(judged, run.points[-1].mark).dropna(subset=["u"])["prompt"])
+    end = _at(scores, run.points[-1].mark)
+    return len(set(end[end["prompt"].isin(rated)]["text"]))
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # The text
 
 
 def _body(
-    run: Run, folder: Path, scores: pd.DataFrame, judged: pd.DataFrame | None, corrected: Estimate, sheet: str
+    run: Run,
+    folder: Path,
+    scores: pd.DataFrame,
+    judged: pd.DataFrame | None,
+    corrected: Estimate,
+    rated: int,
+    sheet: str,
 ) -> str:
     last, judges, healthy = run.points[-1], judging.instruments(folder), health.read(folder)
     reward, *moved = _moved(run, scores, judged)
@@ -166,7 +187,7 @@ LoRA adapters for {_named_base(run)}, trained with `{run.method}` on the reward 
 | | base | with these adapters | change |
 | --- | ---: | ---: | ---: |
 | reward, held-out prompts | {stats.three_decimals(reward.base)} | {reward.end} | {reward.change} |
-| corrected score | | {corrected} | |
+| corrected score, of {rated} prompts | | {corrected} | |
 
 Brackets are 95 % bootstrap intervals over prompts. {last.unscored} pictures at the end could not be scored.
 The corrected score is r (u - 3) + 0.2 of the means of the reward r and of a judge's rating u, which no training saw;

@@ -248,10 +248,10 @@ class Execution:
 
     def _finish(self) -> Run:
         run = artifacts.record_of(self.plan, self.state, self.policy.name, self.scorer.name)
+        self.tracking.close()  # first: with its record a run is finished, and would not come here again
         if self.processes.is_main:
             with self.training.evaluation_weights():
                 artifacts.write(self.plan, self.state, run, self.policy)
             self.checkpoint.unlink()
             shutil.rmtree(self.rounds, ignore_errors=True)
-        self.tracking.close()
         return run

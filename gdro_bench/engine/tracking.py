@@ -8,15 +8,17 @@ on.
 TensorBoard writes files into the run's folder. The other two keep runs elsewhere: Trackio on this machine (in its own
 folder, `TRACKIO_DIR`), Weights & Biases on a server, if it is logged in; without one (`WANDB_MODE=offline`) a run that
 goes on has two folders there, the last of which is whole: sync that one. A run is named there by its task, profile,
-method, changed numbers and seed, in the project `gdro-bench`.
+method, changed numbers and seed, and by a mark of its own, in the project `gdro-bench`.
 """
 
 from __future__ import annotations
 
 import importlib
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,9 +30,11 @@ from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.record import Point
 from gdro_bench.engine.run_state import RunState
 from gdro_bench.errors import BenchError
+from gdro_bench.files import write_atomically
 
 PROJECT = "gdro-bench"
 PICTURES = 16  # of an evaluation point
+MARK = "tracked"  # the file in a run's folder by whose text trackers know it again
 Warn = Callable[[str], object]
 
 
@@ -61,34 +65,41 @@ class Tracking:
         """Raises:
         BenchError: a tracker is not installed."""
         self.plan, self.state, self.warn = plan, state, warn
-        self.trackers: dict[str, Tracker] = {name: registry.lookup("tracker", name)(plan) for name in plan.track}
-        if self.trackers:
-            past = list(events(plan, state))
-            self._each(lambda tracker: tracker.begin(past))
+        self.trackers: dict[str, Tracker] = {}
+        if plan.track:
+            _mark(plan, anew=not state.steps and not state.points)
+        for name in plan.track:
+            self._guarded(name, partial(self._open, name))
+        self._each(lambda tracker: tracker.begin(list(events(plan, state))))
 
     def step(self) -> None:
         """The state has one more step."""
-        if self.trackers:
-            event = Event(_count(self.state), _step_values(self.state.steps[-1]))
-            self._each(lambda tracker: tracker.log(event))
+        self._each(lambda tracker: tracker.log(Event(_count(self.state), _step_values(self.state.steps[-1]))))
 
     def point(self) -> None:
         """The state has one more evaluation point."""
-        if self.trackers:
-            event = _point_event(self.plan, self.state, len(self.state.points) - 1, _count(self.state))
-            self._each(lambda tracker: tracker.log(event))
+        last = len(self.state.points) - 1
+        self._each(lambda tracker: tracker.log(_point_event(self.plan, self.state, last, _count(self.state))))
 
     def close(self) -> None:
         self._each(lambda tracker: tracker.close())
 
     def _each(self, act: Callable[[Tracker], object]) -> None:
         for name, tracker in list(self.trackers.items()):
-            try:
-                act(tracker)
-            except Exception as error:  # whatever a tracker raises, the run is worth more
-                del self.trackers[name]
-                reason = (str(error).splitlines() or [""])[0]
-                self.warn(f"{name} failed and is not told any more: {type(error).__name__}: {reason}. The run goes on.")
+            self._guarded(name, partial(act, tracker))
+
+    def _open(self, name: str) -> None:
+        self.trackers[name] = registry.lookup("tracker", name)(self.plan)
+
+    def _guarded(self, name: str, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except BenchError:  # it is not installed: told before anything was spent
+            raise
+        except Exception as error:  # whatever a tracker raises, the run is worth more
+            self.trackers.pop(name, None)
+            reason = (str(error).splitlines() or [""])[0]
+            self.warn(f"{name} failed and is not told any more: {type(error).__name__}: {reason}. The run goes on.")
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -163,8 +174,17 @@ def _imported(module: str, package: str) -> Any:
         raise BenchError(f"{package} is not installed.", f"Type: pip install 'gdro-bench[{package}]'", 2) from error
 
 
+def _mark(plan: Plan, anew: bool) -> None:
+    """Gives a run that begins a mark of its own, by which it is known to a tracker when it goes on. Without it another
+    run of these numbers, in another folder or made again, would be taken for the same."""
+    path = plan.folder / MARK
+    if anew or not path.exists():
+        write_atomically(path, secrets.token_hex(3).encode())
+
+
 def _name(plan: Plan) -> str:
-    return f"{plan.task.name}-{plan.profile_name}-{plan.folder.name}"
+    mark = (plan.folder / MARK).read_text(encoding="ascii").strip()
+    return f"{plan.task.name}-{plan.profile_name}-{plan.folder.name}-{mark}"
 
 
 class TensorBoard:
