@@ -108,7 +108,7 @@ class Pool:
             for p, group in enumerate(shard.scores)
             for i, score in enumerate(group)
         ]
-        partial = stem.with_suffix(".partial")
+        partial = stem.with_suffix(f".{os.getpid()}.partial")  # another run may fill the same pool
         try:
             save_file({"latents": shard.latents.contiguous()}, str(partial))
             os.replace(partial, stem.with_suffix(".safetensors"))

@@ -254,3 +254,20 @@ def test_unscored_images_count_nowhere_and_ties_have_no_tau() -> None:
     assert kendall_tau(a, torch.ones(1, 6)).isnan().all()
     assert kendall_tau(a, 3 * a + 1).item() == 1.0
     assert kendall_tau(a, -a).item() == -1.0
+
+
+def test_margins_count_from_the_first_update_whose_policy_has_left_the_reference() -> None:
+    made = controller("batch")
+    made.learn(SEEN | {"margin_at_first": 0.0, "margin_at_first_std": 0.0})
+    assert math.isnan(made.state.margin_std)
+    made.learn(SEEN)
+    assert (made.state.margin_mean, made.state.margin_std) == (0.3, 0.2)
+
+
+def test_a_reference_that_moves_is_measured_anew() -> None:
+    made = controller("batch")
+    made.learn(SEEN)
+    made.forget()
+    assert made.decide(torch.tensor([0.1, 0.5]), torch.zeros(2)).beta == made.first
+    made.learn(SEEN | {"kappa": 5e-3, "margin_at_first": 0.7})
+    assert (made.state.kappa, made.state.margin_mean) == (5e-3, 0.7)

@@ -254,6 +254,18 @@ def test_elites_are_the_best_so_far_and_never_worse(tmp_path: Path) -> None:
             before[i] = best[0].item()
 
 
+def test_an_elite_that_was_not_scored_gives_way(tmp_path: Path) -> None:
+    made = online(tmp_path, numbers({"elite": True, "prompts": "same"}))
+    steps_to(made, 1)
+    made.rounds.sources[0].groups.rewards[0] = math.nan
+    steps_to(made, 2)
+    made.rounds._groups = None
+    elite = made.rounds.groups and made.rounds.elites(PROMPTS[:1])
+    assert elite is not None
+    later = made.rounds.sources[1].groups
+    assert torch.equal(elite[0], later.latents[0][int(later.rewards[0].argmax())])
+
+
 def test_an_elite_costs_an_image_with_gradient(tmp_path: Path) -> None:
     spent = {}
     for elite in (False, True):

@@ -508,8 +508,14 @@ def test_a_kl_that_nobody_pays_is_not_shaped(part):
         (PoolRegulariser(trusted_top1=True), False, "need to know"),
         (PoolRegulariser(gate=GATE, target=0.1), False, "share cannot move"),
         (PoolRegulariser(gate=POOL_GATE, trusted_top1=True), True, "is not known"),
+        (PoolRegulariser(gate=POOL_GATE, target=0.1), True, "are relative to a group"),
+        (PoolRegulariser(aggregation=AggregationConfig("min")), True, "are relative to a group"),
     ],
 )
 def test_a_pools_tables_that_do_not_go_together_are_told(regulariser, elite, sentence):
     with pytest.raises(BenchError, match=sentence):
         regularise.check_pool(regulariser, elite)
+
+
+def test_elites_may_be_chosen_by_a_sum_of_rewards():
+    regularise.check_pool(PoolRegulariser(aggregation=AggregationConfig("weighted-sum", (0.5,))), True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from gdro_bench import content
 from gdro_bench import task as tasks
@@ -11,12 +11,15 @@ from gdro_bench.engine.plan import Plan
 
 
 def pool_key(one: Plan) -> str | None:
-    """Names the pool that a run fills, None where it has none. Runs of one pool have one key; where profiles differ in
-    their model or reward, so may runs of two pools."""
-    pool = one.pool
+    """Names the pool that a run fills first (in rounds, that of round 0), None where it has none. Runs of one pool have
+    one key; where profiles differ in their model or reward, so may runs of two pools."""
+    pool, method = one.pool, one.settings["method"]
     if pool is None:
         return None
-    return content.digest([tasks.digest(one.train[: pool.prompts]), asdict(pool), asdict(one.profile.sampler)])
+    share = pool.prompts // method.get("online", {}).get("rounds", 1)
+    auxiliaries = method.get("auxiliary", {}).get("rewards", ())
+    filled = asdict(replace(pool, prompts=share))
+    return content.digest([tasks.digest(one.train[:share]), filled, asdict(one.profile.sampler), list(auxiliaries)])
 
 
 def exact_key(one: Plan) -> str:

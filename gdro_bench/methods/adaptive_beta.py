@@ -17,7 +17,8 @@ With beta_0 the method's `beta`, e the squared error of the policy, and r the re
     fixed       beta_0
 
 beta stays within beta_0 / bound and bound beta_0. What an update saw moves the beta of the next; `batch` and a group's
-beta under `slope` are of the update itself.
+beta under `slope` are of the update itself. M_0 and sigma are those of the updates before it; published beta-DPO puts
+this one's in, too.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ class Controller:
         state, c = self.state, self.config
         state.updates += 1
         state.kappa = running(state.kappa, seen["kappa"])
-        if "margin_at_first" in seen:
+        if seen.get("margin_at_first_std", 0.0) > 0:  # 0 before the first update, where policy and reference are one
             state.margin_mean = running(state.margin_mean, seen["margin_at_first"])
             state.margin_std = running(state.margin_std, seen["margin_at_first_std"])
         if c is None:
@@ -191,6 +192,10 @@ class Controller:
         elif self.rule == "snr" and "draw_variance" in seen:
             found = snr_beta(math.sqrt(seen["draw_variance"]), math.sqrt(seen["target_variance"]), c.ratio)
             self._move(math.log(found / self.first) if found > 0 else state.log_ratio)
+
+    def forget(self) -> None:
+        """The reference has moved: what was measured against the old one says nothing of the new."""
+        self.state.kappa = self.state.margin_mean = self.state.margin_std = math.nan
 
     def _move(self, log_ratio: float) -> None:
         assert self.config is not None

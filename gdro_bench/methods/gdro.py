@@ -280,7 +280,7 @@ class Objective:
     def loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, float]]:
         c, r = self.config, drawn.r.to(next(self.policy.parameters()).device)
         errors = self.errors(drawn, slice(c.draws))
-        margins, slopes = self._margins(errors, r), covariance(errors.slope, r)
+        margins, slopes = self._margins(errors, r), covariance(errors.slope, r).where(r.amax(1) > r.amin(1), 0.0)
         beta, kept = self.controller.decide(margins, slopes)
         s = implicit_reward(errors.policy, errors.reference, beta)
         rows = slice(None) if kept is None else kept

@@ -84,7 +84,9 @@ def online_costs(
     fresh = Cost(min(config.fresh_groups, pool.prompts // config.rounds) * measured)
     elites = groups * draws if config.elite else 0
     update = offline.update + Cost(GRADIENT_COST * elites, elites)
-    return CostModel(each, each + fresh, update, updates, offline.batch, rounds=config.rounds, measured=after)
+    batch = offline.batch + offline.batch * elites // offline.update.images  # one more a group
+    copies = (config.sampler == "old") + (config.reference == "sampler")
+    return CostModel(each, each + fresh, update, updates, batch, copies=copies, rounds=config.rounds, measured=after)
 
 
 def check(config: OnlineConfig, pool: PoolConfig, context: TrainContext) -> None:
@@ -105,6 +107,8 @@ def check(config: OnlineConfig, pool: PoolConfig, context: TrainContext) -> None
             "Lower method.pool.prompts, or set method.online.prompts=same.",
             2,
         )
+    if config.elite and rounds == 1:
+        raise BenchError("online.elite needs images of several rounds.", "Set method.online.rounds above 1.", 2)
     if config.held_back >= min(share, len(context.prompts)):
         raise BenchError(
             f"online.held_back is {config.held_back}.", f"It must be below the {share} groups of round 0.", 2
@@ -257,9 +261,10 @@ class Rounds:
         for number, source in enumerate(self.sources):
             groups = self._trained(number)
             for latents, r, prompt in zip(groups.latents, groups.rewards, source.prompts, strict=False):
-                top = int(r.nan_to_num(-math.inf).argmax())
-                if prompt.text not in best or r[top].item() > best[prompt.text][0]:
-                    best[prompt.text] = r[top].item(), latents[top]
+                known = r.nan_to_num(-math.inf)  # an image that was not scored gives way to any that was
+                top = int(known.argmax())
+                if prompt.text not in best or known[top].item() > best[prompt.text][0]:
+                    best[prompt.text] = known[top].item(), latents[top]
         return {text: latent for text, (_, latent) in best.items()}
 
     # -- what a resumed run needs
@@ -359,6 +364,7 @@ class OnlineTraining:
         if rounds.number and config.reference == "sampler":
             self.tilt += self._inverse_beta()
             rounds.refer_to_sampler(self.trainer)
+            self.objective.controller.forget()
         self.begun = rounds.number
         return Step("collect", seen, f"round {rounds.number}: reward {seen['round_reward']:.3f}")
 

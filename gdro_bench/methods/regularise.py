@@ -95,6 +95,10 @@ def check_pool(regulariser: PoolRegulariser | None, elite: bool) -> None:
         raise BenchError(
             "A pool is gated once, so its share cannot move.", "Set method.regulariser.gate.adaptive=false.", 2
         )
+    relative = r.target is not None or (r.aggregation is not None and r.aggregation.rule != "weighted-sum")
+    if relative and elite:
+        raise BenchError("Elites are chosen between rounds, but these rewards are relative to a group or a round.",
+                         "Set method.online.elite=false, or aggregation.rule=weighted-sum, no target.", 2)  # fmt: skip
     if r.trusted_top1 and elite:
         raise BenchError("Which elites of several rounds can be trusted is not known.",
                          "Set method.online.elite=false, or leave method.regulariser.trusted_top1 out.", 2)  # fmt: skip
