@@ -58,10 +58,12 @@ def write(found: Comparison, out: Path) -> None:
 
 def show(folder: Path) -> None:
     """The text of the report of the runs that are kept, and the figures that reports/README.md shows."""
+    shown = (REPORTS / "README.md").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as out:
         write(compared(sorted(path.parent for path in (folder / "runs").rglob("run.json"))), Path(out))
         for name in ("report.md", *FIGURES):
-            if (Path(out) / name).exists():
+            (folder / name).unlink(missing_ok=True)
+            if (Path(out) / name).exists() and (name == "report.md" or f"({folder.name}/{name})" in shown):
                 shutil.copy(Path(out) / name, folder / name)
 
 

@@ -171,8 +171,29 @@ def _path(given: AnyPath | None) -> Path | None:
 
 
 def _written(settings: Settings | None) -> list[str]:
-    """As `--set` takes them."""
-    return [f"{name}={json.dumps(value)}" for name, value in (settings or {}).items()]
+    """As `--set` takes them.
+
+    Raises:
+        BenchError: a value is neither a number, a word, a switch nor a list of them.
+    """
+    return [f"{name}={_toml(name, value)}" for name, value in (settings or {}).items()]
+
+
+def _toml(name: str, value: Any) -> str:
+    plain = value.item() if hasattr(value, "dtype") and hasattr(value, "item") else value  # of numpy
+    if isinstance(plain, str):
+        return json.dumps(plain, ensure_ascii=False)
+    if isinstance(plain, bool | int | float):
+        return repr(plain).lower()
+    if isinstance(plain, list | tuple):
+        return f"[{', '.join(_toml(name, one) for one in plain)}]"
+    from gdro_bench.errors import BenchError
+
+    raise BenchError(
+        f"The setting {name} is {plain!r}.",
+        'Give a number, a word, a switch or a list; of a table, "group.key" each.',
+        2,
+    )
 
 
 def _console(quiet: bool) -> Console:

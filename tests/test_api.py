@@ -1,8 +1,10 @@
 """The Python interface: the commands' code as functions, and the examples of their docstrings, run as they stand."""
 
 import json
+import math
 import re
 import textwrap
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from processes import started
 from test_run import POOL_SHORT, SHORT, arguments
 
 import gdro_bench
-from gdro_bench import content
+from gdro_bench import api, content
 from gdro_bench.cli import main
 from gdro_bench.engine import record
 from gdro_bench.errors import BenchError
@@ -130,6 +132,18 @@ print("read", flush=True)
 result = gdro_bench.evaluate("ocr", images=sys.argv[1], quiet=True)
 print(result.pictures, flush=True)
 """
+
+
+def test_settings_say_in_python_what_they_say_in_a_command() -> None:
+    given = {
+        "method.a": np.float32(0.5), "method.b": np.int64(3), "method.c": math.inf, "method.d": True,
+        "method.e": ["x", 'y"z'], "method.f": "naïve 😀", "method.g": 1e-05,
+    }  # fmt: skip
+    for setting, value in zip(api._written(given), given.values(), strict=True):
+        assert tomllib.loads(setting.replace("method.", ""))[setting[7]] == value
+    for value in (None, {"a": 1}):
+        with pytest.raises(BenchError, match=r"The setting method\.a is"):
+            api._written({"method.a": value})
 
 
 def test_a_script_without_a_guard_is_not_run_again_by_the_readers(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from gdro_bench import content
 from gdro_bench.cli import main
+from gdro_bench.engine import plan
 from gdro_bench.errors import BenchError
 from gdro_bench.registry import TABLES
 
@@ -178,7 +180,17 @@ def test_every_command_of_the_manual_can_be_typed(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", "")  # a command over several lines is one
     lines = [line.partition(" # ")[0] for line in text.splitlines() if line.startswith("    ")]
     commands = [shlex.split(line[line.index("gdro-bench ") :])[1:] for line in lines if "gdro-bench " in line]
-    commands = [words for words in commands if words[0] in main.commands]
     assert commands
     for name, *arguments in commands:
-        main.commands[name].make_context(name, arguments)
+        assert name in main.commands, name
+        params = main.commands[name].make_context(name, arguments).params
+        if name in ("run", "sweep", "tune"):
+            check_names(params)
+
+
+def check_names(params: dict[str, Any]) -> None:
+    """Methods and numbers of the manual's commands are there; files of prompts that a reader would bring are not."""
+    methods = params.get("methods") or (params["method"],)
+    settings = [*params["settings"], *(one.partition(",")[0] for one in params.get("over", ()))]
+    for method in methods:
+        plan.make_plan(params["task"], method, params["profile"], 0, Path("runs"), settings, params["budget"])
