@@ -4,6 +4,9 @@
     q_i(j) ~ exp(r_j / tau) * (D_j / mean D where r_j >= mean r, else 1)        novelty in the target
     L  <- L + velocity_kl * mean of (v_theta - v_ref)^2                         over all images, or the gated ones
 
+What gated images pay has mean 1 over the whole pool. Flat groups are never drawn (`drop_flat`), so where gated images
+lie in flat groups the images that are drawn pay less than `velocity_kl` on average.
+
 Novelty is measured on the latents that the pool keeps, in the whole group of a prompt, whichever k are drawn of it.
 """
 
