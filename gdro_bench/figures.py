@@ -85,16 +85,20 @@ def loss_curve(path: Path, losses: pd.DataFrame) -> None:
 def cost_curves(
     path: Path, curves: pd.DataFrame, panels: dict[str, str], y: str, y_label: str, level: float | None
 ) -> None:
-    """A score against cost, a panel a way of counting it: mean, 95 % band and every seed.
+    """A score against cost, a panel a way of counting it: mean, 95 % band and every seed. Of more than four labels the
+    bands would hide each other: there the last point alone has its interval, as a bar.
 
     Args:
         curves: rows (label, seed) in order of cost, `seed` "mean" or a number; columns of costs, and of the score `y`,
             `y`_low and `y`_high. panels: column of a cost -> its label. level: a reward to draw a line at, R*.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels) + 0.6, 4.0), sharey=True, squeeze=False)
+    crowded = curves["label"].nunique() > CROWD
     for axis, (column, x_label) in zip(axes[0], panels.items(), strict=True):
-        for (label, rows), style in zip(curves.groupby("label", sort=False), _styles(), strict=False):
-            _band(axis, rows, column, y, str(label), style)
+        for i, ((label, rows), style) in enumerate(zip(curves.groupby("label", sort=False), _styles(), strict=False)):
+            _band(axis, rows, column, y, str(label), style, crowded)
+            if crowded:
+                _end_bar(axis, rows[rows["seed"] == "mean"].iloc[-1], column, y, style[0], i)
         base = curves[y].iloc[0]
         if np.isfinite(base):
             axis.axhline(base, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
@@ -323,6 +327,7 @@ def frontier(path: Path, scales: list[float], curves: dict[str, list[Estimate]],
     save(figure, path)
 
 
+CROWD = 4  # labels: of more, curves have no bands
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 Style = tuple[Any, str, Any]  # colour, marker, line
@@ -334,13 +339,20 @@ def _styles() -> Iterator[Style]:
         yield _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], lines[i % len(lines)]
 
 
-def _band(axis: Axes, rows: pd.DataFrame, x: str, y: str, label: str, style: Style) -> None:
+def _end_bar(axis: Axes, end: pd.Series, x: str, y: str, colour: Any, number: int) -> None:
+    """The interval of a curve's last point, beside those of the others."""
+    spread = [[max(0.0, end[y] - end[f"{y}_low"])], [max(0.0, end[f"{y}_high"] - end[y])]]
+    axis.errorbar([end[x] * (1 + 0.012 * number)], [end[y]], yerr=spread, fmt="none", ecolor=colour, elinewidth=1.1)
+
+
+def _band(axis: Axes, rows: pd.DataFrame, x: str, y: str, label: str, style: Style, without: bool = False) -> None:
     colour, marker, line = style
     for seed, of_seed in rows.groupby("seed", sort=False):
         if seed == "mean":
             axis.plot(of_seed[x], of_seed[y], color=colour, marker=marker, markersize=4, linestyle=line, label=label)
-            axis.fill_between(of_seed[x], of_seed[f"{y}_low"], of_seed[f"{y}_high"], color=colour, alpha=0.15, lw=0)
-        else:
+            if not without:
+                axis.fill_between(of_seed[x], of_seed[f"{y}_low"], of_seed[f"{y}_high"], color=colour, alpha=0.15, lw=0)
+        elif not without:
             axis.plot(of_seed[x], of_seed[y], color=colour, linewidth=0.7, alpha=0.4)
 
 

@@ -87,7 +87,8 @@ def _reward(drawing: Drawing) -> Iterator[Figure]:
     figure = drawing.figure(
         "reward",
         "Reward against cost",
-        "Thick: mean over seeds; thin: each seed; band: 95 % interval. A pool is paid for before "
+        "Thick: mean over seeds; thin: each seed; band: 95 % interval (of more than four methods, a bar at the end, "
+        "beside those of the others). A pool is paid for before "
         "the first update: the flat start of a curve. The dashed line is the matched reward R*.",
     )
     figures.cost_curves(figure.path, drawing.curves, drawing.panels, "reward", drawing.reward_label, drawing.level)
