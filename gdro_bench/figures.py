@@ -328,8 +328,11 @@ def frontier(path: Path, scales: list[float], curves: dict[str, list[Estimate]],
 
 
 CROWD = 4  # labels: of more, curves have no bands
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),  # Okabe and Ito's
+    *("#882255", "#999933"),  # Paul Tol's muted wine and olive: nine methods have a colour each
+)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
 Style = tuple[Any, str, Any]  # colour, marker, line
 
 
