@@ -414,7 +414,7 @@ def test_times_to_reward_are_told_level_by_level(written: Path) -> None:
 )
 def test_a_wide_interval_is_called_so(high: float, told: str, compared: entries.Comparison) -> None:
     row = matched.at_reward(compared, 0.6, "evaluations")[1]
-    assert tables._ratio(replace(row, ratio={True: Estimate(1.4, 1.0, high)}), True) == told
+    assert tables._ratio(row, Estimate(1.4, 1.0, high), "gdro") == told
 
 
 def test_reward_that_costs_quality_is_drawn_to_fall(tmp_path: Path) -> None:

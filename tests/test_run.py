@@ -189,10 +189,10 @@ def test_prompts_that_the_model_was_never_taught_are_warned_of(tmp_path: Path) -
 
 
 def test_the_next_command_keeps_what_was_given(tmp_path: Path) -> None:
-    made = plan.make_plan("ocr", "rft", "pocket", 3, tmp_path / "a b", ("method.best=2", "method.pool.prompts=8"), 5000)
+    made = plan.make_plan("ocr", "rft", "pocket", 3, tmp_path / "a b", ("method.best=3", "method.pool.prompts=8"), 5000)
     command = summary.next_seed(made)
     assert command.startswith("gdro-bench run ocr --method rft --seed 4")
-    for words in (f"--out '{tmp_path}/a b'", "--set method.best=2", "--set profile.budget.limit=5000"):
+    for words in (f"--out '{tmp_path}/a b'", "--set method.best=3", "--set profile.budget.limit=5000"):
         assert words in command
 
 

@@ -70,6 +70,7 @@ def of(folder: Path, sheet: str = SHEET) -> ModelCard:
     scores = record.read_scores(folder)
     judged = judging.read(folder) if judging.is_complete(run, folder) else None
     corrected, rated = _corrected(run, scores, judged), _rated(run, scores, judged)
+    told = f"of {rated} prompts | | {corrected}"
     data = ModelCardData(
         library_name="diffusers",
         pipeline_tag="text-to-image",
@@ -78,7 +79,7 @@ def of(folder: Path, sheet: str = SHEET) -> ModelCard:
         eval_results=_results(run, corrected, {"reward": len(set(_texts(scores))), "corrected": rated}),
         **_base(run),
     )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(run, folder, scores, judged, corrected, rated, sheet)}")
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(run, folder, scores, judged, told, sheet)}")
 
 
 def _source(run: Run) -> str:
@@ -168,15 +169,7 @@ def _rated(run: Run, scores: pd.DataFrame, judged: pd.DataFrame | None) -> int:
 # The text
 
 
-def _body(
-    run: Run,
-    folder: Path,
-    scores: pd.DataFrame,
-    judged: pd.DataFrame | None,
-    corrected: Estimate,
-    rated: int,
-    sheet: str,
-) -> str:
+def _body(run: Run, folder: Path, scores: pd.DataFrame, judged: pd.DataFrame | None, corrected: str, sheet: str) -> str:
     last, judges, healthy = run.points[-1], judging.instruments(folder), health.read(folder)
     reward, *moved = _moved(run, scores, judged)
     return f"""# {run.method} on {run.task}, seed {run.seed}
@@ -187,7 +180,7 @@ LoRA adapters for {_named_base(run)}, trained with `{run.method}` on the reward 
 | | base | with these adapters | change |
 | --- | ---: | ---: | ---: |
 | reward, held-out prompts | {stats.three_decimals(reward.base)} | {reward.end} | {reward.change} |
-| corrected score, of {rated} prompts | | {corrected} | |
+| corrected score, {corrected} | |
 
 Brackets are 95 % bootstrap intervals over prompts. {last.unscored} pictures at the end could not be scored.
 The corrected score is r (u - 3) + 0.2 of the means of the reward r and of a judge's rating u, which no training saw;
