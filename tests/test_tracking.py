@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from test_run import arguments, folder, recorded
 
 from gdro_bench.cli import main
-from gdro_bench.engine import record, tracking
+from gdro_bench.engine import plan, record, tracking
 from gdro_bench.engine.run_state import RunState
 from gdro_bench.engine.tracking import Event
 
@@ -125,13 +125,15 @@ def test_a_tracker_that_does_not_open_ends_no_run(
     assert recorded(tmp_path) == recorded(untracked)
 
 
-def test_a_run_made_again_is_another_one_to_a_tracker(untracked: Path, tmp_path: Path) -> None:
-    marks = []
-    for out in (tmp_path / "one", tmp_path / "two"):
-        assert call(out, "tensorboard").exit_code == 0
-        marks.append((folder(out) / tracking.MARK).read_text())
-    assert marks[0] != marks[1]
-    assert recorded(tmp_path / "one") == recorded(tmp_path / "two")
+def test_a_run_made_again_is_another_one_to_a_tracker_and_one_that_goes_on_is_not(tmp_path: Path) -> None:
+    made = plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path)
+    made.folder.mkdir(parents=True)
+    names = []
+    for anew in (True, False, True):
+        tracking._mark(made, anew)
+        names.append(tracking._name(made))
+    assert names[0] == names[1] != names[2]
+    assert names[0].startswith("ocr-pocket-gdro-s0-")
 
 
 def test_a_tracker_that_is_not_there_is_a_sentence_and_a_remedy(tmp_path: Path) -> None:
