@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, first_line
 from gdro_bench.score import Score, check
 
 
@@ -174,7 +174,7 @@ class ProcessGroup:
             operation(*arguments)
         except RuntimeError as error:  # the backends' word for a peer that is gone or late
             raise BenchError(
-                f"Process {self.rank} of {self.size} has lost another: {str(error).splitlines()[0]}.",
+                f"Process {self.rank} of {self.size} has lost another: {first_line(error)}.",
                 "Look for its error above; the same command goes on from the last checkpoint.",
             ) from error
 
@@ -202,7 +202,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         dist.init_process_group(backend, timeout=timeout, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:
         raise BenchError(
-            f"Process {rank} of {size} finds no others: {str(error).splitlines()[0]}.",
+            f"Process {rank} of {size} finds no others: {first_line(error)}.",
             "Start them with torchrun, and see that all machines reach MASTER_ADDR and MASTER_PORT.",
         ) from error
     try:

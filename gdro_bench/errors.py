@@ -31,3 +31,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BenchError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     remedy = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
     return BenchError(f"There is no {kind} {name!r}.", remedy, exit_code=2)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its kind if it says nothing: for a sentence of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, first_line
 
 GO_ON = "The same command then goes on from the last checkpoint."
 REMEDIES = {  # of what keeps a file from being written
@@ -31,7 +31,7 @@ def not_written(path: Path, error: Exception) -> BenchError:
     """The error for a file that cannot be written, with the remedy for its cause."""
     number = error.errno if isinstance(error, OSError) else None
     remedy = REMEDIES.get(number or 0, f"Free some space there, or give another --out. {GO_ON}")
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
     return BenchError(f"{path} cannot be written: {reason}.", remedy)
 
 

@@ -325,7 +325,7 @@ def test_a_flat_method_s_luckiest_point_is_no_rise() -> None:
         drawn = stats.replicates(values, np.ones((stats.RESAMPLES, 1)), stats.draws(40, 1))
         gains = np.vstack((values.mean(2), drawn)) * np.r_[0, np.ones(19)]
         risen += matched._rises(gains)
-    assert risen <= 14  # 2.5 % are allowed, some more for forty values; at the point's own interval it is a third
+    assert risen <= 14  # 2.5 % are allowed, some more for forty values; at the point's own interval it is two fifths
 
 
 @pytest.mark.parametrize(("axis", "gdro", "flow"), [("seconds", 40, 50), ("images", 400, 500), ("updates", 10, 50)])

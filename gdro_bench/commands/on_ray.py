@@ -16,7 +16,7 @@ from typing import Any
 from gdro_bench.commands.board import GO_ON, Board, Message, Outcome, Watcher, work
 from gdro_bench.commands.side_by_side import PATIENCE, threads_of
 from gdro_bench.engine.plan import Plan
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, first_line
 from gdro_bench.files import write_atomically
 
 HERE = "local"  # the address of a cluster that is started on this machine and ends with the sweep
@@ -54,13 +54,13 @@ def _connected(address: str) -> Iterator[Any]:
         more = {"include_dashboard": False} if address == HERE else {}
         ray.init(address, log_to_driver=False, logging_level="ERROR", **more)
     except (OSError, ValueError, RuntimeError) as error:
-        raise _no_cluster(address, str(error).splitlines()[0].rstrip(".")) from error
+        raise _no_cluster(address, first_line(error).rstrip(".")) from error
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own kills its processes before runs have put things in order
     try:
         yield ray
     except ray.exceptions.RayError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise BenchError(f"The Ray cluster has failed: {reason}.", f"See to it, then {GO_ON}.") from error
     finally:
         ray.shutdown()

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gdro_bench.engine import card, record
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, first_line
 from gdro_bench.files import write_atomically
 
 EVIDENCE = ("run.json", "scores.parquet", "judged.parquet", "health.json")  # as far as the run has them
@@ -89,14 +89,10 @@ def _upload(staged: Path, repo: str, public: bool, message: str) -> str:
         raise BenchError("This machine is not logged in to the hub.", "Type: hf auth login") from error
     except errors.HfHubHTTPError as error:
         raise BenchError(
-            f"The hub refused {repo}: {_reason(error)}.", "Log in with a token that may write there: hf auth login"
+            f"The hub refused {repo}: {first_line(error)}.", "Log in with a token that may write there: hf auth login"
         ) from error
     except (OSError, getattr(errors, "HTTPError", OSError)) as error:  # of the network
         raise BenchError(
-            f"The hub cannot be reached: {_reason(error)}.", "Type the same command again later."
+            f"The hub cannot be reached: {first_line(error)}.", "Type the same command again later."
         ) from error
     return str(made)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

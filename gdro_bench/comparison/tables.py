@@ -45,7 +45,7 @@ OTHERS = {  # of interest in one table only
 }
 BY_TAG = "correct "  # what the parts of GenEval's verdict begin with, one a tag
 STEPS = 5  # levels of reward in the table of times to reward
-ENOUGH = 5  # seeds: intervals over fewer cover less than they say, in simulations 51 % (2 seeds) and 75 % (3) for 95 %
+ENOUGH = 5  # seeds: of 2 or 3 the interval is at most their range, which holds the truth in 50 or 75 % of cases
 FEW = 10  # pictures: of fewer no share that is gone is told
 WIDE = 2  # an interval whose ends are further apart by factor is said to be wide
 NOT_KNOWN = str(Estimate(math.nan, math.nan, math.nan))

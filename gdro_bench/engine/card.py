@@ -69,7 +69,7 @@ def of(folder: Path, sheet: str = SHEET) -> ModelCard:
     run = record.read(folder)
     scores = record.read_scores(folder)
     judged = judging.read(folder) if judging.is_complete(run, folder) else None
-    corrected, rated = _corrected(run, scores, judged), _rated(run, scores, judged)
+    corrected, rated = _corrected(run, scores, judged)
     told = f"of {rated} prompts | | {corrected}"
     data = ModelCardData(
         library_name="diffusers",
@@ -146,23 +146,15 @@ def _texts(scores: pd.DataFrame) -> list[str]:
     return [str(text) for text in _at(scores, 0.0)["text"]]
 
 
-def _corrected(run: Run, scores: pd.DataFrame, judged: pd.DataFrame | None) -> Estimate:
-    """Of the means at the end of the budget."""
+def _corrected(run: Run, scores: pd.DataFrame, judged: pd.DataFrame | None) -> tuple[Estimate, int]:
+    """Of the means at the end of the budget, and of how many prompts: those whose pictures were kept and rated."""
     if judged is None or "u" not in judged:
-        return Estimate(math.nan, math.nan, math.nan)
+        return Estimate(math.nan, math.nan, math.nan), 0
     end, u = _at(scores, run.points[-1].mark), _at(judged, run.points[-1].mark).set_index("prompt")["u"]
     rated = u.reindex(end["prompt"]).to_numpy(float)
     correction = task.load(run.task).correction
-    return judging.corrected_mean(end["value"].to_numpy(float), rated, list(end["text"]), correction)
-
-
-def _rated(run: Run, scores: pd.DataFrame, judged: pd.DataFrame | None) -> int:
-    """Of how many prompts the judge rated a picture at the end: those whose pictures were kept."""
-    if judged is None or "u" not in judged:
-        return 0
-    rated = set(_at(judged, run.points[-1].mark).dropna(subset=["u"])["prompt"])
-    end = _at(scores, run.points[-1].mark)
-    return len(set(end[end["prompt"].isin(rated)]["text"]))
+    corrected = judging.corrected_mean(end["value"].to_numpy(float), rated, list(end["text"]), correction)
+    return corrected, end[~np.isnan(rated)]["text"].nunique()
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from gdro_bench import content, registry, stats, task
 from gdro_bench.engine import record, samples
 from gdro_bench.engine.plan import prompt_reader
 from gdro_bench.engine.record import Point, Run
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, first_line
 from gdro_bench.files import write_atomically
 from gdro_bench.profile import JudgeConfig
 from gdro_bench.score import Score, Scorer, corrected_score, judge_mean
@@ -179,7 +179,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _damaged(path: Path, error: Exception) -> BenchError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    reason = first_line(error).rstrip(".")
     return BenchError(
         f"{path} cannot be read: {reason}.", f"Delete that file, then run `gdro-bench judge {path.parent}`."
     )

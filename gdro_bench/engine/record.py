@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 from gdro_bench import content
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, first_line
 from gdro_bench.files import write_atomically
 from gdro_bench.stats import Estimate
 
@@ -150,7 +150,7 @@ def read_scores(folder: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise BenchError(
-            f"The scores {path} cannot be read: {str(error).splitlines()[0]}.",
+            f"The scores {path} cannot be read: {first_line(error)}.",
             "Delete that folder and run it again (its pool is kept), or restore the file.",
         ) from error
 

@@ -23,7 +23,7 @@ from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.record import Run
 from gdro_bench.engine.run_state import RunState
 from gdro_bench.engine.tracking import Tracking
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, first_line
 from gdro_bench.files import not_written
 from gdro_bench.methods import Method, TrainContext, Training
 from gdro_bench.models import open_policy
@@ -149,7 +149,7 @@ class Execution:
                 raise ValueError("it lacks the method or the run's state")
         except Exception as error:  # torch raises whatever the bytes make it
             raise BenchError(
-                f"The checkpoint {self.checkpoint} is damaged: {str(error).strip().splitlines()[0]}.",
+                f"The checkpoint {self.checkpoint} is damaged: {first_line(error)}.",
                 "Delete it and type the same command again: the run starts anew, its pool is kept.",
             ) from error
         return saved

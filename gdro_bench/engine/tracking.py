@@ -29,7 +29,7 @@ from gdro_bench.engine import samples
 from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.record import Point
 from gdro_bench.engine.run_state import RunState
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, first_line
 from gdro_bench.files import write_atomically
 
 PROJECT = "gdro-bench"
@@ -98,7 +98,7 @@ class Tracking:
             raise
         except Exception as error:  # whatever a tracker raises, the run is worth more
             self.trackers.pop(name, None)
-            reason = (str(error).splitlines() or [""])[0]
+            reason = first_line(error)
             self.warn(f"{name} failed and is not told any more: {type(error).__name__}: {reason}. The run goes on.")
 
 

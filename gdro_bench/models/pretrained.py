@@ -24,7 +24,7 @@ from torch.nn import Parameter
 
 from gdro_bench import content, sampling
 from gdro_bench.distributed import ProcessGroup
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, first_line
 from gdro_bench.files import write_atomically
 from gdro_bench.models.lora import (
     ADAPTER,
@@ -339,7 +339,7 @@ def _opened(
         pipeline = cls.from_pretrained(source, dtype=getattr(torch, config.dtype), use_safetensors=True)
     except (OSError, ValueError, ImportError) as error:
         raise BenchError(
-            f"The model {source!r} cannot be loaded: {str(error).strip().splitlines()[0]}.",
+            f"The model {source!r} cannot be loaded: {first_line(error)}.",
             "Accept its licence on the hub and log in (`hf auth login`), or set profile.pretrained.source to a folder.",
         ) from error
     if config.float8:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, first_line
 from gdro_bench.rewards import hub
 from gdro_bench.rewards.geneval_prompts import COLOURS
 from gdro_bench.rewards.geneval_rules import Detection
@@ -79,7 +79,7 @@ class OpenClip:
             import open_clip
         except (ImportError, RuntimeError) as error:  # torchvision of another build raises the latter
             raise BenchError(
-                f"open_clip cannot be imported ({str(error).splitlines()[0]}).",
+                f"open_clip cannot be imported ({first_line(error)}).",
                 "pip install 'gdro-bench[open-clip]', or give transformers' CLIP (a folder or hub id) instead.",
             ) from error
         if not Path(weights).is_file():
@@ -92,7 +92,7 @@ class OpenClip:
             model.load_state_dict(load_file(weights))
         except Exception as error:  # safetensors and torch raise whatever the file makes them
             raise BenchError(
-                f"{weights} does not hold the weights of {architecture}: {str(error).strip().splitlines()[0]}.",
+                f"{weights} does not hold the weights of {architecture}: {first_line(error)}.",
                 "Fetch open_clip_model.safetensors of timm/vit_large_patch14_clip_224.openai.",
             ) from error
         self.model, self.device = model, device

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, first_line
 
 Box = tuple[tuple[float, float], ...]  # corners in px
 Engine = Callable[[NDArray[np.uint8]], list[tuple[str, Box]]]  # BGR [H, W, 3] -> lines with their boxes
@@ -96,7 +96,7 @@ def start_paddle(limit_side: int, models: str | None) -> Engine:
         return (_start_paddle_2 if line == 2 else _start_paddle_3)(limit_side, folders)
     except Exception as error:  # Paddle raises whatever it meets
         raise BenchError(
-            f"PaddleOCR cannot load its models: {str(error).strip().splitlines()[0][:200].rstrip('.! ')}.",
+            f"PaddleOCR cannot load its models: {first_line(error)[:200].rstrip('.! ')}.",
             f"Put {' and '.join(PADDLE_DEFAULTS[line])}, unpacked, into a folder and set profile.reader.models to it.",
         ) from error
 

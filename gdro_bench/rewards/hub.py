@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, first_line
 
 
 def load(cls: Any, source: str, what: str, extra: str, **options: Any) -> Any:
@@ -17,6 +17,6 @@ def load(cls: Any, source: str, what: str, extra: str, **options: Any) -> Any:
         return cls.from_pretrained(source, **options)
     except (OSError, ValueError, ImportError) as error:
         raise BenchError(
-            f"{what} cannot be loaded from {source!r}: {str(error).strip().splitlines()[0].rstrip('.')}.",
+            f"{what} cannot be loaded from {source!r}: {first_line(error).rstrip('.')}.",
             f"Give the folder of a downloaded copy, or a hub id if the hub can be reached; needs the extra `{extra}`.",
         ) from error

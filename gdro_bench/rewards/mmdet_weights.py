@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, first_line
 
 ZOO = "mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco, of mmdet's model zoo"
 _LIKE_MMDET_3 = (
@@ -114,7 +114,7 @@ def read(checkpoint: str) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = loaded["state_dict"]
     except Exception as error:  # torch raises whatever the file makes it
         raise BenchError(
-            f"{checkpoint} cannot be read as tensors: {str(error).splitlines()[0]}.",
+            f"{checkpoint} cannot be read as tensors: {first_line(error)}.",
             "Save its state_dict alone: torch.save({'state_dict': weights}, FILE), on a machine you trust it on.",
         ) from error
     return {_renamed(name, _LIKE_MMDET_3): value for name, value in weights.items()}

@@ -88,9 +88,9 @@ def eligible(test: Test, compared: Sequence[Comparison]) -> list[Comparison]:
     own budget: runs on tuning prompts, or shorter ones, judge no claim beside those. All, where there is none of these.
     """
     of_task = [one for one in compared if one.first.task == test.task]
-    changed = {id(one): changes([run for entry in one.all_entries for run in entry.runs]) for one in of_task}
-    longer = [one for one in of_task if changed[id(one)] <= LENGTH]
-    own = [one for one in of_task if not changed[id(one)]]
+    changed = [changes([run for entry in one.all_entries for run in entry.runs]) for one in of_task]
+    own = [one for one, what in zip(of_task, changed, strict=True) if not what]
+    longer = [one for one, what in zip(of_task, changed, strict=True) if what <= LENGTH]
     return (own if test.budget == "main" else []) or longer or of_task
 
 
