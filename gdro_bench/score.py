@@ -7,16 +7,13 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gdro_bench.errors import BenchError
 from gdro_bench.task import Correction, Prompt
-
-if TYPE_CHECKING:
-    pass
 
 AUXILIARY = "auxiliary "  # parts that so begin are rewards that watch another one
 BY_ERROR = "error "  # parts of a gold score that so begin are 1 where a picture has an error of this kind, else 0

@@ -241,6 +241,20 @@ def test_ocr_s_verdict_is_the_exact_match(compared: entries.Comparison) -> None:
     assert tables.verdict_table(compared) is None
 
 
+def test_parts_that_a_reward_names_itself_are_tabled_beside_the_base_s(compared: entries.Comparison) -> None:
+    assert tables.own_parts_table(compared) is None  # of a reward that names none
+    for entry in compared.entries:
+        for run in entry.runs:
+            run.parts["cue"] = np.array(MARKS)[:, None] * np.ones(PROMPTS) / 2 + 0.25
+            run.parts["auxiliary length"] = np.ones_like(run.parts["reward"])  # it watches the reward, and is none
+    table = tables.own_parts_table(compared)
+    assert table is not None
+    assert table.header == ["method", "cue", "cue, against the base's"]
+    assert table.cells[0] == ["base", "0.250 [0.250, 0.250]", ""]
+    assert table.cells[1] == ["gdro", "0.750 [0.750, 0.750]", "above: +0.500 [0.500, 0.500]"]
+    assert table.numbers["cue_change"].tolist() == [0.5, 0.5]
+
+
 # -- matched reward and budget
 
 

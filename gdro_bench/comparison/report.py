@@ -20,6 +20,7 @@ from gdro_bench.comparison.tables import (
     curve_table,
     error_table,
     headlines,
+    own_parts_table,
     prediction_table,
     reward_table,
     robust_table,
@@ -59,7 +60,8 @@ def write(
     tables = [short, *([reward_table(compared, at_reward, level, axis)] if level is not None else [])]
     tables.append(budget_table(compared, at_budget))
     errors = error_table(compared)
-    others = (time_table(compared, axis), errors, verdict_table(compared), robust_table(compared))
+    parts = (verdict_table(compared), own_parts_table(compared))
+    others = (time_table(compared, axis), errors, *parts, robust_table(compared))
     tables += [table for table in others if table is not None]
     tables += _predictions(compared)
     tables += [people] if people is not None else []

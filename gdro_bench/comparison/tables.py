@@ -13,7 +13,7 @@ from gdro_bench import stats
 from gdro_bench.comparison import matched, robust
 from gdro_bench.comparison.entries import AXES, CORRECTED, Comparison, Entry, parts_of
 from gdro_bench.engine.record import Run
-from gdro_bench.score import BY_ERROR
+from gdro_bench.score import AUXILIARY, BY_ERROR
 from gdro_bench.stats import Estimate, Weights
 
 PARTS = {  # what no method is trained on: small multiples
@@ -242,6 +242,28 @@ def verdict_table(compared: Comparison) -> Table | None:
         cells.append([label, *map(str, verdicts.values())])
         numbers.append({"label": label} | _spreads(verdicts))
     return Table("verdict", "The verdict at the end of the budget", header, cells, pd.DataFrame(numbers))
+
+
+def own_parts_table(compared: Comparison) -> Table | None:
+    """The parts that the task's reward names itself, such as the cue of a planted exploit: the base's and each method's
+    at the end, and the change since the base. None where the reward names none that no other table shows."""
+    parts = [name for name in compared.parts if name not in PARTS | OTHERS and not name.startswith((BY_TAG, BY_ERROR))]
+    parts = [name for name in parts if not name.startswith(AUXILIARY)]
+    if not parts:
+        return None
+    header = ["method", *(text for name in parts for text in (name, f"{name}, against the base's"))]
+    base = [text for part in parts for text in (str(matched.part_at(compared, compared.reference, part, 0)), "")]
+    cells, numbers = [["base", *base]], []
+    for entry in compared.entries:
+        cells.append([entry.label])
+        row: dict[str, object] = {"label": entry.label}
+        for part in parts:
+            end, change = matched.part_at(compared, entry, part, -1), matched.since_base(compared, entry, part)
+            cells[-1] += [str(end), _worded(change)]
+            row |= _spread(part, end) | _spread(f"{part}_change", change)
+        numbers.append(row)
+    title = "What the reward is made of, at the end of the budget"
+    return Table("parts-of-the-reward", title, header, cells, pd.DataFrame(numbers))
 
 
 def robust_table(compared: Comparison) -> Table:
