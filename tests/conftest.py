@@ -4,6 +4,7 @@ two cores."""
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +23,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest first: two processes with a file at a time each then end at nearly the same time."""
     names = [f"test_{name}" for name in LONGEST]
     items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
+
+
+@pytest.fixture(scope="session")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Where `--out` of a short run of GDRO is, and what it said. A test that changes it changes a copy."""
+    from test_run import call
+
+    out = tmp_path_factory.mktemp("short-run")
+    result = call(out)
+    assert result.exit_code == 0, result.output
+    return out, result.output
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what a report says: its figures and grids take most of its time."""
+    from gdro_bench.comparison import drawings, report
+
+    monkeypatch.setattr(drawings, "FIGURES", ())
+    monkeypatch.setattr(report, "grids", lambda *_: [])
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_run import arguments
 
 from gdro_bench.cli import main
 from gdro_bench.models.pocket.policy import WEIGHTS
@@ -243,18 +244,10 @@ def test_markup_in_a_path_is_a_path(tmp_path: Path) -> None:
 # Damaged files of a run
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("finished")
-    result = call("run", "ocr", "--out", out, *SHORT)
-    assert result.exit_code == 0, result.output
-    return out
-
-
 @pytest.fixture
-def runs(finished: Path, tmp_path: Path) -> Path:
+def runs(short_run: tuple[Path, str], tmp_path: Path) -> Path:
     """A copy of a finished run to be damaged: the folder that `--runs` and `--out` take."""
-    shutil.copytree(finished, tmp_path / "runs")
+    shutil.copytree(short_run[0], tmp_path / "runs")
     return tmp_path / "runs"
 
 
@@ -330,7 +323,7 @@ def test_a_run_that_cannot_go_on_says_how(file: str, damage: Callable[[Path], No
     damage(folder / file)
     if file == "plan.json":
         (folder / "run.json").unlink()
-    result = call("run", "ocr", "--out", runs, *SHORT)
+    result = call(*arguments(runs))
     refused(result)
     assert "elete" in result.output
 

@@ -77,11 +77,15 @@ def make_run(
 SLOWER = (0.4, 0.45, 0.5, 0.55, 0.6)
 
 
+def six_runs(folder: Path) -> entries.Comparison:
+    gdro = [entries.load(make_run(folder / f"g{s}", seed=s)) for s in range(3)]
+    flow = [entries.load(make_run(folder / f"f{s}", "flow-grpo", s, SLOWER, pool=0)) for s in range(3)]
+    return entries.compare([*gdro, *flow], variants=False)
+
+
 @pytest.fixture
 def compared(tmp_path: Path) -> entries.Comparison:
-    gdro = [entries.load(make_run(tmp_path / f"g{s}", seed=s)) for s in range(3)]
-    flow = [entries.load(make_run(tmp_path / f"f{s}", "flow-grpo", s, SLOWER, pool=0)) for s in range(3)]
-    return entries.compare([*gdro, *flow], variants=False)
+    return six_runs(tmp_path)
 
 
 def call(*arguments: object) -> Result:
@@ -111,6 +115,7 @@ def make_search(folder: Path, method: str, trials: int = 3, budget: int = 500, *
     return search
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_equal_searches_are_told_in_a_table(compared: entries.Comparison, tmp_path: Path) -> None:
     found = [make_search(tmp_path / "tuned", "gdro"), make_search(tmp_path / "tuned", "flow-grpo")]
     of = searches.of(compared, found)
@@ -125,6 +130,7 @@ def test_equal_searches_are_told_in_a_table(compared: entries.Comparison, tmp_pa
     assert "## At matched budget" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("fields", [{"trials": 4}, {"budget": 600}, None])
 def test_methods_whose_searches_differ_are_not_called_matched(
     fields: dict[str, int] | None, compared: entries.Comparison, tmp_path: Path
@@ -153,6 +159,7 @@ def test_runs_with_other_numbers_than_the_best_trial_s_are_told(compared: entrie
     assert "flow-grpo: numbers of no trial" in of.sentence
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_without_tune_says_nothing_of_searches(compared: entries.Comparison, tmp_path: Path) -> None:
     report.write(compared, tmp_path, "evaluations", None)
     assert "search" not in (tmp_path / "report.md").read_text()
@@ -455,7 +462,7 @@ def test_reward_that_costs_quality_is_drawn_to_fall(tmp_path: Path) -> None:
     assert (out / "grid-judged.png").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_what_moves_with_gold_predicts_it(tmp_path: Path) -> None:
     runs = []
     for i, fall in enumerate((0.1, 0.3, 0.6)):
@@ -531,6 +538,7 @@ def test_two_runs_of_one_seed_are_refused(tmp_path: Path) -> None:
     assert "are both seed 0 of gdro" in call(tmp_path).output
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tasks_are_reported_apart_when_no_folder_is_named(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", task="geneval")
@@ -542,7 +550,7 @@ def test_tasks_are_reported_apart_when_no_folder_is_named(tmp_path: Path) -> Non
 OTHER_PROMPTS = {"model": "m", "method": "gdro()", "held_out": "other"}
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_runs_of_other_budgets_and_prompts_are_reported_apart(tmp_path: Path) -> None:
     for seed in range(2):
         make_run(tmp_path / f"main{seed}", seed=seed)
@@ -632,6 +640,7 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, damage, problem
     assert remedy in result.output
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_record_without_timing_is_compared_on_all_axes_but_seconds(tmp_path: Path) -> None:
     (make_run(tmp_path / "a") / "timing.json").unlink()
     make_run(tmp_path / "b", "flow-grpo", rewards=SLOWER, pool=0)
@@ -655,6 +664,7 @@ def test_without_runs_it_says_what_to_type(tmp_path: Path) -> None:
     assert "gdro-bench sweep ocr --method gdro --method flow-grpo" in result.output
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_unfinished_run_is_passed_over_and_named(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     (tmp_path / "b").mkdir()
@@ -676,10 +686,12 @@ def test_the_axes_of_the_command_line_are_those_of_the_report() -> None:
 # -- what is written
 
 
-@pytest.fixture
-def written(tmp_path: Path, compared: entries.Comparison) -> Path:
-    report.write(compared, tmp_path / "out", "evaluations", None)
-    return tmp_path / "out"
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report that tests read and do not change."""
+    folder = tmp_path_factory.mktemp("written")
+    report.write(six_runs(folder / "runs"), folder / "out", "evaluations", None)
+    return folder / "out"
 
 
 def test_everything_is_written(written: Path) -> None:
@@ -708,6 +720,7 @@ def test_tables_say_what_the_numbers_say(written: Path) -> None:
     assert short in (written / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_difference_within_noise_is_called_so(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("gdro", "dpo"):
@@ -775,6 +788,7 @@ def test_an_ablation_of_a_word_is_drawn(tmp_path: Path) -> None:
     assert list(dict.fromkeys(data["label"])) == ["random", "spread"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_gives_the_command_of_every_run(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", changed=("method.tau=0.5",), rewards=SLOWER)
@@ -825,7 +839,7 @@ def test_what_is_not_known_is_no_finding(tmp_path: Path, marks: tuple[float, ...
         assert "What gdro gains over the base by 1,000 evaluations (1 seed) is not known." in text
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_judge_that_gave_no_rating_is_counted(tmp_path: Path) -> None:
     folder = judge(make_run(tmp_path / "a"), FALLING)
     table = pd.read_parquet(folder / "judged.parquet")
@@ -882,10 +896,12 @@ def test_a_figure_carries_its_own_caption(tmp_path: Path) -> None:
     assert all(figure.path.exists() and figure.path.with_suffix(".pdf").exists() for figure in drawn.values())
 
 
-def test_every_figure_is_on_the_page_with_its_caption(written: Path, compared: entries.Comparison) -> None:
+def test_every_figure_is_on_the_page_with_its_caption(
+    written: Path, compared: entries.Comparison, tmp_path: Path
+) -> None:
     page = (written / "page.html").read_text()
     curves = tables.curve_table(compared.entries, compared.prompts)
-    for figure in drawings.draw(compared, curves, written / "again", "evaluations", None):
+    for figure in drawings.draw(compared, curves, tmp_path / "again", "evaluations", None):
         assert str(escape(figure.title)) in page
         assert str(escape(figure.caption)) in page
 

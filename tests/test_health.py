@@ -122,15 +122,7 @@ def test_why_says_that_no_judge_rated() -> None:
 
 
 def call(out: Path, method: str = "gdro", **changed: object) -> Result:
-    return CliRunner().invoke(main, arguments(out, method, **({"profile__budget__limit": 400} | changed)))
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    out = tmp_path_factory.mktemp("finished")
-    result = call(out)
-    assert result.exit_code == 0, result.output
-    return out, result.output
+    return CliRunner().invoke(main, arguments(out, method, **changed))
 
 
 def read(out: Path) -> dict:
@@ -156,8 +148,8 @@ def test_health_moves_no_number_and_no_name(tmp_path: Path) -> None:
     assert (one.digests, one.folder) == (other.digests, other.folder)
 
 
-def test_a_run_names_its_last_healthy_checkpoint(finished: tuple[Path, str]) -> None:
-    out, said = finished
+def test_a_run_names_its_last_healthy_checkpoint(short_run: tuple[Path, str]) -> None:
+    out, said = short_run
     table, run = read(out), record.read(folder(out))
     assert [point["mark"] for point in table["points"]] == [point.mark for point in run.points]
     assert len(table["prompts"]) == SHORT["profile.health.prompts"]
@@ -173,8 +165,8 @@ def test_a_run_names_its_last_healthy_checkpoint(finished: tuple[Path, str]) -> 
     assert again.why in said
 
 
-def test_every_point_s_adapters_are_kept_and_can_be_evaluated(finished: tuple[Path, str], tmp_path: Path) -> None:
-    out, _ = finished
+def test_every_point_s_adapters_are_kept_and_can_be_evaluated(short_run: tuple[Path, str], tmp_path: Path) -> None:
+    out, _ = short_run
     names = sorted(path.name for path in (folder(out) / "loras").iterdir())
     assert names == ["0.0", "0.6", "1.0"]
     file = "pytorch_lora_weights.safetensors"
@@ -194,8 +186,8 @@ def test_every_point_s_adapters_are_kept_and_can_be_evaluated(finished: tuple[Pa
 
 
 @pytest.mark.slow
-def test_without_health_and_adapters_the_record_is_the_same(finished: tuple[Path, str], tmp_path: Path) -> None:
-    out, _ = finished
+def test_without_health_and_adapters_the_record_is_the_same(short_run: tuple[Path, str], tmp_path: Path) -> None:
+    out, _ = short_run
     result = call(tmp_path, profile__health__prompts=0, profile__keep_adapters="false")
     assert result.exit_code == 0, result.output
     assert "healthy" not in result.output
@@ -218,17 +210,8 @@ def test_without_a_judge_the_limit_of_the_divergence_tells(tmp_path: Path) -> No
     assert "No judge rated; at 60%" in table["last_healthy"]["why"]
 
 
-def test_a_point_without_training_keeps_what_was_seen(tmp_path: Path) -> None:
-    assert call(tmp_path, profile__budget__marks="[0.1,1.0]").exit_code == 0
-    base, again, last = read(tmp_path)["points"]
-    assert again == base | {"mark": 0.1}
-    assert last["ratings"] != base["ratings"]
-    files = [folder(tmp_path) / "loras" / name / "pytorch_lora_weights.safetensors" for name in ("0.0", "0.1")]
-    assert files[0].read_bytes() == files[1].read_bytes()
-
-
-def test_one_run_has_one_rule(finished: tuple[Path, str]) -> None:
-    out, _ = finished
+def test_one_run_has_one_rule(short_run: tuple[Path, str]) -> None:
+    out, _ = short_run
     before = recorded(out)
     result = call(out, profile__health__prompts=4)
     assert result.exit_code == 1

@@ -29,14 +29,20 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
     driver.quit()
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    make_run(folder / "gdro")
+    make_run(folder / "flow", "flow-grpo", rewards=SLOWER, pool=0)
+    make_run(folder / "dance", "dance-grpo", rewards=(0.4, 0.5, 0.6, 0.65, 0.7), pool=0)
+    runs = [entries.load(run) for run in sorted(entries.find(folder)[0])]
+    report.write(entries.compare(runs, False), folder / "out", "evaluations", None)
+    return folder / "out" / "page.html"
+
+
 @pytest.fixture
-def page(browser: WebDriver, tmp_path: Path) -> WebDriver:
-    make_run(tmp_path / "gdro")
-    make_run(tmp_path / "flow", "flow-grpo", rewards=SLOWER, pool=0)
-    make_run(tmp_path / "dance", "dance-grpo", rewards=(0.4, 0.5, 0.6, 0.65, 0.7), pool=0)
-    runs = [entries.load(folder) for folder in sorted(entries.find(tmp_path)[0])]
-    report.write(entries.compare(runs, False), tmp_path / "out", "evaluations", None)
-    browser.get((tmp_path / "out" / "page.html").as_uri())
+def page(browser: WebDriver, written: Path) -> WebDriver:
+    browser.get(written.as_uri())
     return browser
 
 

@@ -228,6 +228,7 @@ def test_other_pictures_are_another_study_and_do_not_take_its_key(runs: Path, st
     assert again.name != study.name
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_is_in_the_report_of_its_runs_alone(runs: Path, study: Study, tmp_path: Path) -> None:
     out = tmp_path / "study"
     assert call("--out", out, "--answers", saved(tmp_path / "a.json", study.name, "anna", "left")).exit_code == 0

@@ -56,6 +56,7 @@ def test_the_profile_s_own_value_is_the_plain_run(tmp_path: Path) -> None:
     assert [plan.folder.name for plan in plans] == ["gdro-tau=0.5-s0", "gdro-tau=0.5-s1", "gdro-s0", "gdro-s1"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_sweep_shares_its_pool_resumes_and_can_be_compared(tmp_path: Path) -> None:
     result = call(tmp_path, "--over", "method.tau=0.5,0.05")
     assert result.exit_code == 0, result.output

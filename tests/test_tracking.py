@@ -32,11 +32,9 @@ def call(out: Path, *track: str) -> Result:
     return CliRunner().invoke(main, [*arguments(out), *(part for name in track for part in ("--track", name))])
 
 
-@pytest.fixture(scope="module")
-def untracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("untracked")
-    assert call(out).exit_code == 0
-    return out
+@pytest.fixture
+def untracked(short_run: tuple[Path, str]) -> Path:
+    return short_run[0]
 
 
 def scalars(out: Path) -> dict[str, list[tuple[int, float]]]:

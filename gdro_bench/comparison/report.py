@@ -56,14 +56,8 @@ def write(
     level = matched.common_level(compared) if level is None else level
     at_reward = [] if level is None else matched.at_reward(compared, level, axis)
     at_budget = matched.at_budget(compared)
-    short = short_table(compared, at_reward, at_budget)
-    tables = [short, *([reward_table(compared, at_reward, level, axis)] if level is not None else [])]
-    tables.append(budget_table(compared, at_budget))
     errors = error_table(compared)
-    parts = (verdict_table(compared), own_parts_table(compared))
-    others = (time_table(compared, axis), errors, *parts, robust_table(compared))
-    tables += [table for table in others if table is not None]
-    tables += _predictions(compared)
+    tables = _tables(compared, axis, level, at_reward, at_budget, errors)
     tables += [people] if people is not None else []
     tables += [searched.table(compared.entries)] if searched is not None else []
     sentences = [*([remark] if remark else []), *headlines(compared, at_budget, level, axis)]
@@ -79,6 +73,22 @@ def write(
     html = page.render(_title(compared), sentences, tables, drawn, pictures, _runs(compared))
     write_atomically(out / "page.html", html.encode())
     return sentences, tables[0]
+
+
+def _tables(
+    compared: Comparison,
+    axis: str,
+    level: float | None,
+    at_reward: Sequence[matched.AtReward],
+    at_budget: Sequence[matched.AtBudget],
+    errors: Table | None,
+) -> list[Table]:
+    """What the runs alone tell, the table in short first."""
+    at_level = None if level is None else reward_table(compared, at_reward, level, axis)
+    of_parts = (errors, verdict_table(compared), own_parts_table(compared))
+    made = [short_table(compared, at_reward, at_budget), at_level, budget_table(compared, at_budget)]
+    made += [time_table(compared, axis), *of_parts, robust_table(compared), *_predictions(compared)]
+    return [table for table in made if table is not None]
 
 
 def _predictions(compared: Comparison) -> list[Table]:
