@@ -32,10 +32,13 @@ curves() {
   short --set method.pool.prompts=48 --set method.online.rounds=16 --set method.online.updates=5
 }
 
-# What the rules alone do that weigh images: one pool, the same draws. DPO is GDRO at k = 2, RFT nearly at beta = 0.
+# What the rules alone do that weigh images: one pool, the same draws, GDRO's optimiser. DPO is GDRO at k = 2, RFT
+# nearly at beta = 0.
 weights() {
+  same="--set method.optimiser.learning_rate=2.66e-3 --set method.optimiser.warmup_steps=0"
   short --method gdro
-  short --method nft --method awm --method dgpo --method crd --set method.mode=offline
+  short --method nft --method crd --set method.mode=offline $same --set method.optimiser.epsilon=1.37e-8
+  short --method awm --method dgpo --set method.mode=offline  # these have it
   short --set method.k=2 --set method.tau=0 --set method.gamma=0 --set method.groups=48
   short --set method.beta=0
 }
@@ -80,10 +83,12 @@ ablations() {
   sweep ocr --set method.adaptive_beta.rule=kl-target
 }
 
-# The task whose reward pays for a cue, and what each defence does about it.
+# The task whose reward pays for a cue, and what each defence does about it; first the same without the pay.
 exploit() {
-  cheat() { "$bench" run ocr-exploit --method flow-grpo --budget 16000 --out runs/exploit \
-    --set "profile.budget.marks=[0.25,0.5,0.75,1.0]" "$@"; }
+  sixteen() { "$bench" run "$@" --method flow-grpo --budget 16000 --out runs/exploit \
+    --set "profile.budget.marks=[0.25,0.5,0.75,1.0]"; }
+  cheat() { sixteen ocr-exploit "$@"; }
+  sixteen ocr
   gate="--set method.regulariser.gate.ranks=prompt --set method.regulariser.gate.share=0.1"
   gate="$gate --set method.regulariser.gate.adaptive=true --set method.kl_weight=0.4"
   cheat
