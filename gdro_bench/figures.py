@@ -109,7 +109,7 @@ def cost_curves(
             axis.annotate(f"R* {level:.3f}", (0, level), (3, 3), ("axes fraction", "data"), "offset points")
         _cost_axis(axis, x_label)
     axes[0, 0].set_ylabel(_wrapped(y_label, 48))
-    _legend(figure, axes[0, 0], curves["label"].nunique())
+    _legend(figure, axes[0, 0])
     save(figure, path)
 
 
@@ -148,7 +148,7 @@ def ratio_curves(
         axis.set(xlabel=_wrapped(x_label, 44))
         axis.set_ylabel(_wrapped(y_label, 44))
         axis.grid(alpha=0.3)
-    _legend(figure, axes[0, 0], curves["label"].nunique())
+    _legend(figure, axes[0, 0])
     save(figure, path)
 
 
@@ -164,7 +164,7 @@ def profiles(path: Path, shares: pd.DataFrame, x_label: str) -> None:
         axis.fill_between(rows["threshold"], rows["share_low"], rows["share_high"], color=colour, alpha=0.15, lw=0)
     axis.set(xlabel=_wrapped(f"{x_label}, threshold", 44), ylabel="share of scores above it", ylim=(0, 1))
     axis.grid(alpha=0.3)
-    _legend(figure, axis, shares["label"].nunique())
+    _legend(figure, axis)
     save(figure, path)
 
 
@@ -189,7 +189,7 @@ def trajectories(path: Path, curves: pd.DataFrame, qualities: dict[str, str], y_
         axis.grid(alpha=0.3)
     for first in axes[:, 0]:
         first.set_ylabel(_wrapped(y_label, 36))
-    _legend(figure, axes[0, 0], curves["label"].nunique())
+    _legend(figure, axes[0, 0])
     save(figure, path)
 
 
@@ -217,9 +217,7 @@ def pareto(path: Path, ends: pd.DataFrame, x_label: str, y_label: str, size_labe
     axis.set_ylabel(_wrapped(y_label, 48))
     axis.grid(alpha=0.3)
     figure.text(0.5, 0.0, size_label, ha="center", va="top", fontsize=9)
-    figure.legend(
-        *axis.get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, -0.03), ncols=3, frameon=False
-    )
+    _legend(figure, axis, -0.03)
     save(figure, path)
 
 
@@ -242,7 +240,7 @@ def errors_by_kind(path: Path, errors: pd.DataFrame) -> None:
     axis.invert_yaxis()
     axis.set(xlabel="share of letters, or of pictures whose prompt allows it, with this error", xlim=(0, None))
     axis.grid(alpha=0.3, axis="x")
-    _legend(figure, axis, len(labels) + 1)
+    _legend(figure, axis)
     save(figure, path)
 
 
@@ -302,7 +300,7 @@ def ablation(path: Path, curves: pd.DataFrame, panels: dict[str, str], name: str
         _cost_axis(axis, x_label)
         axis.set_ylabel(_wrapped(y_label, 40))
     figure.suptitle(name)
-    _legend(figure, axes[0, 0], len(labels))
+    _legend(figure, axes[0, 0])
     save(figure, path)
 
 
@@ -386,9 +384,12 @@ def _trajectory(axis: Axes, rows: pd.DataFrame, x: str, label: str, style: Style
     axis.plot(end[x], end["reward"], color=colour, marker=marker, linestyle=line, label=label)
 
 
-def _legend(figure: Figure, axis: Axes, entries: int) -> None:
+def _legend(figure: Figure, axis: Axes, top: float = 0.0) -> None:
+    """Below the figure, in as many columns as its width holds. top: where it begins, as a share of the height."""
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(entries, 5), frameon=False)
+    inches = 0.6 + 0.08 * max(map(len, labels), default=0)  # of a line's sample and a label, about
+    columns = max(1, min(len(labels), 5, int(figure.get_figwidth() / inches)))
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, top), ncols=columns, frameon=False)
 
 
 def save(figure: Figure, path: Path) -> None:

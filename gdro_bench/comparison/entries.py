@@ -7,6 +7,7 @@ for the same task, model, instruments, prompts and budget.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -342,7 +343,13 @@ def _entries(runs: Sequence[LoadedRun]) -> list[Entry]:
             )
         seeds[run.run.seed] = run
     made = [Entry(label_of(next(iter(g.values())).run), tuple(g[s] for s in sorted(g))) for g in groups.values()]
-    return sorted(made, key=lambda entry: (entry.method != "gdro", entry.label))
+    return sorted(made, key=lambda entry: (entry.method != "gdro", _natural(entry.label)))
+
+
+def _natural(label: str) -> list[tuple[float, str]]:
+    """A key that sorts a label's numbers by their size: `pool.prompts=48` before `pool.prompts=192`."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", label)  # text and numbers in turn
+    return [(float(part), "") if i % 2 else (0.0, part) for i, part in enumerate(parts)]
 
 
 def label_of(run: Run) -> str:
