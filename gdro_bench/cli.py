@@ -80,7 +80,7 @@ profile_option = click.option(
     "--profile", default="pocket", show_default=True, help="Model, instruments and budget: a folder of baselines/."
 )
 seed_option = click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of all that is drawn."
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of all random draws."
 )
 device_option = click.option(
     "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute."
@@ -94,12 +94,16 @@ budget_option = click.option(
 )
 runs_out_option = _path("--out", default=Path("runs"), show_default=True, help="Folder that runs are kept in.")
 runs_option = _path("--runs", default=Path("runs"), show_default=True, help="Folder to look for runs in.")
-prompts_option = _path("--prompts", help="A file of your own prompts to evaluate on, one a line.")
+prompts_option = _path(
+    "--prompts", help="A file of your own prompts to evaluate on, one a line, as those of the task's own files."
+)
 track_option = click.option(
     "--track", multiple=True, metavar="NAME",
     help="Show curves while it runs, in tensorboard, trackio or wandb; repeatable. It moves no number.",
 )  # fmt: skip
-train_prompts_option = _path("--train-prompts", help="A file of your own prompts to train on, one a line.")
+train_prompts_option = _path(
+    "--train-prompts", help="A file of your own prompts to train on, one a line, as those of the task's own files."
+)
 
 
 def judge_options(default: str) -> Callable[[F], F]:
@@ -215,7 +219,7 @@ def sweep(
     task: str, methods: tuple[str, ...], over: tuple[str, ...], seeds: str, device: str, jobs: int, ray: str | None,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Train on TASK once for every method, value and seed. Killed, the same command goes on."""
+    """Train on TASK once for every method, value and seed. Stopped, it goes on when typed again."""
     from gdro_bench.commands import sweep as sweep_command
 
     plans = sweep_command.plans(task, methods, over, sweep_command.parse_seeds(seeds), **options)
@@ -254,9 +258,9 @@ def sweep(
     default=24,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Of each method; the first has the method's own numbers.",
+    help="Number of trials of each method; the first has its own numbers.",
 )
-@click.option("--budget", type=int, help="Of each trial, pools counted.  [default: the profile's]")
+@click.option("--budget", type=int, help="Budget of one trial, pools counted.  [default: the profile's]")
 @profile_option
 @seed_option
 @_path("--out", default=Path("tuned"), show_default=True, help="Folder that trials are kept in.")
@@ -266,8 +270,8 @@ def sweep(
     "--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Trials side by side on this machine."
 )
 def tune(task: str, methods: tuple[str, ...], device: str, jobs: int, **options: Any) -> None:
-    """Search each method's numbers on TASK's tuning prompts, all methods alike. Killed, the same command goes on; typed
-    again elsewhere with the same --out, it shares the trials."""
+    """Search each method's numbers on TASK's tuning prompts, all methods alike. If it is stopped, type the same
+    command again: it goes on. Typed on another machine with the same --out, it shares the trials."""
     from gdro_bench.commands import tune as tune_command
 
     searches = tune_command.searches(task, methods, **options)

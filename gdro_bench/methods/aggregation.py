@@ -5,7 +5,8 @@ normalised within its group, (r - mean) / std, and 0 where the group's rewards a
 
     weighted-sum   sum_m w_m r_m                                on the rewards' own scales
     decoupled      sum_m w_m z_m                                GDPO, arXiv 2601.05242
-    mean-std       mean_m z_m - c std_m z_m                     the lower end of what an ensemble thinks
+    mean-std       mean_m z_m - c std_m z_m                     the lower end of what an ensemble thinks; of two
+                                                                rewards at c = 1 the minimum
     min            min_m z_m
     soft-min       -(1 / c) log mean_m exp(-c z_m)              arXiv 2606.09073; c = 0 is the mean, c = inf the minimum
 """

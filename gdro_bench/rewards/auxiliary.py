@@ -1,4 +1,5 @@
-"""Rewards that only watch: cheap ones, whose disagreement with a task's reward says that it is being hacked.
+"""Rewards that watch: cheap ones, whose disagreement with a task's reward may say that it is being hacked. Where they
+are aggregated with it, they are trained on, too.
 
 A method's `[auxiliary]` names rewards of the registry. Their values travel with the task's score, as parts of it, and
 are charged to the ledger as reward calls.
