@@ -5,17 +5,21 @@ BIN := $(VENV)/bin
 
 .PHONY: setup run test lint types
 
+.NOTPARALLEL:
+
 setup: $(VENV)/.ready
 
+install = $(PYTHON) -m venv $(VENV) && \
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
+
 $(VENV)/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(install) '.[dev]'
 	touch $@
 
-# what tests need besides
-$(VENV)/.tested: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,tensorboard]'
-	touch $@
+# what tests need besides; pip takes half a minute to find out that all is there, so it is asked once
+$(VENV)/.tested: pyproject.toml constraints.txt
+	$(install) '.[dev,tensorboard]'
+	touch $(VENV)/.ready $@
 
 run: setup
 	$(BIN)/gdro-bench run ocr --method gdro

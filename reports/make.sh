@@ -83,28 +83,29 @@ ablations() {
   sweep ocr --set method.adaptive_beta.rule=kl-target
 }
 
-# The task whose reward pays for a cue, and what each defence does about it; first the same without the pay.
+# The task whose reward pays for a cue, and what each defence does about it: 12 updates of each, counted in images, since
+# a KL's reference costs evaluations. First the same without the pay: its cue is read from its pictures by `eval`.
 exploit() {
-  sixteen() { "$bench" run "$@" --method flow-grpo --budget 16000 --out runs/exploit \
-    --set "profile.budget.marks=[0.25,0.5,0.75,1.0]"; }
-  cheat() { sixteen ocr-exploit "$@"; }
-  sixteen ocr
-  gate="--set method.regulariser.gate.ranks=prompt --set method.regulariser.gate.share=0.1"
-  gate="$gate --set method.regulariser.gate.adaptive=true --set method.kl_weight=0.4"
+  twelve() { "$bench" run "$@" --method flow-grpo --budget 3456 --out runs/exploit \
+    --set profile.budget.kind=images --set "profile.budget.marks=[0.34,0.67,1.0]"; }
+  cheat() { twelve ocr-exploit "$@"; }
+  watched='method.auxiliary.rewards=["ocr"]'  # what the task should have paid for
+  twelve ocr
+  "$bench" eval ocr-exploit --lora "$(dirname runs/exploit/ocr/pocket/flow-grpo-*/run.json)/lora" --out runs/exploit/unpaid
   cheat
-  cheat --set method.kl_weight=0.04
-  cheat --set method.kl_weight=0.4
+  for weight in 4 40; do cheat --set method.kl_weight=$weight; done
   for sign in paper published; do
-    cheat $gate --set method.regulariser.gate.sign=$sign --set 'method.auxiliary.rewards=["compressibility"]'
+    cheat --set "$watched" --set method.kl_weight=40 --set method.regulariser.gate.ranks=prompt \
+      --set method.regulariser.gate.share=0.2 --set method.regulariser.gate.adaptive=false \
+      --set method.regulariser.gate.sign=$sign
   done
-  cheat --set method.regulariser.reference.epochs=3 --set method.regulariser.reference.kl_threshold=1.0 \
-    --set method.kl_weight=0.04
-  cheat --set method.regulariser.diversity=pixels
-  pessimism='method.regulariser.aggregation.rule=mean-std'
-  cheat --set 'method.auxiliary.rewards=["compressibility"]' --set "$pessimism" \
+  cheat --set method.kl_weight=40 --set method.regulariser.reference.epochs=1 \
+    --set method.regulariser.reference.kl_threshold=1.0
+  cheat --set method.regulariser.diversity=pixels --set method.std=none
+  cheat --set "$watched" --set method.regulariser.aggregation.rule=mean-std \
     --set method.regulariser.aggregation.pessimism=1.0
-  cheat --set 'method.auxiliary.rewards=["compressibility"]' --set method.regulariser.aggregation.rule=decoupled \
-    --set "method.regulariser.aggregation.weights=[0.5]"
+  cheat --set "$watched" --set method.regulariser.aggregation.rule=decoupled \
+    --set "method.regulariser.aggregation.weights=[1.0]"
 }
 
 sweep() { "$bench" sweep "$@" --jobs 2 --out runs/main; }

@@ -256,9 +256,10 @@ def test_parts_that_a_reward_names_itself_are_tabled_beside_the_base_s(compared:
             run.parts["auxiliary length"] = np.ones_like(run.parts["reward"])  # it watches the reward, and is none
     table = tables.own_parts_table(compared)
     assert table is not None
-    assert table.header == ["method", "cue", "cue, against the base's"]
-    assert table.cells[0] == ["base", "0.250 [0.250, 0.250]", ""]
-    assert table.cells[1] == ["gdro", "0.750 [0.750, 0.750]", "above: +0.500 [0.500, 0.500]"]
+    assert table.header == ["method", "cue", "cue - base's", "cue - gdro's"]
+    assert table.cells[0] == ["base", "0.250 [0.250, 0.250]", "", ""]
+    assert table.cells[1] == ["gdro", "0.750 [0.750, 0.750]", "above: +0.500 [0.500, 0.500]", ""]
+    assert table.cells[2][3] == "within noise: +0.000 [0.000, 0.000]"
     assert table.numbers["cue_change"].tolist() == [0.5, 0.5]
 
 

@@ -222,6 +222,12 @@ def since_base(comparison: Comparison, entry: Entry, part: str) -> Estimate:
     return estimate(values[:, -1] - values[:, 0])
 
 
+def against(comparison: Comparison, entry: Entry, part: str) -> Estimate:
+    """A part's last value less the reference's."""
+    to = with_replicates(comparison.reference, comparison.prompts, part)
+    return estimate(with_replicates(entry, comparison.prompts, part)[:, -1] - to[:, -1])
+
+
 def since_best(comparison: Comparison, entry: Entry, part: str) -> Estimate:
     """A part's last value less its highest one: 0 if the last is the highest."""
     values = with_replicates(entry, comparison.prompts, part)

@@ -44,6 +44,7 @@ OTHERS = {  # of interest in one table only
     "second_reader": "reward by a second reader",
 }
 BY_TAG = "correct "  # what the parts of GenEval's verdict begin with, one a tag
+PREFIXES = (BY_TAG, BY_ERROR, AUXILIARY)  # of parts that come in kinds
 STEPS = 5  # levels of reward in the table of times to reward
 ENOUGH = 5  # seeds: of 2 or 3 the interval is at most their range, which holds the truth in 50 or 75 % of cases
 FEW = 10  # pictures: of fewer no share that is gone is told
@@ -246,21 +247,23 @@ def verdict_table(compared: Comparison) -> Table | None:
 
 def own_parts_table(compared: Comparison) -> Table | None:
     """The parts that the task's reward names itself, such as the cue of a planted exploit: the base's and each method's
-    at the end, and the change since the base. None where the reward names none that no other table shows."""
-    parts = [name for name in compared.parts if name not in PARTS | OTHERS and not name.startswith((BY_TAG, BY_ERROR))]
-    parts = [name for name in parts if not name.startswith(AUXILIARY)]
+    at the end, the change since the base, and the difference to the reference's. None where the reward names none that
+    no other table shows."""
+    parts = [name for name in compared.parts if name not in PARTS | OTHERS and not name.startswith(PREFIXES)]
     if not parts:
         return None
-    header = ["method", *(text for name in parts for text in (name, f"{name}, against the base's"))]
-    base = [text for part in parts for text in (str(matched.part_at(compared, compared.reference, part, 0)), "")]
+    to = compared.reference
+    header = ["method", *(f"{name}{what}" for name in parts for what in ("", " - base's", f" - {to.label}'s"))]
+    base = [text for part in parts for text in (str(matched.part_at(compared, to, part, 0)), "", "")]
     cells, numbers = [["base", *base]], []
     for entry in compared.entries:
         cells.append([entry.label])
         row: dict[str, object] = {"label": entry.label}
         for part in parts:
             end, change = matched.part_at(compared, entry, part, -1), matched.since_base(compared, entry, part)
-            cells[-1] += [str(end), _worded(change)]
-            row |= _spread(part, end) | _spread(f"{part}_change", change)
+            difference = matched.against(compared, entry, part)
+            cells[-1] += [str(end), _worded(change), "" if entry is to else _worded(difference)]
+            row |= _spread(part, end) | _spread(f"{part}_change", change) | _spread(f"{part}_difference", difference)
         numbers.append(row)
     title = "What the reward is made of, at the end of the budget"
     return Table("parts-of-the-reward", title, header, cells, pd.DataFrame(numbers))
