@@ -83,15 +83,15 @@ ablations() {
   sweep ocr --set method.adaptive_beta.rule=kl-target
 }
 
-# The task whose reward pays for a cue, and what each defence does about it: 12 updates of each, counted in images, since
-# a KL's reference costs evaluations. First the same without the pay: its cue is read from its pictures by `eval`.
+# The task whose reward pays for a cue, and what each defence does about it: 16 updates of each, counted in images, since
+# a KL's reference costs evaluations. First 16 updates without the pay: `eval` reads the cue from their pictures.
 exploit() {
-  twelve() { "$bench" run "$@" --method flow-grpo --budget 3456 --out runs/exploit \
-    --set profile.budget.kind=images --set "profile.budget.marks=[0.34,0.67,1.0]"; }
-  cheat() { twelve ocr-exploit "$@"; }
+  "$bench" run ocr --method flow-grpo --budget 16000 --out runs/exploit \
+    --set "profile.budget.marks=[0.25,0.5,0.75,1.0]"
+  "$bench" eval ocr-exploit --lora runs/exploit/ocr/pocket/flow-grpo-*-s0/lora --out runs/exploit/unpaid
+  cheat() { "$bench" run ocr-exploit --method flow-grpo --budget 3456 --out runs/exploit \
+    --set profile.budget.kind=images --set "profile.budget.marks=[0.34,0.67,1.0]" "$@"; }
   watched='method.auxiliary.rewards=["ocr"]'  # what the task should have paid for
-  twelve ocr
-  "$bench" eval ocr-exploit --lora "$(dirname runs/exploit/ocr/pocket/flow-grpo-*/run.json)/lora" --out runs/exploit/unpaid
   cheat
   for weight in 4 40; do cheat --set method.kl_weight=$weight; done
   for sign in paper published; do
