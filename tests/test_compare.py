@@ -130,6 +130,11 @@ def test_equal_searches_are_told_in_a_table(compared: entries.Comparison, tmp_pa
     assert "## At matched budget" in text
 
 
+def test_where_nothing_was_searched_that_is_said(compared: entries.Comparison) -> None:
+    of = searches.of(compared, [])
+    assert (of.matched, of.sentence) == (True, "No method's numbers were searched by tune.")
+
+
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("fields", [{"trials": 4}, {"budget": 600}, None])
 def test_methods_whose_searches_differ_are_not_called_matched(

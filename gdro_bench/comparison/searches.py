@@ -42,7 +42,12 @@ class Searches:
         """For the headlines."""
         extents = self._extents()
         if self.matched:
-            return f"The numbers of all methods were searched alike: {next(iter(extents.values()))}."
+            (extent,) = set(extents.values())
+            unknown = {
+                NOT_SEARCHED: "No method's numbers were searched by tune.",
+                OTHER: "All have numbers of no trial.",
+            }
+            return unknown.get(extent, f"The numbers of all methods were searched alike: {extent}.")
         told = "; ".join(f"{label}: {extent}" for label, extent in extents.items())
         return f"The methods are not matched, because the searches for their numbers differ ({told})."
 
