@@ -71,7 +71,7 @@ def run(
 
 
 def runs(folder: AnyPath = "runs") -> pd.DataFrame:
-    """The evaluation points of all finished runs under a folder, a row each.
+    """The evaluation points of all finished runs under a folder, a row each. A record in two folders counts once.
 
         ends = gdro_bench.runs("runs").query("mark == 1.0")
         ends.groupby(["task", "method"])["reward"].mean()
@@ -86,7 +86,7 @@ def runs(folder: AnyPath = "runs") -> pd.DataFrame:
     """
     from gdro_bench.comparison import entries, points
 
-    return points.of(entries.finished([], Path(folder))[0])
+    return points.of(entries.distinct(entries.finished([], Path(folder))[0]))
 
 
 def evaluate(

@@ -191,6 +191,14 @@ def finished(named: Sequence[Path], runs: Path) -> tuple[list[Path], list[Path]]
     return sorted(ended), sorted(begun)
 
 
+def distinct(folders: Sequence[Path]) -> list[Path]:
+    """Of a record in two folders one copy counts: the first."""
+    once: dict[bytes, Path] = {}
+    for folder in folders:
+        once.setdefault((folder / "run.json").read_bytes(), folder)
+    return list(once.values())
+
+
 def load(folder: Path) -> LoadedRun:
     """A finished run.
 

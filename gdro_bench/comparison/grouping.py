@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdro_bench import content
-from gdro_bench.comparison.entries import LoadedRun, finished, identity, load
+from gdro_bench.comparison.entries import LoadedRun, distinct, finished, identity, load
 
 LONGEST = 60  # characters of a folder's suffix
 
@@ -43,11 +43,9 @@ def groups(named: Sequence[Path], runs: Path) -> tuple[list[Group], list[Path]]:
 
 def apart(loaded: Sequence[LoadedRun]) -> list[Group]:
     """Runs of any task and profile, in groups that may share a figure. Of a record in two folders one copy counts."""
-    once: dict[bytes, LoadedRun] = {}
-    for run in loaded:
-        once.setdefault((run.folder / "run.json").read_bytes(), run)
+    kept = set(distinct([run.folder for run in loaded]))
     by_task: dict[str, list[LoadedRun]] = {}
-    for run in once.values():
+    for run in (run for run in loaded if run.folder in kept):
         by_task.setdefault(_base_name(run), []).append(run)
     return [group for name, of_task in by_task.items() for group in _split(name, of_task)]
 
