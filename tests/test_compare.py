@@ -517,6 +517,7 @@ def test_variants_are_ablations_and_stay_out_of_the_main_figure(tmp_path: Path) 
     labels = ["gdro (tau=0.05)", "gdro (k=10, tau=0.5)", "gdro (k=10)", "gdro (k=2)", "gdro (tau=0)"]
     ordered = ["gdro (k=2)", "gdro (k=10)", "gdro (k=10, tau=0.5)", "gdro (tau=0)", "gdro (tau=0.05)"]
     assert sorted(labels, key=entries._natural) == ordered
+    assert report._title(all_) == "ocr on pocket: gdro (3 variants)"
     assert list(plain.ablations) == [("gdro", "tau")]
     values = [entries.setting_of(entry, "tau") for entry in plain.ablations["gdro", "tau"]]
     assert values == [0.025, 0.05, 0.5]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -107,8 +108,11 @@ def _check_axis(compared: Comparison, axis: str) -> None:
 
 
 def _title(compared: Comparison) -> str:
-    run = compared.first
-    return f"{run.task} on {run.profile}: {', '.join(entry.label for entry in compared.entries)}"
+    run, labels = compared.first, defaultdict[str, list[str]](list)
+    for entry in compared.entries:
+        labels[entry.method].append(entry.label)
+    methods = [of[0] if len(of) == 1 else f"{method} ({len(of)} variants)" for method, of in labels.items()]
+    return f"{run.task} on {run.profile}: {', '.join(methods)}"
 
 
 def _write_text(out: Path, tables: Sequence[Table], curves: pd.DataFrame, sentences: Sequence[str]) -> None:
