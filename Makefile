@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 
 .PHONY: setup run test lint types
 
-.NOTPARALLEL:
+.NOTPARALLEL:  # both set-ups are of one environment
 
 setup: $(VENV)/.ready
 
+# Python compiles the modules that are imported; most of them never are
 install = $(PYTHON) -m venv $(VENV) && \
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
 

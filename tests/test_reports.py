@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import pytest
 
-from gdro_bench import content
+from gdro_bench import content, stats
 from gdro_bench.engine import plan, record
 from gdro_bench.engine.record import Run
 from gdro_bench.models.pocket.policy import PocketPolicy
@@ -69,6 +70,31 @@ def test_the_readme_quotes_the_comparisons(folder: Path) -> None:
 @pytest.mark.parametrize("folder", COMPARISONS, ids=named)
 def test_the_reports_quote_the_tables(folder: Path, title: str) -> None:
     assert table(folder, title) in REPORTS_README.read_text(encoding="utf-8")
+
+
+INTERVAL = r"-?[\d.,]+%? \[[^\[\]]*\d[^\[\]]*\]"  # a number with its interval, its plus sign left out
+
+
+@pytest.mark.parametrize("folder", REPORTS, ids=named)
+def test_every_interval_of_a_section_is_in_its_report_or_records(folder: Path) -> None:
+    """In tables that call runs by shorter names, too, and in the words below them."""
+    section = re.split(rf"^## {folder.name}\n", REPORTS_README.read_text(encoding="utf-8"), flags=re.MULTILINE)[1]
+    told = re.findall(INTERVAL, re.sub(r"\s+", " ", re.split(r"^## ", section, flags=re.MULTILINE)[0]))
+    known = set(re.findall(INTERVAL, (folder / "report.md").read_text(encoding="utf-8")))
+    known |= {str(point.reward) for run in runs_of(folder) for point in record.read(run).points}
+    known |= unpaid_gains(folder) if (folder / "unpaid").exists() else set()
+    assert told
+    assert set(told) <= known
+
+
+def unpaid_gains(folder: Path) -> set[str]:
+    """Of the cue and of ocr, where nothing is paid for the cue: the adapters' pictures against the exploit's base."""
+    base = record.read_scores(runs_of(folder)[0]).query("mark == 0").sort_values("prompt")
+    ended = pd.read_csv(folder / "unpaid" / "scores.csv")
+    assert ended["prompt"].tolist() == base["text"].tolist()
+    weights = stats.draws_of(base["text"].tolist(), seed=0)
+    gains = {name: ended[name].to_numpy() - base[name].to_numpy() for name in ("cue", "ocr")}
+    return {str(stats.estimate(float(x.mean()), weights @ x / weights.sum(axis=1))) for x in gains.values()}
 
 
 @pytest.mark.parametrize("folder", ALL_RUNS, ids=named)

@@ -246,11 +246,13 @@ def estimate(values: Floats) -> Estimate:
 
 def at_budget(comparison: Comparison) -> list[AtBudget]:
     """Every entry at its last evaluation point."""
-    curves = {e.label: with_replicates(e, comparison.prompts) for e in comparison.entries}
-    to = curves[comparison.reference.label][:, -1]
-    rows = []
-    for entry in comparison.entries:
-        base, last = curves[entry.label][:, 0], curves[entry.label][:, -1]
-        parts = parts_at(comparison, entry, -1)
-        rows.append(AtBudget(entry, estimate(last), estimate(last - base), estimate(last - to), parts))
-    return rows
+    return [
+        AtBudget(
+            entry,
+            reward=part_at(comparison, entry, "reward", -1),
+            gain=since_base(comparison, entry, "reward"),
+            difference=against(comparison, entry, "reward"),
+            parts=parts_at(comparison, entry, -1),
+        )
+        for entry in comparison.entries
+    ]
