@@ -1,4 +1,5 @@
-"""Makes a folder of reports/ from finished runs: their records, of their pictures those that grids show, the report.
+"""Makes a folder of reports/ from finished runs: their records and the report; where reports/README.md shows a grid,
+the pictures of its grids, too. The other pictures would take most of the tree's room.
 
 python benchmarks/keep_report.py ocr-pocket runs/main/ocr/pocket/*
 python benchmarks/keep_report.py ocr-pocket                          # the report again, from the records that are kept
@@ -31,6 +32,21 @@ def compared(folders: list[Path]) -> Comparison:
 
 def keep(folders: list[Path], runs: Path) -> None:
     """Records, and the pictures that a report of all these runs shows."""
+    shown = in_grids(folders) if links(runs.parent, "grid") else {}
+    for folder in folders:
+        kept = runs / folder.name
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir(parents=True)
+        for name in RECORDS:
+            shutil.copy(folder / name, kept / name)
+        for path, numbers in shown.items():
+            if path.is_relative_to(folder):
+                wanted = sorted(numbers)
+                samples.write(kept / path.relative_to(folder), samples.read(path, wanted), wanted)
+
+
+def in_grids(folders: list[Path]) -> dict[Path, set[int]]:
+    """Which pictures of which files the grids of a report of all these runs show."""
     found = compared(folders)
     level = matched.common_level(found)
     at_reward = [] if level is None else matched.at_reward(found, level, "evaluations")
@@ -38,16 +54,12 @@ def keep(folders: list[Path], runs: Path) -> None:
     for grid in grids(found, at_reward):
         for path in grid.sources.values():
             shown[path] |= set(grid.numbers)
-    for folder in folders:
-        kept = runs / folder.name
-        shutil.rmtree(kept, ignore_errors=True)
-        (kept / "samples").mkdir(parents=True)
-        for name in RECORDS:
-            shutil.copy(folder / name, kept / name)
-        for path, numbers in shown.items():
-            if path.is_relative_to(folder):
-                wanted = sorted(numbers)
-                samples.write(kept / path.relative_to(folder), samples.read(path, wanted), wanted)
+    return shown
+
+
+def links(folder: Path, name: str) -> bool:
+    """Whether reports/README.md shows a figure of this folder whose name begins so."""
+    return f"({folder.name}/{name}" in (REPORTS / "README.md").read_text(encoding="utf-8")
 
 
 def write(found: Comparison, out: Path) -> None:
@@ -58,12 +70,11 @@ def write(found: Comparison, out: Path) -> None:
 
 def show(folder: Path) -> None:
     """The text of the report of the runs that are kept, and the figures that reports/README.md shows."""
-    shown = (REPORTS / "README.md").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as out:
         write(compared(sorted(path.parent for path in (folder / "runs").rglob("run.json"))), Path(out))
         for name in ("report.md", *FIGURES):
             (folder / name).unlink(missing_ok=True)
-            if (Path(out) / name).exists() and (name == "report.md" or f"({folder.name}/{name})" in shown):
+            if (Path(out) / name).exists() and (name == "report.md" or links(folder, name)):
                 shutil.copy(Path(out) / name, folder / name)
 
 
