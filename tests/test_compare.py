@@ -227,6 +227,25 @@ def test_an_unscored_image_is_left_out_of_replicates() -> None:
     assert math.isnan(found[1, 0])
 
 
+def test_differences_are_over_the_prompts_that_were_scored_at_both_ends(compared: entries.Comparison) -> None:
+    """The hard half has no score at the end: that is no gain. Where the base lacks the same, nothing changes."""
+    hard = np.arange(PROMPTS) >= PROMPTS // 2
+    level = np.where(hard, 0.2, 0.8)
+    flow = next(entry for entry in compared.entries if entry.method == "flow-grpo")
+    for entry in compared.entries:
+        for run in entry.runs:
+            run.parts["gold"] = np.tile(level, (len(MARKS), 1))
+    flow.runs[1].parts["gold"][-1, hard] = np.nan  # of one seed
+    unpaired = matched.part_at(compared, flow, "gold", -1).mean - matched.part_at(compared, flow, "gold", 0).mean
+    assert unpaired > 0.05
+    for of in (matched.since_base, matched.against, matched.since_best, matched.removed):
+        assert astuple(of(compared, flow, "gold")) == pytest.approx((0, 0, 0)), of.__name__
+    for entry in compared.entries:
+        for run in entry.runs:
+            run.parts["exact"] = np.where(hard, np.nan, level + np.array(MARKS)[:, None])
+    assert astuple(matched.since_base(compared, flow, "exact")) == pytest.approx((1, 1, 1))
+
+
 def test_geneval_s_verdict_is_the_mean_over_tags_of_their_means(compared: entries.Comparison) -> None:
     few = np.arange(PROMPTS) < 10
     for entry in compared.entries:

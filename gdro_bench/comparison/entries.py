@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,17 @@ class Entry:
         reward, u = self.values("reward"), self.values("u")
         lacking = np.isnan(reward) | np.isnan(u)
         return np.where(lacking, np.nan, reward), np.where(lacking, np.nan, u)
+
+    def lacking(self, part: str, mark: int) -> NDArray[np.bool_]:
+        """Which prompts have no score of a part at the evaluation point of this index, [S, N]."""
+        values = self._judged()[0] if part == CORRECTED else self.values(part)
+        missing: NDArray[np.bool_] = np.isnan(values[:, mark])
+        return missing
+
+    def without(self, prompts: NDArray[np.bool_]) -> Entry:
+        """The same, with no scores of these prompts, [N]."""
+        parts = [{n: np.where(prompts, np.nan, values) for n, values in run.parts.items()} for run in self.runs]
+        return Entry(self.label, tuple(replace(run, parts=p) for run, p in zip(self.runs, parts, strict=True)))
 
     def cost(self, axis: str, with_pool: bool) -> Floats:
         """Spent until each evaluation point, mean over seeds: [M]."""

@@ -1,7 +1,8 @@
 """Methods at matched reward and at matched budget, with intervals over prompts and seeds.
 
-The reference's replicates and another's share their prompts' weights, so that differences and ratios are paired. A
-level is a gain over the base: a resample of hard prompts has a low base, and must rise as much above it.
+The reference's replicates and another's share their prompts' weights, so that differences and ratios are paired; a
+difference is over the prompts that were scored at both its ends. A level is a gain over the base: a resample of hard
+prompts has a low base, and must rise as much above it.
 """
 
 from __future__ import annotations
@@ -210,28 +211,44 @@ def part_at(comparison: Comparison, entry: Entry, part: str, mark: int) -> Estim
 def removed(comparison: Comparison, entry: Entry, part: str) -> Estimate:
     """What share of an error, a part, the base makes and the entry's last evaluation point does not; below 0 where it
     makes more, NaN where the base makes none."""
-    values = with_replicates(entry, comparison.prompts, part)
+    last, first = _both(comparison, part, (entry, -1), (entry, 0))
     with np.errstate(divide="ignore", invalid="ignore"):
-        shares = 1 - values[:, -1] / values[:, 0]
+        shares = 1 - last / first
     return estimate(np.where(np.isfinite(shares), shares, np.nan))
 
 
 def since_base(comparison: Comparison, entry: Entry, part: str) -> Estimate:
     """What became of a part: its last value less the base's."""
-    values = with_replicates(entry, comparison.prompts, part)
-    return estimate(values[:, -1] - values[:, 0])
+    return _change(comparison, part, (entry, -1), (entry, 0))
 
 
 def against(comparison: Comparison, entry: Entry, part: str) -> Estimate:
     """A part's last value less the reference's."""
-    to = with_replicates(comparison.reference, comparison.prompts, part)
-    return estimate(with_replicates(entry, comparison.prompts, part)[:, -1] - to[:, -1])
+    return _change(comparison, part, (entry, -1), (comparison.reference, -1))
 
 
 def since_best(comparison: Comparison, entry: Entry, part: str) -> Estimate:
     """A part's last value less its highest one: 0 if the last is the highest."""
-    values = with_replicates(entry, comparison.prompts, part)
-    return estimate(values[:, -1] - values[:, best_mark(values)])
+    highest = best_mark(with_replicates(entry, comparison.prompts, part))
+    return _change(comparison, part, (entry, -1), (entry, highest))
+
+
+End = tuple[Entry, int]  # of a difference: an entry and the index of its evaluation point
+
+
+def _change(comparison: Comparison, part: str, to: End, since: End) -> Estimate:
+    last, first = _both(comparison, part, to, since)
+    return estimate(last - first)
+
+
+def _both(comparison: Comparison, part: str, *ends: End) -> list[Floats]:
+    """Means [1 + R] of a part at each of two evaluation points, over the prompts that all runs scored at both: the
+    pictures that were not scored may be the hard ones."""
+    lacking = np.concatenate([entry.lacking(part, mark) for entry, mark in ends])
+    alike = bool((lacking == lacking[0]).all())
+    anywhere = np.asarray(lacking.any(axis=0))
+    shown = [(entry if alike else entry.without(anywhere), mark) for entry, mark in ends]
+    return [with_replicates(entry, comparison.prompts, part)[:, mark] for entry, mark in shown]
 
 
 def best_mark(values: Floats) -> int:
