@@ -6,6 +6,7 @@ without that file a shard does not exist. Pools are named by the digest of all t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -28,6 +29,7 @@ from gdro_bench.errors import BenchError
 from gdro_bench.files import not_written, write_atomically
 from gdro_bench.score import AUXILIARY, Score
 
+ABANDONED = 3600  # seconds after which a shard that is being written is of a run that was killed
 Sampled = tuple[Tensor, list[list[Score]]]  # latents [P, G, *latent_shape] and P lists of G scores
 
 
@@ -75,6 +77,10 @@ class Pool:
         self.path = self.folder / digest
         if self.processes.is_main:
             write_atomically(self.path / "recipe.json", json.dumps(recipe, indent=1, sort_keys=True).encode())
+            for partial in self.path.glob("*.partial"):
+                with contextlib.suppress(OSError):  # another run's may become a shard just now
+                    if time.time() - partial.stat().st_mtime > ABANDONED:
+                        partial.unlink()
 
     def shard(self, index: int, make: Callable[[], Sampled]) -> Shard:
         """The shard: made now, or taken from the store and charged what it once cost."""

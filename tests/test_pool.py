@@ -1,6 +1,8 @@
 """The pool keeps groups bit for bit, charges every run the same, and notices damage."""
 
 import math
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import torch
 
 from gdro_bench.budget import Cost, Ledger
 from gdro_bench.errors import BenchError
-from gdro_bench.pool import Pool, Sampled
+from gdro_bench.pool import ABANDONED, Pool, Sampled
 from gdro_bench.score import Score
 
 PROMPTS, IMAGES, SHAPE = 2, 3, (4, 5)
@@ -151,3 +153,15 @@ def test_a_pool_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BenchError, match="cannot be written"):
         open_pool(tmp_path / "file")
+
+
+def test_what_a_killed_run_left_behind_is_cleared_away(tmp_path):
+    pool = open_pool(tmp_path)
+    old, new = (pool.path / f"shard-00000.{pid}.partial" for pid in (1, 2))
+    for partial in (old, new):
+        partial.write_bytes(b"half a shard")
+    hours_ago = time.time() - 2 * ABANDONED
+    os.utime(old, (hours_ago, hours_ago))
+    open_pool(tmp_path)
+    assert not old.exists()
+    assert new.exists()  # a run may be writing it
