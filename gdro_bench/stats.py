@@ -94,10 +94,14 @@ def draws_of(prompts: Sequence[str], seed: int) -> Weights:
 def replicates(values: NDArray[np.float64], seeds: Weights, prompts: Weights) -> NDArray[np.float64]:
     """Resampled means [RESAMPLES, M] of values [S, M, N] over S seeds and N prompts; NaN ones are left out."""
     scored = ~np.isnan(values)
-    parts = (np.where(scored, values, 0.0), scored.astype(float))
-    total, count = (np.einsum("smr,rs->rm", part @ prompts.T, seeds) for part in parts)
+
+    def drawn(part: NDArray[np.float64]) -> NDArray[np.float64]:
+        total: NDArray[np.float64] = np.einsum("smr,rs->rm", part @ prompts.T, seeds)
+        return total
+
     with np.errstate(invalid="ignore"):
-        means: NDArray[np.float64] = total / count
+        count = 1.0 if scored.all() else drawn(scored.astype(float))  # the weights' sum
+        means: NDArray[np.float64] = drawn(np.where(scored, values, 0.0)) / count
     return np.round(means, DECIMALS)
 
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from huggingface_hub import ModelCard
 from PIL import Image
 from processes import started
-from test_run import POOL_SHORT, SHORT, arguments
+from test_run import POOL_SHORT, SHORT
 
 import gdro_bench
 from gdro_bench import api, content
@@ -27,6 +27,21 @@ from gdro_bench.stats import Estimate
 
 NUMBERS = SHORT | POOL_SHORT | {"method.k": 4, "method.groups": 2, "method.drop_flat": False}
 NUMBERS["profile.budget.marks"] = [0.6, 1.0]
+
+
+def test_a_run_is_the_command_s_and_its_points_are_the_record_s(short_run: tuple[Path, str], tmp_path: Path) -> None:
+    """Before `place` has numbers of its own, which are no changes."""
+    points = gdro_bench.run("ocr", "gdro", settings=NUMBERS, out=tmp_path, device="cpu", quiet=True)
+    (here,), (there,) = ([p.parent for p in side.rglob("run.json")] for side in (tmp_path, short_run[0]))
+    assert (here / "run.json").read_bytes() == (there / "run.json").read_bytes()
+    known = record.read(here).points
+    assert points["mark"].tolist() == [point.mark for point in known]
+    assert points["evaluations"].tolist() == [point.evaluations for point in known]
+    assert points["reward"].to_numpy() == pytest.approx([point.reward.mean for point in known])
+    assert (points["reward_low"] <= points["reward"]).all()
+    assert {"corrected", "corrected_low", "gold", "gold_high", "text_area"} <= set(points)
+    assert points["folder"].unique().tolist() == [str(here)]
+    pd.testing.assert_frame_equal(gdro_bench.runs(tmp_path), points)
 
 
 def toml(tables: dict[str, object]) -> str:
@@ -72,21 +87,6 @@ def test_the_first_example_runs_as_it_stands(place: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(place)
     lines = [line[4:] for line in (gdro_bench.api.__doc__ or "").splitlines() if line.startswith("    ")]
     exec("\n".join(lines), {})
-
-
-def test_a_run_is_the_command_s_and_its_points_are_the_record_s(tmp_path: Path) -> None:
-    points = gdro_bench.run("ocr", "gdro", settings=NUMBERS, out=tmp_path / "here", device="cpu", quiet=True)
-    assert CliRunner().invoke(main, arguments(tmp_path / "there")).exit_code == 0
-    (here,), (there,) = ([p.parent for p in (tmp_path / side).rglob("run.json")] for side in ("here", "there"))
-    assert (here / "run.json").read_bytes() == (there / "run.json").read_bytes()
-    known = record.read(here).points
-    assert points["mark"].tolist() == [point.mark for point in known]
-    assert points["evaluations"].tolist() == [point.evaluations for point in known]
-    assert points["reward"].to_numpy() == pytest.approx([point.reward.mean for point in known])
-    assert (points["reward_low"] <= points["reward"]).all()
-    assert {"corrected", "corrected_low", "gold", "gold_high", "text_area"} <= set(points)
-    assert points["folder"].unique().tolist() == [str(here)]
-    pd.testing.assert_frame_equal(gdro_bench.runs(tmp_path / "here"), points)
 
 
 def test_a_run_s_adapters_have_a_card_and_judging_writes_it_again(place: Path) -> None:

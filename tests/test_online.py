@@ -96,10 +96,16 @@ def same(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
 # -- one round
 
 
+FIXED = ({}, {"rule": "slope", "epsilon": 0.0}, {"rule": "batch", "strength": 0.0, "keep": 1.0})
+
+
 @pytest.mark.parametrize(
-    "adaptive", [{}, {"rule": "slope", "epsilon": 0.0}, {"rule": "batch", "strength": 0.0, "keep": 1.0}]
+    ("adaptive", "warmup"),
+    [
+        *zip(FIXED, (0, 3, 0), strict=True),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in zip(FIXED, (3, 0, 3), strict=True)),
+    ],
 )
-@pytest.mark.parametrize("warmup", [0, 3])
 def test_one_round_and_a_beta_that_cannot_move_are_the_offline_method(
     adaptive: dict[str, Any], warmup: int, tmp_path: Path
 ) -> None:
@@ -396,7 +402,7 @@ def test_a_run_in_rounds_leaves_its_record(finished: Path) -> None:
         steps.loc[steps["kind"] == "optimise", ["beta", "kappa", "slope", "saturated", "tilt"]].notna().all(axis=None)
     )
     last = record.read(folder(finished)).points[-1]
-    assert (last.pool_images, last.images_sampled) == (8, 32)
+    assert (last.pool_images, last.images_sampled) == (4, 16)
     assert not (folder(finished) / "rounds").exists()
 
 

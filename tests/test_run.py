@@ -26,23 +26,23 @@ from gdro_bench.models.pocket import network
 from gdro_bench.registry import TABLES
 from gdro_bench.rewards import panel, readers
 
-BUDGET = 240
+BUDGET = 160
 SHORT: dict[str, object] = {
     "profile.budget.limit": BUDGET,
     "profile.sampler.steps": 3,
-    "profile.held_out_prompts": 6,
+    "profile.held_out_prompts": 4,
     "profile.kept_images": 2,
     "profile.drift.prompts": 2,
     "profile.drift.images": 2,
-    "profile.health.prompts": 3,
+    "profile.health.prompts": 2,
     "profile.reader.workers": 0,
     "profile.budget.marks": "[0.6,1.0]",
 }
-POOL_SHORT = {"method.pool.prompts": 8, "method.pool.images": 4, "method.pool.shard_prompts": 2}
+POOL_SHORT = {"method.pool.prompts": 4, "method.pool.images": 4, "method.pool.shard_prompts": 1}
 ROLLOUT_SHORT = {"method.prompts": 2, "method.k": 4}
 EPOCH_SHORT = {"method.online.prompts": 2, "method.online.k": 4, "method.online.first": 0, "method.online.last": 2}
 OFFLINE_SHORT = POOL_SHORT | {"method.mode": "offline", "method.offline.k": 4, "method.offline.groups": 2}
-# GDRO: eight groups of four in two-prompt shards (96 evaluations), then five updates of 32 evaluations. So short a
+# GDRO: four groups of four in shards of one (48 evaluations), then four updates of 32 evaluations. So short a
 # sampling may read nothing in a whole group, hence drop_flat.
 METHOD_SHORT: dict[str, dict[str, object]] = {
     "gdro": POOL_SHORT | {"method.k": 4, "method.groups": 2, "method.drop_flat": "false"},
@@ -89,7 +89,7 @@ def test_a_run_leaves_a_record_a_sheet_and_adapters(finished: Path) -> None:
     assert run.points[-1].evaluations >= BUDGET
     assert run.points[0].gain.mean == 0
     scores = record.read_scores(folder(finished))
-    assert len(scores) == 3 * 6
+    assert len(scores) == 3 * 4
     assert scores[list(panel.STATISTICS)].notna().all(axis=None)
     assert scores.groupby("mark")[list(divergence.NAMES)].count().eq(2).all(axis=None)
     at = scores.groupby("mark")["path_kl"].mean()
@@ -119,8 +119,8 @@ def test_a_ready_pool_is_charged_as_if_made(finished: Path, tmp_path: Path) -> N
 
 def test_the_pool_is_charged_apart(finished: Path) -> None:
     last = record.read(folder(finished)).points[-1]
-    assert last.pool_evaluations == last.collection_evaluations == 8 * 4 * 3
-    assert (last.pool_images, last.images_sampled, last.reward_calls) == (8 * 4, 8 * 4, 8 * 4)
+    assert last.pool_evaluations == last.collection_evaluations == 4 * 4 * 3
+    assert (last.pool_images, last.images_sampled, last.reward_calls) == (4 * 4, 4 * 4, 4 * 4)
     assert last.optimisation_evaluations == 4 * last.images_trained == 4 * 8 * last.updates
     timing = json.loads((folder(finished) / "timing.json").read_text())
     assert [entry["mark"] for entry in timing] == [0.0, 0.6, 1.0]
@@ -193,7 +193,8 @@ def test_the_next_command_keeps_what_was_given(tmp_path: Path) -> None:
         assert words in command
 
 
-@pytest.mark.parametrize("method", ["gdro", pytest.param("flow-grpo", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["gdro", "flow-grpo"])
 def test_a_budget_of_images_ends_a_run(method: str, tmp_path: Path) -> None:
     assert call(tmp_path, method, profile__budget__kind="images", profile__budget__limit=60).exit_code == 0
     run = record.read(folder(tmp_path))
@@ -254,10 +255,7 @@ def test_dpo_is_gdro_with_pairs_and_hard_targets(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [
-        name if name in ("gdro", "flow-grpo", "nft") else pytest.param(name, marks=pytest.mark.slow)
-        for name in METHOD_SHORT
-    ],
+    [name if name in ("gdro", "flow-grpo") else pytest.param(name, marks=pytest.mark.slow) for name in METHOD_SHORT],
 )
 def test_geneval_runs_too_and_no_evaluation_goes_uncharged(
     method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -277,8 +275,8 @@ def test_geneval_runs_too_and_no_evaluation_goes_uncharged(
     assert run.instruments["reward"] == "GenEval mended score (pocket detector)"
     last = run.points[-1]
     assert {"correct", "strict", "correct counting"} <= set(last.parts)
-    held_out, paths, diversity = 6 * 3, 2 * 3 * 2, 2 * 2 * 3  # 3 steps; with the reference; 2 images
-    health = 3 * 3 + 2 * 3 * 2  # prompts and steps; the paths of 2 with the reference
+    held_out, paths, diversity = 4 * 3, 2 * 3 * 2, 2 * 2 * 3  # 3 steps; with the reference; 2 images
+    health = 2 * 3 + 2 * 3 * 2  # prompts and steps; the paths of 2 with the reference
     evaluated_on_top = 2 * (held_out + paths + diversity + health)  # at the base and the end
     assert last.evaluations == 3 * counted["with"] + counted["without"] - evaluated_on_top
 
@@ -330,8 +328,8 @@ def failing_reader(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_few_unread_images_are_counted_and_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    failing_reader(0.03, monkeypatch)
-    assert call(tmp_path).exit_code == 0
+    failing_reader(0.05, monkeypatch)
+    assert call(tmp_path, profile__max_unscored=0.25).exit_code == 0
     run = record.read(folder(tmp_path))
     in_pool = pd.read_parquet(folder(tmp_path) / "steps.parquet")["unscored"].sum()
     assert sum(point.unscored for point in run.points) + in_pool >= 1

@@ -113,6 +113,7 @@ class Broken:
         raise OSError("no protocol")
 
 
+@pytest.mark.slow
 def test_a_tracker_that_does_not_open_ends_no_run(
     untracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
