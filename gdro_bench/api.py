@@ -139,6 +139,7 @@ def compare(
     reference: str | None = None,
     tuned: AnyPath | None = None,
     study: AnyPath | None = None,
+    names: Mapping[str, str] | None = None,
     quiet: bool = False,
 ) -> list[Path]:
     """Makes reports of finished runs and returns their folders: `gdro-bench compare`.
@@ -150,7 +151,8 @@ def compare(
         folders: whose runs must share a figure; without any, all under `runs`, a report for each task and profile.
             out: folder that reports go to. axis: unit of cost: evaluations, seconds, images or updates. level: the
             reward at which costs are compared. reference: the method that others are held against. tuned: a folder of
-            `gdro-bench tune`. study: one of `gdro-bench study`. quiet: whether no headlines are printed.
+            `gdro-bench tune`. study: one of `gdro-bench study`. names: what methods are called in the report, such as
+            {"gdro (pool.prompts=48)": "48 prompts"}. quiet: whether no headlines are printed.
 
     Raises:
         BenchError: there is nothing to compare, or runs do not belong together.
@@ -163,7 +165,9 @@ def compare(
         raise unknown("unit of cost called", axis, AXES)
     paths = tuple(map(Path, folders))
     searched, asked = _path(tuned), _path(study)
-    return command.execute(_console(quiet), paths, Path(runs), _path(out), axis, level, reference, searched, asked)
+    return command.execute(
+        _console(quiet), paths, Path(runs), _path(out), axis, level, reference, searched, asked, names
+    )
 
 
 def _path(given: AnyPath | None) -> Path | None:

@@ -293,7 +293,10 @@ def tune(task: str, methods: tuple[str, ...], device: str, jobs: int, **options:
 
 
 @main.command(
-    **_examples("compare", "compare runs/ocr --out report", "compare --x images --level 0.8", "compare --tuned tuned")
+    **_examples(
+        *("compare", "compare runs/ocr --out report", "compare --x images --level 0.8"),
+        "compare --tuned tuned --name flow-grpo Flow-GRPO",
+    )
 )
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
 @runs_option
@@ -303,13 +306,16 @@ def tune(task: str, methods: tuple[str, ...], device: str, jobs: int, **options:
 )
 @click.option("--level", type=float, help="The reward at which costs are compared (R*), instead of the common one.")
 @click.option("--reference", help="The method that others are held against.  [default: gdro, if it is there]")
+@click.option("--name", "names", nargs=2, multiple=True, metavar="METHOD NAME", help="What to call a method in it.")
 @_path("--tuned", help="Folder of gdro-bench tune: tell what each method's numbers cost to find, and whether alike.")
 @_path("--study", help="Folder of gdro-bench study: tell what people prefer.")
-def compare(folders: tuple[Path, ...], runs: Path, out: Path | None, **options: Any) -> None:
+def compare(
+    folders: tuple[Path, ...], runs: Path, out: Path | None, names: tuple[tuple[str, str], ...], **options: Any
+) -> None:
     """Make figures, tables and a page from the finished runs in FOLDERS, or from all under --runs."""
     from gdro_bench.commands import compare as compare_command
 
-    compare_command.execute(_console(), folders, runs, out, **options)
+    compare_command.execute(_console(), folders, runs, out, **options, names=dict(names))
 
 
 @main.command(**_examples("claims", "claims runs/ocr runs/geneval --out verdicts", "claims --rules my-rules.toml"))

@@ -22,7 +22,7 @@ FROZEN = {
         *("--lora-scale", "--mask2former", "--out", "--profile", "--prompts", "--set", "--weights", "task"),
     ],
     "claims": ["--out", "--rules", "--runs", "folders"],
-    "compare": ["--level", "--out", "--reference", "--runs", "--study", "--tuned", "--x", "folders"],
+    "compare": ["--level", "--name", "--out", "--reference", "--runs", "--study", "--tuned", "--x", "folders"],
     "doctor": ["--profile", "--set"],
     "judge": ["--gold", "--judge", "--judge-model", "--judge-url", "--runs", "--second-reader", "folders"],
     "list": [],

@@ -227,6 +227,37 @@ def test_an_unscored_image_is_left_out_of_replicates() -> None:
     assert math.isnan(found[1, 0])
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_method_is_called_what_one_names_it_and_its_numbers_stay(tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run(tmp_path / "runs" / f"g{seed}", seed=seed)
+        make_run(tmp_path / "runs" / f"t{seed}", seed=seed, rewards=SLOWER, changed=("method.tau=0.5",))
+    plain = ["--runs", tmp_path / "runs", tmp_path / "runs"]
+    assert call(*plain, "--out", tmp_path / "plain").exit_code == 0
+    result = call(*plain, "--out", tmp_path / "named", "--name", "gdro (tau=0.5)", "half a tau")
+    assert result.exit_code == 0, result.output
+    before, after = (next((tmp_path / n).rglob("report.md")).read_text() for n in ("plain", "named"))
+    assert "| half a tau |" in after
+    assert after == before.replace("gdro (tau=0.5)", "half a tau")
+
+
+@pytest.mark.parametrize(
+    ("label", "name", "said"),
+    [
+        ("gdr", "x", "Did you mean 'gdro'?"),
+        ("gdro", "flow-grpo", "is no name for one method alone"),
+        ("gdro", " ", "is no name for one method alone"),
+    ],
+)
+def test_a_name_that_would_confuse_is_refused(label: str, name: str, said: str, tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "g")
+    make_run(tmp_path / "runs" / "f", "flow-grpo")
+    result = call("--runs", tmp_path / "runs", "--out", tmp_path / "out", "--name", label, name)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_differences_are_over_the_prompts_that_were_scored_at_both_ends(compared: entries.Comparison) -> None:
     """The hard half has no score at the end: that is no gain. Where the base lacks the same, nothing changes."""
     hard = np.arange(PROMPTS) >= PROMPTS // 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -76,7 +76,7 @@ class Entry:
 
     @cached_property
     def seed_weights(self) -> stats.Weights:
-        return stats.draws(len(self.runs), content.seed("seeds", self.label))
+        return stats.draws(len(self.runs), content.seed("seeds", label_of(self.runs[0].run)))  # whatever it is called
 
     def values(self, part: str) -> Floats:
         """[S, M, N]."""
@@ -349,6 +349,22 @@ def compare(runs: Sequence[LoadedRun], variants: bool, reference: str | None = N
     held_against = shown[0] if reference is None else labelled[reference]
     weights = stats.draws_of(runs[0].prompts, seed=0)
     return Comparison(tuple(shown), held_against, weights, _ablations(entries))
+
+
+def named(compared: Comparison, names: Mapping[str, str]) -> Comparison:
+    """The same comparison, with names in place of labels: label -> name; other entries keep theirs.
+
+    Raises:
+        BenchError: a name is empty, or two entries would have it.
+    """
+    of = {entry.label: replace(entry, label=names.get(entry.label, entry.label)) for entry in compared.all_entries}
+    called = [entry.label for entry in of.values()]
+    for name in names.values():
+        if not name.strip() or called.count(name) > 1:
+            raise BenchError(f"{name!r} is no name for one method alone.", "Give each its own: --name METHOD NAME.", 2)
+    ablations = {number: tuple(of[e.label] for e in varied) for number, varied in compared.ablations.items()}
+    shown = tuple(of[entry.label] for entry in compared.entries)
+    return Comparison(shown, of[compared.reference.label], compared.prompts, ablations)
 
 
 def _entries(runs: Sequence[LoadedRun]) -> list[Entry]:
