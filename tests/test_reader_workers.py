@@ -76,7 +76,7 @@ def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals, e
     check_ended(process, workers)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_command_that_is_stopped_says_so_in_one_sentence(tmp_path: Path, number: signal.Signals) -> None:
     from PIL import Image
 
