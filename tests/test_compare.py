@@ -479,11 +479,15 @@ def test_the_share_of_each_kind_of_error_that_is_gone_is_told(tmp_path: Path) ->
 
 
 def test_times_to_reward_are_told_level_by_level(written: Path) -> None:
-    table = pd.read_csv(written / "time-to-reward.csv", index_col=["label", "level"])["evaluations"]
+    both = pd.read_csv(written / "time-to-reward.csv", index_col=["label", "level"])
+    table, ratio, text = both["evaluations"], both["ratio"], (written / "time-to-reward.md").read_text()
     assert table.loc[("gdro", 0.8)] == pytest.approx(1000)
     assert table.loc[("gdro", 0.48)] == pytest.approx(300 + 200 * 0.08 / 0.2)  # the pool is paid for first
     assert np.isinf(table.loc[("flow-grpo", 0.8)])
-    assert "not reached" in (written / "time-to-reward.md").read_text()
+    assert "not reached" in text
+    assert ratio.loc["gdro"].tolist() == [1] * tables.STEPS
+    assert ratio.loc["flow-grpo"].tolist() == pytest.approx((table.loc["flow-grpo"] / table.loc["gdro"]).tolist())
+    assert f"| flow-grpo, times gdro's | {ratio.loc[('flow-grpo', 0.48)]:.2f} [" in text
 
 
 @pytest.mark.parametrize(

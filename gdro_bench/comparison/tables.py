@@ -50,6 +50,7 @@ ENOUGH = 5  # seeds: of 2 or 3 the interval is at most their range, which holds 
 FEW = 10  # pictures: of fewer no share that is gone is told
 WIDE = 2  # an interval whose ends are further apart by factor is said to be wide
 NOT_KNOWN = str(Estimate(math.nan, math.nan, math.nan))
+ONE = Estimate(1.0, 1.0, 1.0)  # of the reference to itself
 TABLED = ("corrected", "u", "gold", "text_area", "vendi", "path_kl")  # the columns of tables
 
 
@@ -172,20 +173,25 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
 
 def time_table(compared: Comparison, axis: str) -> Table | None:
     """Time to reward: what each method has spent, pools counted, where it is first so far from the base to the highest
-    reward of the reference. None if the reference does not rise."""
+    reward of the reference, and how many times the reference's that is. None if the reference does not rise."""
     levels = matched.spent_at_levels(compared, axis, STEPS)
     if not levels:
         return None
+    to = compared.reference.label
+    rows: dict[str, list[Estimate]] = {}
+    for row in matched.at_levels(compared, axis, STEPS):
+        rows.setdefault(row.entry.label, []).append(row.ratio[True])
     header = ["method", *(f"{level:.3f} ({(i + 1) / STEPS:.0%} of the gain)" for i, (level, _) in enumerate(levels))]
     cells = [[entry.label, *(_cost(spent[entry.label]) for _, spent in levels)] for entry in compared.entries]
+    cells += [[f"{label}, times {to}'s", *(_times(ratio, to) for ratio in ratios)] for label, ratios in rows.items()]
     numbers = [
-        {"label": label, "level": level} | _spread(axis, cost)
-        for level, spent in levels
+        {"label": label, "level": level}
+        | _spread(axis, cost)
+        | _spread("ratio", rows[label][i] if label != to else ONE)
+        for i, (level, spent) in enumerate(levels)
         for label, cost in spent.items()
     ]
-    title = (
-        f"Time to reward: {AXES[axis]} to levels on the way from the base to the highest of {compared.reference.label}"
-    )
+    title = f"Time to reward: {AXES[axis]} to levels on the way from the base to the highest of {to}"
     return Table("time-to-reward", title, header, cells, pd.DataFrame(numbers))
 
 
@@ -386,12 +392,16 @@ def _cost(cost: Estimate) -> str:
 def _ratio(row: matched.AtReward, ratio: Estimate, to: str) -> str:
     """One of the row's ratios. Where neither method arrives it is NaN, though both costs are known: infinite; where
     only `to` does not, it is 0."""
-    if math.isnan(row.cost[True].mean):
-        return NOT_KNOWN
+    return NOT_KNOWN if math.isnan(row.cost[True].mean) else _times(ratio, to)
+
+
+def _times(ratio: Estimate, to: str) -> str:
     if ratio.mean == 0:
         return f"{to} not there"
     if ratio.low == ratio.high == 1:
         return "1"
+    if math.isfinite(ratio.mean) and math.isnan(ratio.low):
+        return f"{ratio.mean:.2f}, no interval: too often neither is there"
     wide = math.isfinite(ratio.mean) and ratio.high > WIDE * ratio.low
     return _bounded(ratio, lambda value: f"{value:.2f}" if value else f"{to} not there") + (
         f", wider than a factor {WIDE}" if wide else ""
