@@ -23,7 +23,7 @@ from gdro_bench.engine.tuning import tuned
 
 REPORTS = Path(__file__).parents[1] / "reports"
 RECORDS = ("run.json", "scores.parquet", "judged.parquet", "steps.parquet")
-FIGURES = ("reward.png", "errors.png", "pareto.png", "grid-judged.png")
+FIGURES = ("reward.png", "cost-ratio.png", "errors.png", "pareto.png", "grid-judged.png")
 
 
 def compared(folders: list[Path]) -> Comparison:
