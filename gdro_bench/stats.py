@@ -100,7 +100,8 @@ def replicates(values: NDArray[np.float64], seeds: Weights, prompts: Weights) ->
         return total
 
     with np.errstate(invalid="ignore"):
-        count = 1.0 if scored.all() else drawn(scored.astype(float))  # the weights' sum
+        weights = seeds.sum(axis=1) * prompts.sum(axis=1)  # above 1 where a prompt has several pictures
+        count = weights[:, None] if scored.all() else drawn(scored.astype(float))
         means: NDArray[np.float64] = drawn(np.where(scored, values, 0.0)) / count
     return np.round(means, DECIMALS)
 

@@ -491,6 +491,22 @@ def test_times_to_reward_are_told_level_by_level(written: Path) -> None:
     assert f"| flow-grpo, times gdro's | {ratio.loc[('flow-grpo', 0.48)]:.2f} [" in text
 
 
+def test_parts_at_r_star_are_read_where_the_curve_crosses_it(compared: entries.Comparison) -> None:
+    """Not at the next evaluation point, which may lie far above."""
+    for entry in compared.entries:
+        for run in entry.runs:
+            run.parts["gold"] = np.array(MARKS)[:, None] * np.ones(PROMPTS)
+    for row in matched.at_reward(compared, 0.48, "evaluations"):
+        where = float(np.interp(0.48, row.entry.mean("reward"), MARKS))
+        assert row.parts["gold"].mean == pytest.approx(where)
+        assert row.mark is not None
+        assert MARKS[row.mark - 1] < where < MARKS[row.mark]
+        assert row.parts["gold"].low < row.parts["gold"].high
+    _, flow = matched.at_reward(compared, 0.8, "evaluations")
+    assert flow.mark is None
+    assert math.isnan(flow.parts["gold"].mean)
+
+
 @pytest.mark.parametrize(
     ("high", "told"), [(1.9, "1.40 [1.00, 1.90]"), (2.1, "1.40 [1.00, 2.10], wider than a factor 2")]
 )

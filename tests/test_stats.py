@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gdro_bench.stats import Estimate, bootstrap_mean, crossing, draws, draws_of, paired_gain
+from gdro_bench.stats import RESAMPLES, Estimate, bootstrap_mean, crossing, draws, draws_of, paired_gain, replicates
 
 
 def test_interval_covers_the_true_mean_about_nineteen_times_in_twenty():
@@ -90,3 +90,17 @@ def test_a_curve_is_crossed_past_points_that_are_not_known():
     cost, reward = np.array([0.0, 10, 20]), np.array([0.0, np.nan, 1.0])
     assert crossing(cost, reward, 0.5) == 10
     assert crossing(cost, np.full(3, np.nan), 0.5) == np.inf
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_prompt_s_pictures_are_drawn_together_and_their_mean_is_a_mean(missing: bool) -> None:
+    """Uneven numbers of pictures a prompt, too: weights do not sum to 1 then."""
+    prompts = ["a"] * 4 + ["b"] * 4 + ["c"]
+    values = np.array([[[0.1] * 4 + [0.5] * 4 + [0.9]]])
+    if missing:
+        values[..., 0] = np.nan
+    drawn = draws_of(prompts, seed=0)
+    found = replicates(values, np.ones((RESAMPLES, 1)), drawn)[:, 0]
+    known = ~np.isnan(values[0, 0])
+    assert found == pytest.approx(drawn[:, known] @ values[0, 0, known] / drawn[:, known].sum(axis=1))
+    assert (found.min(), found.max()) == pytest.approx((0.1, 0.9))

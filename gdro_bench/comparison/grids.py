@@ -42,7 +42,7 @@ def grids(compared: Comparison, at_reward: Sequence[matched.AtReward]) -> list[G
     end of the budget where the judge's rating fell most."""
     made = _moved(compared, _columns(compared, at_reward), "reward", ("first", "rises", "falls"))
     if "u" in compared.parts:
-        ends = [(f"{entry.label}, 100%", entry, len(entry.points) - 1) for entry in compared.entries]
+        ends = [(f"{_whose(entry)}, 100%", entry, len(entry.points) - 1) for entry in compared.entries]
         made += _moved(compared, ends, "u", ("judged",))
     return made
 
@@ -62,14 +62,19 @@ def _columns(compared: Comparison, at_reward: Sequence[matched.AtReward]) -> lis
     """Every entry where it reaches the matched reward; at its last evaluation point if it does not, or if nothing is
     matched."""
     if not at_reward:
-        return [(entry.label, entry, len(entry.points) - 1) for entry in compared.entries]
+        return [(_whose(entry), entry, len(entry.points) - 1) for entry in compared.entries]
     columns = []
     for row in at_reward:
         index = len(row.entry.points) - 1 if row.mark is None else row.mark
         state = "not known" if np.isnan(row.cost[True].mean) else "not reached"
         there = f"{row.entry.points[index].mark:.0%}" + (f", R* {state}" if row.mark is None else "")
-        columns.append((f"{row.entry.label}, {there}", row.entry, index))
+        columns.append((f"{_whose(row.entry)}, {there}", row.entry, index))
     return columns
+
+
+def _whose(entry: Entry) -> str:
+    """Pictures are of the first seed alone; where there are others that is said."""
+    return entry.label if len(entry.runs) == 1 else f"{entry.label} (seed {entry.runs[0].run.seed})"
 
 
 def _kept(entry: Entry, index: int) -> set[int]:

@@ -51,9 +51,9 @@ def cost_at(entry: Entry, gain: float, axis: str, with_pool: bool, rewards: Floa
 @dataclass(frozen=True, slots=True)
 class AtReward:
     """An entry where it first reaches the level R*: `mark`, the index of the first evaluation point there (None:
-    never), reward and parts at that point (the last one, if never), the cost (NaN: not known) and its ratio to the
-    reference's, each with and without the pool, and the ratio of what is spent, pools counted, until the reward stays
-    at R* or above it."""
+    never), the reward at that point (the last one, if never), parts where the curve crosses R*, between points (NaN if
+    never), the cost (NaN: not known) and its ratio to the reference's, each with and without the pool, and the ratio of
+    what is spent, pools counted, until the reward stays at R* or above it."""
 
     entry: Entry
     mark: int | None
@@ -120,9 +120,23 @@ def at_reward(comparison: Comparison, level: float, axis: str) -> list[AtReward]
         shown = rewards.shape[1] - 1 if mark is None else mark
         ratio = _ratios(costs, to)
         cost = {pool: estimate(spent) for pool, spent in costs.items()}
-        parts, stayed = parts_at(comparison, entry, shown), _ratio(staying[entry.label], to_stay)
+        parts = {name: estimate(crossed(comparison, entry, name, gain)) for name in comparison.parts}
+        stayed = _ratio(staying[entry.label], to_stay)
         rows.append(AtReward(entry, mark, estimate(rewards[:, shown]), parts, cost, ratio, stayed))
     return rows
+
+
+def crossed(comparison: Comparison, entry: Entry, part: str, gain: float) -> Floats:
+    """A part where the reward is first so much above the base, [1 + R], on the line between the evaluation points
+    around it: a method whose points lie far apart would be read far above the level. NaN where it never is there."""
+    rewards, values = (with_replicates(entry, comparison.prompts, name) for name in ("reward", part))
+    gains, places = rewards - rewards[:, :1], np.arange(rewards.shape[1], dtype=np.float64)
+    place = stats.crossings(places, gains, gain - ROUNDING)
+    there = np.flatnonzero(np.isfinite(place))
+    before, after = (ends(place[there]).astype(np.int64) for ends in (np.floor, np.ceil))
+    found, share = np.full(len(place), np.nan), place[there] - before
+    found[there] = (1 - share) * values[there, before] + share * values[there, after]
+    return found
 
 
 @dataclass(frozen=True, slots=True)

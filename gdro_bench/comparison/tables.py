@@ -150,13 +150,14 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
     to, parts = compared.reference.label, _tabled(compared)
     header = ["method", "first point at R* or above", "reward there", f"{AXES[axis]} to R*", f"ratio to {to}"]
     header += ["without pools", f"ratio to {to}, without pools", f"ratio to {to}, until it stays at R*"]
-    header += [f"{_label_of(name)} there" for name in parts]
+    header += [f"{_label_of(name)} at R*" for name in parts]
     cells, numbers = [], []
     for row in rows:
         mark = _first_mark(row)
         costs = [text for pool in (True, False) for text in (_cost(row.cost[pool]), _ratio(row, row.ratio[pool], to))]
         costs.append(_ratio(row, row.staying, to))
-        cells.append([row.entry.label, mark, str(row.reward), *costs, *(str(row.parts[name]) for name in parts)])
+        at_level = ["not reached" if mark == "not reached" else str(row.parts[name]) for name in parts]
+        cells.append([row.entry.label, mark, str(row.reward), *costs, *at_level])
         number: dict[str, object] = {
             "label": row.entry.label,
             "seeds": len(row.entry.runs),

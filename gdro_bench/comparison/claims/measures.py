@@ -42,12 +42,9 @@ def _at_reward(pair: Comparison, entry: Entry, part: str) -> Estimate:
     level = matched.common_level(pair)
     if level is None:
         return UNKNOWN
-    marks = {row.entry.label: row.mark for row in matched.at_reward(pair, level, "evaluations")}
-    mark, of_reference = marks[entry.label], marks[pair.reference.label]
-    if mark is None or of_reference is None:
-        return UNKNOWN
-    own, other = _values(pair, entry, part), _values(pair, pair.reference, part)
-    return matched.estimate(own[:, mark] - other[:, of_reference])
+    gain = level - float(_values(pair, pair.reference, "reward")[0, 0])
+    own, other = (matched.crossed(pair, of, part, gain) for of in (entry, pair.reference))
+    return matched.estimate(own - other)
 
 
 def _difference(pair: Comparison, entry: Entry, part: str) -> Estimate:
