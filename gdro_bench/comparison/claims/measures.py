@@ -47,11 +47,6 @@ def _at_reward(pair: Comparison, entry: Entry, part: str) -> Estimate:
     return matched.estimate(own - other)
 
 
-def _difference(pair: Comparison, entry: Entry, part: str) -> Estimate:
-    """A part at the end of the budget, less the reference's."""
-    return matched.estimate(_values(pair, entry, part)[:, -1] - _values(pair, pair.reference, part)[:, -1])
-
-
 def _relative(pair: Comparison, entry: Entry, part: str) -> Estimate:
     """A part at the end of the budget over the reference's, less 1; not known unless that is above 0."""
     of_reference = _values(pair, pair.reference, part)[:, -1]
@@ -86,7 +81,7 @@ MEASURES = {
         "cost of the matched reward, pools not counted, as a ratio", _cost_ratio(False), "pair", False
     ),
     "at-reward": Measure("difference at the matched reward", _at_reward, "pair"),
-    "difference": Measure("difference at the end of the budget", _difference, "pair"),
+    "difference": Measure("difference at the end of the budget", matched.against, "pair"),
     "relative-difference": Measure("difference at the end of the budget, as a share", _relative, "pair"),
     "gain": Measure("change from the base to the end of the budget", matched.since_base),
     "fall": Measure("fall from the highest value to the last, as a share", _fall),
