@@ -8,7 +8,7 @@ prompts has a low base, and must rise as much above it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,8 +52,8 @@ def cost_at(entry: Entry, gain: float, axis: str, with_pool: bool, rewards: Floa
 class AtReward:
     """An entry where it first reaches the level R*: `mark`, the index of the first evaluation point there (None:
     never), the reward at that point (the last one, if never), parts where the curve crosses R*, between points (NaN if
-    never), the cost (NaN: not known) and its ratio to the reference's, each with and without the pool, and the ratio of
-    what is spent, pools counted, until the reward stays at R* or above it."""
+    never), the cost (NaN: not known) and its ratio to the reference's, each with and without the pool, the ratio of
+    what is spent, pools counted, until the reward stays at R* or above it, and the mean ratio (`mean_ratio`)."""
 
     entry: Entry
     mark: int | None
@@ -62,6 +62,7 @@ class AtReward:
     cost: dict[bool, Estimate]  # with the pool: True
     ratio: dict[bool, Estimate]
     staying: Estimate
+    mean: dict[bool, Estimate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +120,33 @@ def at_reward(comparison: Comparison, level: float, axis: str) -> list[AtReward]
         mark = int(reached[0]) if len(reached) else None
         shown = rewards.shape[1] - 1 if mark is None else mark
         ratio = _ratios(costs, to)
+        mean = mean_ratio(comparison, entry, axis)
         cost = {pool: estimate(spent) for pool, spent in costs.items()}
         parts = {name: estimate(crossed(comparison, entry, name, gain)) for name in comparison.parts}
         stayed = _ratio(staying[entry.label], to_stay)
-        rows.append(AtReward(entry, mark, estimate(rewards[:, shown]), parts, cost, ratio, stayed))
+        rows.append(AtReward(entry, mark, estimate(rewards[:, shown]), parts, cost, ratio, stayed, mean))
     return rows
+
+
+def mean_ratio(comparison: Comparison, entry: Entry, axis: str) -> dict[bool, Estimate]:
+    """How many times the reference's cost an entry takes to equal reward, with the pool (True) and without: the
+    geometric mean over `LEVELS` levels, evenly spaced from the base to the R* of these two, whatever else is compared.
+    One level's ratio hangs on where two noisy curves happen to cross it. NaN if neither of them rises."""
+    to = comparison.reference
+    pair = replace(comparison, entries=(entry, to) if entry is not to else (to, to))
+    level = common_level(pair)
+    if level is None:
+        return dict.fromkeys((True, False), Estimate(np.nan, np.nan, np.nan))
+    gains = (level - float(to.mean("reward")[0])) * (np.arange(LEVELS) + 0.5) / LEVELS
+    return {
+        pool: _ratio(*(_costs_at(of, gains, axis, pool, comparison) for of in (entry, to))) for pool in (True, False)
+    }
+
+
+def _costs_at(entry: Entry, gains: Floats, axis: str, with_pool: bool, comparison: Comparison) -> Floats:
+    """Of gains [L] over the base: [L, 1 + R]."""
+    rewards = with_replicates(entry, comparison.prompts)
+    return np.stack([cost_at(entry, gain, axis, with_pool, rewards) for gain in gains])
 
 
 def crossed(comparison: Comparison, entry: Entry, part: str, gain: float) -> Floats:
@@ -154,7 +177,7 @@ def at_levels(comparison: Comparison, axis: str, count: int = LEVELS) -> list[At
     """Every entry but the reference at so many levels, evenly spaced from the base to the reference's highest reward;
     none if that is not above the base."""
     return [
-        AtLevel(entry, level, _fair(spent[entry.label], spent[comparison.reference.label]))
+        AtLevel(entry, level, _ratios(spent[entry.label], spent[comparison.reference.label]))
         for level, spent in _levels(comparison, axis, count)
         for entry in comparison.entries
         if entry is not comparison.reference
@@ -181,15 +204,6 @@ def _levels(comparison: Comparison, axis: str, count: int) -> Iterator[tuple[flo
 Costs = dict[bool, Floats]  # [1 + R], with the pool (True) and without
 
 
-def _fair(costs: Costs, to: Costs) -> dict[bool, Estimate]:
-    """Ratios, without their intervals where too many resamples have none."""
-    lost = {pool: (np.isinf(costs[pool]) & np.isinf(to[pool]))[1:].mean() for pool in costs}
-    return {
-        pool: ratio if lost[pool] <= (1 - stats.LEVEL) / 2 else Estimate(ratio.mean, np.nan, np.nan)
-        for pool, ratio in _ratios(costs, to).items()
-    }
-
-
 def _spent(comparison: Comparison, gain: float, axis: str, curves: dict[str, Floats]) -> dict[str, Costs]:
     """What every entry has spent where it is first so much above the base, by label."""
     return {
@@ -203,9 +217,15 @@ def _ratios(costs: Costs, to: Costs) -> dict[bool, Estimate]:
 
 
 def _ratio(costs: Floats, to: Floats) -> Estimate:
-    """Of costs [1 + R]: NaN where neither arrives, 0 where only the reference does not."""
+    """Of costs [..., 1 + R], the geometric mean over levels if there are several: inf where only the entry does not
+    arrive, 0 where only the reference does not. A level at which neither does says nothing."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return estimate(costs / to)
+        logs = np.atleast_2d(np.log(costs / to))
+    lost = np.atleast_2d(np.isinf(costs) & np.isinf(to)).all(axis=0)
+    ratio = estimate(np.exp(stats.known_mean(logs, 0)))
+    if np.array_equal(costs, to, equal_nan=True) or lost[1:].mean() <= (1 - stats.LEVEL) / 2:
+        return ratio
+    return Estimate(ratio.mean, np.nan, np.nan)  # the others are no fair draw
 
 
 def with_replicates(entry: Entry, prompts: stats.Weights, part: str = "reward") -> Floats:
@@ -242,9 +262,23 @@ def against(comparison: Comparison, entry: Entry, part: str) -> Estimate:
 
 
 def since_best(comparison: Comparison, entry: Entry, part: str) -> Estimate:
-    """A part's last value less its highest one: 0 if the last is the highest."""
-    highest = best_mark(with_replicates(entry, comparison.prompts, part))
-    return _change(comparison, part, (entry, -1), (entry, highest))
+    """A part's last value less its highest one before that: above 0 if it rose to the end."""
+    return estimate(
+        stats.known_mean(np.stack([last - best for last, best in since_highest(comparison, entry, part)]), 0)
+    )
+
+
+def since_highest(comparison: Comparison, entry: Entry, part: str, of: str | None = None) -> list[list[Floats]]:
+    """`of`, the part itself if None, at the end and where the part was highest before that: for each half of the
+    prompts two [1 + R]. The point is chosen by the other half: the highest of many noisy points is too high by its own
+    prompts, and the last one never above it."""
+    odd = np.arange(entry.values("reward").shape[2]) % 2 == 1
+    halves = [entry.without(other) for other in (odd, ~odd)]
+    points = [_highest_at(half.mean(part)[:-1]) for half in halves]
+    return [
+        _both(comparison, of or part, (half, -1), (half, point))
+        for half, point in zip(halves, reversed(points), strict=True)
+    ]
 
 
 End = tuple[Entry, int]  # of a difference: an entry and the index of its evaluation point
@@ -265,9 +299,9 @@ def _both(comparison: Comparison, part: str, *ends: End) -> list[Floats]:
     return [with_replicates(entry, comparison.prompts, part)[:, mark] for entry, mark in shown]
 
 
-def best_mark(values: Floats) -> int:
-    """Where curves [1 + R, M] are highest, as observed; the last point if nothing is known."""
-    return -1 if np.isnan(values[0]).all() else int(np.nanargmax(values[0]))
+def _highest_at(means: Floats) -> int:
+    """The index of the highest of means [M], the first if nothing is known."""
+    return 0 if np.isnan(means).all() else int(np.nanargmax(means))
 
 
 def estimate(values: Floats) -> Estimate:

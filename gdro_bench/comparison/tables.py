@@ -136,7 +136,8 @@ def _in_short(
         (f"against {to}'s", "" if end.entry is compared.reference else apart, ("difference", end.difference)),
     ]
     if row is not None:
-        line.append((f"cost of R*, times {to}'s", _ratio(row, row.ratio[True], to), ("ratio", row.ratio[True])))
+        cheaper = row.mean[True]
+        line.append((f"cost to equal reward, times {to}'s", _ratio(row, cheaper, to), ("mean_ratio", cheaper)))
     if CORRECTED in compared.parts:
         score = end.parts[CORRECTED]
         line.append(("corrected score at the end", str(score), ("corrected", score)))
@@ -150,12 +151,13 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
     to, parts = compared.reference.label, _tabled(compared)
     header = ["method", "first point at R* or above", "reward there", f"{AXES[axis]} to R*", f"ratio to {to}"]
     header += ["without pools", f"ratio to {to}, without pools", f"ratio to {to}, until it stays at R*"]
+    header += [f"mean ratio to {to} over all levels", "without pools"]
     header += [f"{_label_of(name)} at R*" for name in parts]
     cells, numbers = [], []
     for row in rows:
         mark = _first_mark(row)
         costs = [text for pool in (True, False) for text in (_cost(row.cost[pool]), _ratio(row, row.ratio[pool], to))]
-        costs.append(_ratio(row, row.staying, to))
+        costs += [_ratio(row, ratio, to) for ratio in (row.staying, row.mean[True], row.mean[False])]
         at_level = ["not reached" if mark == "not reached" else str(row.parts[name]) for name in parts]
         cells.append([row.entry.label, mark, str(row.reward), *costs, *at_level])
         number: dict[str, object] = {
@@ -167,6 +169,7 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
         number |= _spread("reward", row.reward) | _spreads(row.parts)
         for pool, suffix in ((True, ""), (False, "_without_pool")):
             number |= _spread(f"{axis}{suffix}", row.cost[pool]) | _spread(f"ratio{suffix}", row.ratio[pool])
+            number |= _spread(f"mean_ratio{suffix}", row.mean[pool])
         numbers.append(number | _spread("ratio_until_it_stays", row.staying))
     title = f"At matched reward, R* = {level:.3f}"
     return Table("matched-reward", title, header, cells, pd.DataFrame(numbers))
@@ -215,14 +218,14 @@ def _first_mark(row: matched.AtReward) -> str:
 
 def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Table:
     parts, run = _tabled(compared), compared.first
-    falls = {CORRECTED: "corrected score against its best"} if CORRECTED in compared.parts else {}
+    falls = {CORRECTED: "corrected score against its highest before"} if CORRECTED in compared.parts else {}
     header = ["method", "seeds", "reward", "gain over base", *falls.values()]
     header += map(_label_of, parts)
     cells, numbers = [], []
     for row in rows:
         texts = [row.entry.label, str(len(row.entry.runs)), str(row.reward), str(row.gain)]
         fallen = {name: matched.since_best(compared, row.entry, name) for name in falls}
-        texts += ["at its best" if fall.mean == 0 else _worded(fall) for fall in fallen.values()]
+        texts += map(_worded, fallen.values())
         cells.append([*texts, *(str(row.parts[name]) for name in parts)])
         number: dict[str, object] = {"label": row.entry.label, "seeds": len(row.entry.runs)}
         number |= _spread("reward", row.reward) | _spread("gain", row.gain) | _spread("difference", row.difference)
@@ -323,6 +326,31 @@ def error_table(compared: Comparison) -> Table | None:
         f"(of fewer than {FEW} pictures: the share's change)"
     )
     return Table("errors", title, header, cells, pd.DataFrame(numbers))
+
+
+def error_difference_table(compared: Comparison) -> Table | None:
+    """How much more often each method makes each kind of error at the end of the budget than the reference does."""
+    to, parts = compared.reference, [name for name in compared.parts if name.startswith(BY_ERROR)]
+    others = [entry for entry in compared.entries if entry is not to]
+    if not parts or not others:
+        return None
+    rows = {part: [(entry, matched.against(compared, entry, part)) for entry in others] for part in parts}
+    header = ["error", f"{to.label}: share at the end", *(entry.label for entry in others)]
+    cells = [
+        [
+            part.removeprefix(BY_ERROR),
+            str(matched.part_at(compared, to, part, -1)),
+            *(_worded(apart) for _, apart in row),
+        ]
+        for part, row in rows.items()
+    ]
+    numbers = [
+        {"error": part.removeprefix(BY_ERROR), "label": entry.label} | _spread("difference", apart)
+        for part, row in rows.items()
+        for entry, apart in row
+    ]
+    title = f"Errors by kind: shares at the end of the budget, against {to.label}'s"
+    return Table("errors-apart", title, header, cells, pd.DataFrame(numbers))
 
 
 def _pictures(compared: Comparison, part: str) -> float:
@@ -468,7 +496,8 @@ def headlines(compared: Comparison, at_budget: Sequence[matched.AtBudget], level
     sentences = [_end(at_budget[compared.entries.index(compared.reference)], compared.first)]
     if level is not None:
         sentences.append(
-            f"Costs of R* = {level:.3f} are compared, in {AXES[axis]}, with those that filled a pool and without."
+            f"Costs to equal reward, in {AXES[axis]}, are means of the ratio over all levels that both methods "
+            f"reach; at one level alone, R* = {level:.3f}, they are known worse."
         )
     elif len(compared.entries) > 1:
         sentences.append("No method's reward rises above the base's beyond noise: nothing to match.")

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from gdro_bench import stats
 from gdro_bench.comparison import matched, prediction
 from gdro_bench.comparison.entries import Comparison, Entry, Floats
 from gdro_bench.stats import Estimate
@@ -19,12 +20,14 @@ Measured = Callable[[Comparison, Entry, str], Estimate]
 @dataclass(frozen=True, slots=True)
 class Measure:
     """`says`: what it is, in words. `scope`: the entries of the comparison that it sees: the one alone, a pair whose
-    reference the other one is, or all. `of_part`: whether it is of a part of the scores, such as `gold`."""
+    reference the other one is, or all. `of_part`: whether it is of a part of the scores, such as `gold`. `matched`:
+    whether it is read at the two entries' R*, or at levels up to it."""
 
     says: str
     measured: Measured
     scope: Literal["alone", "pair", "all"] = "alone"
     of_part: bool = True
+    matched: bool = False
 
 
 def _cost_ratio(with_pool: bool) -> Measured:
@@ -35,6 +38,10 @@ def _cost_ratio(with_pool: bool) -> Measured:
         return next(row.ratio[with_pool] for row in matched.at_reward(pair, level, "evaluations") if row.entry is entry)
 
     return ratio
+
+
+def _mean_cost_ratio(with_pool: bool) -> Measured:
+    return lambda pair, entry, _: matched.mean_ratio(pair, entry, "evaluations")[with_pool]
 
 
 def _at_reward(pair: Comparison, entry: Entry, part: str) -> Estimate:
@@ -56,15 +63,17 @@ def _relative(pair: Comparison, entry: Entry, part: str) -> Estimate:
 
 
 def _fall(alone: Comparison, entry: Entry, part: str) -> Estimate:
-    """A part's last value over its highest, less 1."""
-    values = _values(alone, entry, part)
-    return matched.estimate(values[:, -1] / values[:, matched.best_mark(values)] - 1)
+    """A part's last value over its highest one before that, less 1: above 0 if it rose to the end."""
+    return _mean([last / best - 1 for last, best in matched.since_highest(alone, entry, part)])
 
 
 def _reward_since_best(alone: Comparison, entry: Entry, part: str) -> Estimate:
     """What the reward gained after the part was at its best."""
-    rewards = _values(alone, entry, "reward")
-    return matched.estimate(rewards[:, -1] - rewards[:, matched.best_mark(_values(alone, entry, part))])
+    return _mean([last - best for last, best in matched.since_highest(alone, entry, part, "reward")])
+
+
+def _mean(halves: list[Floats]) -> Estimate:
+    return matched.estimate(stats.known_mean(np.stack(halves), 0))
 
 
 def _values(compared: Comparison, entry: Entry, part: str) -> Floats:
@@ -76,15 +85,27 @@ def _rank_correlation(whole: Comparison, entry: Entry, part: str) -> Estimate:
 
 
 MEASURES = {
-    "cost-ratio": Measure("cost of the matched reward, pools counted, as a ratio", _cost_ratio(True), "pair", False),
-    "cost-ratio-without-pools": Measure(
-        "cost of the matched reward, pools not counted, as a ratio", _cost_ratio(False), "pair", False
+    "cost-ratio": Measure(
+        "cost of the matched reward, pools counted, as a ratio", _cost_ratio(True), "pair", False, True
     ),
-    "at-reward": Measure("difference at the matched reward", _at_reward, "pair"),
+    "cost-ratio-without-pools": Measure(
+        "cost of the matched reward, pools not counted, as a ratio", _cost_ratio(False), "pair", False, True
+    ),
+    "mean-cost-ratio": Measure(
+        "cost to equal reward, pools counted, as a ratio, mean over levels", _mean_cost_ratio(True), "pair", False, True
+    ),
+    "mean-cost-ratio-without-pools": Measure(
+        "cost to equal reward, pools not counted, as a ratio, mean over levels",
+        _mean_cost_ratio(False),
+        "pair",
+        False,
+        True,
+    ),
+    "at-reward": Measure("difference at the matched reward", _at_reward, "pair", matched=True),
     "difference": Measure("difference at the end of the budget", matched.against, "pair"),
     "relative-difference": Measure("difference at the end of the budget, as a share", _relative, "pair"),
     "gain": Measure("change from the base to the end of the budget", matched.since_base),
-    "fall": Measure("fall from the highest value to the last, as a share", _fall),
+    "fall": Measure("last value, against the highest before it, as a share", _fall),
     "reward-since-best": Measure("reward at the end, less the reward where this was highest", _reward_since_best),
     "rank-correlation": Measure("rank correlation with gold over all checkpoints", _rank_correlation, "all"),
     "removed": Measure("share of the base's errors that is gone at the end", matched.removed),

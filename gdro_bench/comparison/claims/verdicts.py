@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gdro_bench.comparison import entries
+from gdro_bench.comparison import entries, matched
 from gdro_bench.comparison.claims.measures import MEASURES, UNKNOWN
 from gdro_bench.comparison.claims.rules import Claim, Rules, Test, Who
 from gdro_bench.comparison.entries import Comparison, Entry
@@ -75,11 +75,12 @@ def _finding(test: Test, compared: Sequence[Comparison]) -> Finding:
     order: dict[str, Callable[[Comparison], int]] = {"main": _runs, "long": lambda one: one.first.limit}
     chosen = max(complete, key=order[test.budget])
     found = [entry for who in wanted if (entry := find(who, chosen.all_entries)) is not None]
-    estimate = measured(test, chosen, found)
-    seen = chosen.all_entries if MEASURES[test.measure].scope == "all" else found
+    comparison = seen_by(test, chosen, found)
+    estimate = measured(test, comparison)
+    seen = comparison.entries
     commands = tuple(record.command(loaded.run) for entry in seen for loaded in entry.runs)
     fewest, first = min(len(entry.runs) for entry in seen), chosen.first
-    told = f"{', '.join(entry.label for entry in seen)}; {first.limit:,} {first.budget_kind}"
+    told = f"{', '.join(entry.label for entry in seen)}; {first.limit:,} {first.budget_kind}{_level(test, comparison)}"
     return Finding(test, estimate, verdict(test, estimate), fewest, "", told, commands)
 
 
@@ -98,15 +99,24 @@ def _runs(compared: Comparison) -> int:
     return sum(len(entry.runs) for entry in compared.all_entries)
 
 
-def measured(test: Test, compared: Comparison, found: Sequence[Entry]) -> Estimate:
-    """The test's number; `found`: its entry, and the one that it is held against."""
-    measure = MEASURES[test.measure]
-    seen = {"alone": found[:1], "pair": found, "all": compared.all_entries}[measure.scope]
-    reference = found[-1] if measure.scope == "pair" else found[0]
-    comparison = Comparison(tuple(seen), reference, compared.prompts, {})
-    if test.part not in (None, "reward", *comparison.parts):
+def seen_by(test: Test, compared: Comparison, found: Sequence[Entry]) -> Comparison:
+    """Of a comparison what the test sees; `found`: its entry, and the one that it is held against."""
+    scope = MEASURES[test.measure].scope
+    seen = {"alone": found[:1], "pair": found, "all": compared.all_entries}[scope]
+    return Comparison(tuple(seen), found[-1] if scope == "pair" else found[0], compared.prompts, {})
+
+
+def measured(test: Test, seen: Comparison) -> Estimate:
+    """The test's number of the first entry that it sees."""
+    if test.part not in (None, "reward", *seen.parts):
         return UNKNOWN
-    return measure.measured(comparison, found[0], test.part or "")
+    return MEASURES[test.measure].measured(seen, seen.entries[0], test.part or "")
+
+
+def _level(test: Test, seen: Comparison) -> str:
+    """R* in words, if the test has to do with it and there is one."""
+    level = matched.common_level(seen) if MEASURES[test.measure].matched else None
+    return "" if level is None else f"; R* = {level:.3f}"
 
 
 def find(who: Who, among: Sequence[Entry]) -> Entry | None:
