@@ -196,6 +196,26 @@ def test_fewer_seeds_are_provisional_and_absent_runs_are_said(tmp_path: Path) ->
 TUNING = ("profile.prompts=tuning", "profile.budget.limit=400")
 
 
+PEAK = RULES.replace('"cost-ratio"', '"fall"').replace('against = { method = "flow-grpo" }\n', 'part = "corrected"\n')
+
+
+@pytest.mark.parametrize(
+    ("u", "word"),
+    [
+        ((4.0, 4.0, 4.0, 4.0, 4.0), "not reproduced"),  # the score rises with the reward, to the end
+        ((4.0, 4.0, 4.0, 4.0, 3.0), "reproduced"),
+        ((4.0, 4.0, 4.0, 4.0, 3 + 0.65 / 0.75), "undecided"),  # the judged prompts: 0.65 to 0.75
+    ],
+)
+def test_that_a_score_falls_after_its_peak_can_be_refuted(u: tuple[float, ...], word: str, tmp_path: Path) -> None:
+    for seed in range(2):
+        judge(make_run(tmp_path / "runs" / f"g{seed}", seed=seed), u)
+    (tmp_path / "rules.toml").write_text(PEAK.replace("at_most = 1.0", "at_most = 0.0"))
+    result = call("--runs", tmp_path / "runs", "--rules", tmp_path / "rules.toml")
+    assert result.exit_code == 0, result.output
+    assert f"- {word}: GDRO is cheaper." in result.output
+
+
 def make_pair(folder: Path, seeds: int = 1, rewards: tuple[float, ...] = SLOWER, **fields: object) -> None:
     for seed in range(seeds):
         make_run(folder / f"g{seed}", seed=seed, **fields)  # type: ignore[arg-type]
@@ -218,7 +238,7 @@ def test_more_runs_on_tuning_prompts_or_of_another_budget_judge_nothing_beside_t
     assert judged()["verdict"] == "not reproduced"  # by the long ones: the profile's prompts come first
     make_pair(runs / "c-main")
     assert (judged()["verdict"], judged()["seeds"]) == ("reproduced", 1)
-    assert "gdro, flow-grpo; 1,000 evaluations" in (tmp_path / "out" / "pocket" / "claims.md").read_text()
+    assert "gdro, flow-grpo; 1,000 evaluations; R* = 0.600" in (tmp_path / "out" / "pocket" / "claims.md").read_text()
     long = RULES.replace('budget = "main"', 'budget = "long"')
     (tmp_path / "rules.toml").write_text(long)
     assert (judged()["verdict"], judged()["seeds"]) == ("not reproduced", 2)

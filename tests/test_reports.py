@@ -59,7 +59,10 @@ def keep() -> ModuleType:
 @pytest.mark.parametrize("folder", COMPARISONS, ids=named)
 def test_the_readme_quotes_the_comparisons(folder: Path) -> None:
     for method, cells in columns(folder).items():
-        cost, gold = cells.get("cost of R*, times gdro's", ""), cells["gold, against the base's"].split(": ")[-1]
+        cost, gold = (
+            cells.get("cost to equal reward, times gdro's", ""),
+            cells["gold, against the base's"].split(": ")[-1],
+        )
         row = f"| {method} | {cells['reward at the end']} | {cost} | {gold} |"
         assert f"| {folder.name.removesuffix('-pocket')} {row}" in TEXTS[README]
     base = record.read(runs_of(folder)[0]).points[0].reward.mean

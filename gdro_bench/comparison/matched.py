@@ -138,9 +138,11 @@ def mean_ratio(comparison: Comparison, entry: Entry, axis: str) -> dict[bool, Es
     if level is None:
         return dict.fromkeys((True, False), Estimate(np.nan, np.nan, np.nan))
     gains = (level - float(to.mean("reward")[0])) * (np.arange(LEVELS) + 0.5) / LEVELS
-    return {
-        pool: _ratio(*(_costs_at(of, gains, axis, pool, comparison) for of in (entry, to))) for pool in (True, False)
-    }
+    ratios = {}
+    for pool in (True, False):
+        costs = _costs_at(entry, gains, axis, pool, comparison)
+        ratios[pool] = _ratio(costs, costs if entry is to else _costs_at(to, gains, axis, pool, comparison))
+    return ratios
 
 
 def _costs_at(entry: Entry, gains: Floats, axis: str, with_pool: bool, comparison: Comparison) -> Floats:
@@ -223,7 +225,7 @@ def _ratio(costs: Floats, to: Floats) -> Estimate:
         logs = np.atleast_2d(np.log(costs / to))
     lost = np.atleast_2d(np.isinf(costs) & np.isinf(to)).all(axis=0)
     ratio = estimate(np.exp(stats.known_mean(logs, 0)))
-    if np.array_equal(costs, to, equal_nan=True) or lost[1:].mean() <= (1 - stats.LEVEL) / 2:
+    if costs is to or lost[1:].mean() <= (1 - stats.LEVEL) / 2:
         return ratio
     return Estimate(ratio.mean, np.nan, np.nan)  # the others are no fair draw
 
