@@ -23,11 +23,14 @@ from gdro_bench.engine.tuning import tuned
 
 REPORTS = Path(__file__).parents[1] / "reports"
 RECORDS = ("run.json", "scores.parquet", "judged.parquet", "steps.parquet")
+NAMES = {"gdro (pool.prompts=48, online.rounds=4, online.updates=35)": "gdro online"}  # as `compare --name` gives them
 FIGURES = ("reward.png", "cost-ratio.png", "errors.png", "pareto.png", "grid-judged.png")
 
 
 def compared(folders: list[Path]) -> Comparison:
-    return entries.compare([entries.load(folder) for folder in folders], variants=True)
+    found = entries.compare([entries.load(folder) for folder in folders], variants=True)
+    labels = {entry.label for entry in found.all_entries}
+    return entries.named(found, {label: name for label, name in NAMES.items() if label in labels})
 
 
 def keep(folders: list[Path], runs: Path) -> None:

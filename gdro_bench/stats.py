@@ -80,9 +80,16 @@ def paired_gain(
 Weights = NDArray[np.float64]  # [RESAMPLES, n]: how often each of n things was drawn, as shares
 
 
-def draws(n: int, seed: int) -> Weights:
-    """Bootstrap weights [RESAMPLES, n] of n things drawn n times with replacement."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
+def draws(n: int, seed: int, times: int | None = None) -> Weights:
+    """Bootstrap weights [RESAMPLES, n] of n things drawn with replacement, so many `times` (n if None)."""
+    times = n if times is None else times
+    return np.random.default_rng(seed).multinomial(times, np.full(n, 1 / n), RESAMPLES) / times
+
+
+def draws_of_few(n: int, seed: int) -> Weights:
+    """The same for few things: drawn once less than there are, since the spread of means of n drawn n times is too
+    small by (n - 1) / n (Rao and Wu 1988)."""
+    return draws(n, seed, max(1, n - 1))
 
 
 def draws_of(prompts: Sequence[str], seed: int) -> Weights:

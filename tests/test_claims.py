@@ -21,7 +21,7 @@ GDRO = Who("gdro", None, None, None, None, None)
 
 def rule(**fields: object) -> Rule:
     given = {"task": "ocr", "measure": "gain", "of": GDRO, "against": None, "part": "reward", "at_most": None}
-    return Rule(**(given | {"at_least": None, "weakly": None, "budget": "main"} | fields))  # type: ignore[arg-type]
+    return Rule(**(given | {"at_least": None, "weakly": None, "budget": "main", "condition": None} | fields))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,35 @@ def test_what_does_not_move_neither_rises_nor_falls() -> None:
 )
 def test_a_claim_s_verdict_is_that_of_its_tests(of_tests: list[str], word: str) -> None:
     assert verdicts.combined(of_tests) == word
+
+
+@pytest.mark.parametrize(
+    ("of_tests", "conditions", "word"),
+    [
+        (["reproduced"], ["reproduced"], "reproduced"),
+        (["reproduced"], ["undecided"], "partly"),
+        (["undecided"], ["reproduced"], "undecided"),  # a condition alone is no part of what is claimed
+        (["not reproduced"], ["reproduced"], "not reproduced"),
+        (["undecided"], ["no runs"], "incomplete"),
+    ],
+)
+def test_a_condition_alone_settles_nothing(of_tests: list[str], conditions: list[str], word: str) -> None:
+    assert verdicts.combined(of_tests, conditions) == word
+
+
+def test_of_alternatives_one_on_each_task_is_enough() -> None:
+    claim = rules.Claim("once or in rounds", "says", "source", "question", True, ())
+
+    def told(*found: tuple[str, str]) -> str:
+        unknown = Estimate(float("nan"), float("nan"), float("nan"))
+        findings = [
+            verdicts.Finding(rule(task=task, at_most=1.0), unknown, word, 3, "", "", ()) for task, word in found
+        ]
+        return verdicts._combined(claim, findings)
+
+    assert told(("ocr", "reproduced"), ("ocr", "not reproduced"), ("geneval", "reproduced")) == "reproduced"
+    assert told(("ocr", "reproduced"), ("ocr", "no runs"), ("geneval", "undecided")) == "partly"
+    assert told(("ocr", "not reproduced"), ("ocr", "no runs"), ("geneval", "not reproduced")) == "incomplete"
 
 
 # -- rules

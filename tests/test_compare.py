@@ -220,6 +220,29 @@ def test_replicates_of_seeds_and_prompts_have_the_variance_of_both() -> None:
     assert found.var() == pytest.approx(seeds.var() / 20 + prompts.var() / 50, rel=0.1)
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_replicates_of_few_seeds_have_the_variance_of_their_mean(seeds: int) -> None:
+    """Of n drawn n times it would be too small by (n - 1) / n."""
+    values = np.arange(seeds, dtype=float)[:, None, None] ** 2
+    found = stats.replicates(values, stats.draws_of_few(seeds, 1), np.ones((stats.RESAMPLES, 1)))
+    assert found.var() == pytest.approx(values.var(ddof=1) / seeds, rel=0.1)
+
+
+def test_one_seed_is_drawn_as_it_is() -> None:
+    assert (stats.draws_of_few(1, 0) == 1).all()
+
+
+def test_two_entries_of_one_name_and_other_numbers_are_refused(tmp_path: Path) -> None:
+    """As when a file of numbers was changed between two runs."""
+    settings = {"profile": {"sampler": {"steps": 8}}, "method": {"tau": 0.5, "draw": "random"}}
+    digests = {"model": "m", "method": "edited", "held_out": "h"}
+    make_run(tmp_path / "runs" / "a")
+    make_run(tmp_path / "runs" / "b", seed=1, settings=settings, digests=digests)
+    result = call("--runs", tmp_path / "runs", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "tau is 0.05 in one, 0.5 in the other" in " ".join(result.output.split())
+
+
 def test_an_unscored_image_is_left_out_of_replicates() -> None:
     values = np.array([[[1.0, np.nan, 3.0]]])
     found = stats.replicates(values, np.ones((3, 1)), np.eye(3))
@@ -368,7 +391,7 @@ def test_the_cost_to_equal_reward_is_a_mean_over_levels_whatever_else_is_compare
     compared: entries.Comparison, tmp_path: Path
 ) -> None:
     assert [astuple(ratio) for ratio in ratio_of(compared, "gdro").values()] == [(1, 1, 1)] * 2
-    levels = (np.arange(matched.LEVELS) + 0.5) / matched.LEVELS  # gdro climbs from 0.4 at 300 to 0.6 at 500
+    levels = 0.9 * (np.arange(matched.LEVELS) + 0.5) / matched.LEVELS  # gdro climbs from 0.4 at 300 to 0.6 at 500
     flow = ratio_of(compared, "flow-grpo")
     assert flow[True].mean == pytest.approx(float(np.exp(np.log(1000 * levels / (300 + 200 * levels)).mean())))
     assert astuple(flow[False]) == pytest.approx((5, 5, 5))
@@ -378,11 +401,15 @@ def test_the_cost_to_equal_reward_is_a_mean_over_levels_whatever_else_is_compare
     assert ratio_of(with_weak, "flow-grpo") == flow
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_method_that_never_rises_has_no_cost_to_equal_reward(tmp_path: Path) -> None:
     flat = [entries.load(make_run(tmp_path / m, m, rewards=(0.4,) * 5)) for m in ("dpo", "rft")]
     assert math.isnan(ratio_of(entries.compare(flat, variants=False), "rft")[True].mean)
     rising = entries.load(make_run(tmp_path / "g"))
-    assert math.isinf(ratio_of(entries.compare([rising, flat[0]], variants=False), "dpo")[True].mean)
+    compared = entries.compare([rising, flat[0]], variants=False)
+    assert math.isnan(ratio_of(compared, "dpo")[True].mean)
+    _, short = report.write(compared, tmp_path / "out", "evaluations", None)
+    assert short.cells[1][3] == "no rise beyond noise"
 
 
 def test_levels_that_neither_reaches_say_nothing_and_too_many_of_them_give_no_interval() -> None:

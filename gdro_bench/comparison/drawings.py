@@ -105,7 +105,7 @@ def _cost_ratio(drawing: Drawing) -> Iterator[Figure]:
         "cost-ratio",
         f"Cost of every level of reward, against {to}",
         f"How many times the cost of {to} a method takes to each level of reward, from the base's to the highest of "
-        f"{to}; below 1 it is cheaper. Band: 95 % interval, paired over prompts and seeds; none where in more than "
+        f"{to}; below 1 it is cheaper. Band: 95 % interval, paired over prompts; none where in more than "
         "2.5 % of resamples neither gets there. Where it holds 1, the two are not told apart. A line ends where the "
         "method does not get. The dashed line is R*.",
     )

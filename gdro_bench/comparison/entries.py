@@ -76,7 +76,9 @@ class Entry:
 
     @cached_property
     def seed_weights(self) -> stats.Weights:
-        return stats.draws(len(self.runs), content.seed("seeds", label_of(self.runs[0].run)))  # whatever it is called
+        return stats.draws_of_few(
+            len(self.runs), content.seed("seeds", label_of(self.runs[0].run))
+        )  # whatever it is called
 
     def values(self, part: str) -> Floats:
         """[S, M, N]."""
@@ -336,11 +338,13 @@ def compare(runs: Sequence[LoadedRun], variants: bool, reference: str | None = N
         reference: label of the entry that the others are held against; GDRO's if None, or the first without it.
 
     Raises:
-        BenchError: the runs differ in what they must share, two are of one seed, or there is no such reference.
+        BenchError: the runs differ in what they must share, two are of one seed, two methods are called alike, or there
+            is no such reference.
     """
     check_comparable(runs)
     check_judges(runs)
     entries = _entries(runs)
+    _check_labels(entries)
     plain = {entry.method for entry in entries if not _changed(entry)}
     shown = [e for e in entries if variants or not _changed(e) or e.method not in plain]
     labelled = {entry.label: entry for entry in shown}
@@ -379,6 +383,23 @@ def _entries(runs: Sequence[LoadedRun]) -> list[Entry]:
         seeds[run.run.seed] = run
     made = [Entry(label_of(next(iter(g.values())).run), tuple(g[s] for s in sorted(g))) for g in groups.values()]
     return sorted(made, key=lambda entry: (entry.method != "gdro", _natural(entry.label)))
+
+
+def _check_labels(entries: Sequence[Entry]) -> None:
+    """Raises:
+    BenchError: two entries have one label, since a file of numbers was changed between their runs."""
+    known: dict[str, LoadedRun] = {}
+    for entry in entries:
+        run = entry.runs[0]
+        other = known.setdefault(entry.label, run)
+        if other is not run:
+            ours, theirs = (content.flatten(one.run.settings["method"]) for one in (other, run))
+            name = next((name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)), "its file")
+            raise BenchError(
+                f"{other.folder} and {run.folder} are both called {entry.label}, but their numbers are not the same: "
+                f"{name} is {ours.get(name)} in one, {theirs.get(name)} in the other.",
+                "Leave one out, or run it again with today's numbers.",
+            )
 
 
 def _natural(label: str) -> list[tuple[float, str]]:

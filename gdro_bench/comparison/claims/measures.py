@@ -56,15 +56,19 @@ def _at_reward(pair: Comparison, entry: Entry, part: str) -> Estimate:
 
 def _relative(pair: Comparison, entry: Entry, part: str) -> Estimate:
     """A part at the end of the budget over the reference's, less 1; not known unless that is above 0."""
-    of_reference = _values(pair, pair.reference, part)[:, -1]
-    if matched.estimate(of_reference).low <= 0:
+    ours, theirs = matched.paired(pair, part, (entry, -1), (pair.reference, -1))
+    if matched.estimate(theirs).low <= 0:
         return UNKNOWN
-    return matched.estimate(_values(pair, entry, part)[:, -1] / of_reference - 1)
+    return matched.estimate(ours / theirs - 1)
 
 
 def _fall(alone: Comparison, entry: Entry, part: str) -> Estimate:
-    """A part's last value over its highest one before that, less 1: above 0 if it rose to the end."""
-    return _mean([last / best - 1 for last, best in matched.since_highest(alone, entry, part)])
+    """A part's last value over its highest one before that, less 1: above 0 if it rose to the end. Not known unless
+    that one is above 0."""
+    halves = matched.since_highest(alone, entry, part)
+    if any(matched.estimate(best).low <= 0 for _, best in halves):
+        return UNKNOWN
+    return _mean([last / best - 1 for last, best in halves])
 
 
 def _reward_since_best(alone: Comparison, entry: Entry, part: str) -> Estimate:

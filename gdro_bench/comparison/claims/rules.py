@@ -50,7 +50,8 @@ class Who:
 class Test:
     """One number and its bound: `measure` (a key of `MEASURES`) of the runs `of`, held against those of `against` if
     the measure compares two. It holds if the whole interval is `at_most` or `at_least` so much; weakly, if it is so
-    for the bound `weakly`. `budget`: of the runs that there are, the group with most of them, or the longest."""
+    for the bound `weakly`. `budget`: of the runs that there are, the group with most of them, or the longest. A
+    `condition` is needed for the claim, and alone it is no part of what is claimed."""
 
     task: str
     measure: str
@@ -61,6 +62,7 @@ class Test:
     at_least: float | None
     weakly: float | None
     budget: Literal["main", "long"]
+    condition: bool | None
 
     @property
     def bound(self) -> float:
@@ -78,12 +80,14 @@ class Test:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What is claimed, where, and the tests that settle it; a `question` is open in the paper."""
+    """What is claimed, where, and the tests that settle it; a `question` is open in the paper. With `alternatives` one
+    test of each task is enough."""
 
     name: str
     says: str
     source: str
     kind: Literal["claim", "question"]
+    alternatives: bool | None
     tests: tuple[Test, ...]
 
 
@@ -111,7 +115,7 @@ def load(path: Path) -> tuple[Rules, str]:
 
 
 def _check(claim: Claim, where: str) -> None:
-    if not claim.tests:
+    if not any(not test.condition for test in claim.tests):
         raise BenchError(f"{where}: the claim {claim.name!r} has no test.", "Give it one.", 2)
     for test in claim.tests:
         told = f"{where}: a test of the claim {claim.name!r}"

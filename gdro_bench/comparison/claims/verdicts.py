@@ -19,6 +19,7 @@ from gdro_bench.stats import Estimate
 REPRODUCED, PARTLY, NOT, UNDECIDED = "reproduced", "partly", "not reproduced", "undecided"
 NO_RUNS, INCOMPLETE = "no runs", "incomplete"
 SETTLED = (REPRODUCED, PARTLY, NOT)
+BEST = (REPRODUCED, PARTLY, UNDECIDED, NO_RUNS, NOT)  # of alternatives the first counts
 ANSWERS = {REPRODUCED: "yes", NOT: "no"}  # of an open question
 LENGTH = {"profile.budget.limit", "profile.budget.marks"}  # how long a run is, and where it is evaluated
 
@@ -60,7 +61,7 @@ def judge(rules: Rules, groups: Sequence[Group]) -> list[Verdict]:
 def _verdict(claim: Claim, compared: Sequence[Comparison], seeds: int) -> Verdict:
     findings = tuple(_finding(test, compared) for test in claim.tests)
     fewest = min(finding.seeds for finding in findings)
-    return Verdict(claim, findings, combined([finding.verdict for finding in findings]), fewest < seeds)
+    return Verdict(claim, findings, _combined(claim, findings), fewest < seeds)
 
 
 def _finding(test: Test, compared: Sequence[Comparison]) -> Finding:
@@ -171,11 +172,23 @@ def verdict(test: Test, estimate: Estimate) -> str:
     return NOT if best < sign * weakly else UNDECIDED
 
 
-def combined(verdicts: Sequence[str]) -> str:
-    """Of a claim, from those of its tests: theirs if all agree; incomplete if there are no runs of one; partly if one
-    holds, be it weakly; undecided else."""
-    if len(set(verdicts)) == 1:
+def _combined(claim: Claim, findings: Sequence[Finding]) -> str:
+    told = {
+        condition: [(f.test.task, f.verdict) for f in findings if bool(f.test.condition) == condition]
+        for condition in (False, True)
+    }
+    if claim.alternatives:
+        tasks = dict.fromkeys(task for task, _ in told[False])
+        told[False] = [(task, min((v for t, v in told[False] if t == task), key=BEST.index)) for task in tasks]
+    return combined(*([verdict for _, verdict in told[condition]] for condition in (False, True)))
+
+
+def combined(verdicts: Sequence[str], conditions: Sequence[str] = ()) -> str:
+    """Of a claim, from those of its tests: theirs if all agree, and its conditions with them; not reproduced if no test
+    holds whatever the conditions; incomplete if there are no runs of one; partly if one holds, be it weakly; undecided
+    else."""
+    if len({*verdicts, *conditions}) == 1 or set(verdicts) == {NOT}:
         return verdicts[0]
-    if NO_RUNS in verdicts:
+    if NO_RUNS in (*verdicts, *conditions):
         return INCOMPLETE
     return PARTLY if {REPRODUCED, PARTLY} & set(verdicts) else UNDECIDED
