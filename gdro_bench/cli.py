@@ -324,7 +324,7 @@ def compare(
 @_path("--out", help="Folder that the page goes to.  [default: RUNS/claims]")
 @_path("--rules", help="File of claims and rules, instead of those on GDRO's paper that come with the package.")
 def claims(folders: tuple[Path, ...], runs: Path, out: Path | None, rules: Path | None) -> None:
-    """Judge claims by rules that were fixed before the runs: verdicts on the finished runs in FOLDERS, or on all under
+    """Judge claims by written rules: verdicts on the finished runs in FOLDERS, or on all under
     --runs, on one page."""
     from gdro_bench.commands import claims as claims_command
 
@@ -379,7 +379,7 @@ def judge(folders: tuple[Path, ...], runs: Path, **options: str) -> None:
     **_examples(
         "eval ocr --lora runs/ocr/pocket/gdro-s0/lora",
         "eval ocr --lora runs/ocr/pocket/gdro-s0/lora --lora-scale 0,0.25,0.5,0.75,1 --judge pocket --out frontier",
-        "eval geneval --images FOLDER --out scores",
+        "eval geneval --profile flux1-dev --images FOLDER --out scores",
         "eval ocr --images list.csv --judge unified-reward --judge-url http://127.0.0.1:8080/v1",
     ),
 )

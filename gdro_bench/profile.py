@@ -81,7 +81,7 @@ class DivergenceConfig:
 
 @dataclass(frozen=True, slots=True)
 class HealthConfig:
-    """`[health]` of a profile, for finding a run's last healthy checkpoint (`gdro_bench.engine.health`): at each
+    """`[health]` of a profile, for finding a run's last healthy mark (`gdro_bench.engine.health`): at each
     evaluation point so many training `prompts` are painted (0: none) and rated by a `judge` of the registry that runs
     beside the model. Where it is `none`, the KL of the path from the base tells, with its `kl_limit` in nats."""
 

@@ -1,4 +1,4 @@
-"""The last healthy checkpoint: the rule on curves made by hand, and what a run keeps and writes for it."""
+"""The last healthy mark: the rule on curves made by hand, and what a run keeps and writes for it."""
 
 import json
 import math
@@ -161,7 +161,7 @@ def test_a_run_names_its_last_healthy_checkpoint(short_run: tuple[Path, str]) ->
     assert table["last_healthy"]["mark"] == marks[again.last]
     assert table["last_healthy"]["why"] == again.why
     assert kl[0] == 0 < kl[-1]
-    assert f"Last healthy checkpoint: {marks[again.last]:.0%} of the budget, {folder(out)}/loras/" in said
+    assert f"Last healthy mark: {marks[again.last]:.0%} of the budget, {folder(out)}/loras/" in said
     assert again.why in said
 
 

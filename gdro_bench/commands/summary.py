@@ -48,7 +48,7 @@ def print_run(console: Console, run: Run, plan: Plan) -> None:
     from gdro_bench.engine import health  # here, because it loads torch, which other summaries need not wait for
 
     if (healthy := health.read(folder)) is not None:
-        _say(console, f"Last healthy checkpoint: {_named(healthy)}. {healthy.why}")
+        _say(console, f"Last healthy mark: {_named(healthy)}. {healthy.why}")
     _say(console, f"Record: {folder / 'run.json'}   pictures: {folder / 'sheet.png'}")
     _say(console, f"Next: {next_seed(plan)}")
     _say(console, f"or:   gdro-bench compare --runs {shlex.quote(str(folder.parents[2]))}")

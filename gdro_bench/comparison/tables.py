@@ -427,7 +427,7 @@ def _ratio(row: matched.AtReward, ratio: Estimate, to: str) -> str:
 
 
 def _mean_ratio(ratio: Estimate, to: str) -> str:
-    return "no rise beyond noise" if math.isnan(ratio.mean) else _times(ratio, to)
+    return "rises too little to tell" if math.isnan(ratio.mean) else _times(ratio, to)
 
 
 def _times(ratio: Estimate, to: str) -> str:

@@ -220,7 +220,7 @@ def _health(healthy: health.Healthy | None) -> str:
     if healthy is None:
         return ""
     mark = "not known" if healthy.mark is None else f"at {healthy.mark:.0%} of the budget"
-    return f"\nLast healthy checkpoint, found on training prompts: {mark}. {healthy.why}\n"
+    return f"\nLast healthy mark, found on training prompts: {mark}. {healthy.why}\n"
 
 
 def _table(moved: list[Change]) -> str:

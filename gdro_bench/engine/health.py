@@ -1,4 +1,4 @@
-"""The last healthy checkpoint of a run: the one before a judge or the divergence turned, found on training prompts.
+"""The last healthy mark of a run: the one before a judge or the divergence turned, found on training prompts.
 
 At every evaluation point the policy also paints a few of the training prompts, always the same from the same noise. A
 judge that runs beside the model rates them; without one, only how far the policy has moved is known. The held-out
@@ -188,7 +188,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Healthy:
-    """What a run's `health.json` names: the mark of the last healthy checkpoint (None: not known), where its adapters
+    """What a run's `health.json` names: the mark of the last healthy mark (None: not known), where its adapters
     are, if the run kept them, and why."""
 
     mark: float | None
@@ -246,7 +246,7 @@ def _cost(plan: Plan, points: int) -> dict[str, Any]:
 
 
 def read(folder: Path) -> Healthy | None:
-    """The last healthy checkpoint of the run in `folder`; None where it was not looked for.
+    """The last healthy mark of the run in `folder`; None where it was not looked for.
 
     Raises:
         BenchError: the file is damaged.
