@@ -254,14 +254,16 @@ VERDICT_COLOURS = {"reproduced": "#009E73", "partly": "#56B4E9", "not reproduced
 
 
 def verdicts(path: Path, tests: pd.DataFrame) -> None:
-    """Every test's interval against its bound, a row a test, in units of its own: the bound and half a span to each
-    side; the claimed side is shaded.
+    """The interval against its bound of every test that has runs, a row a test, in units of its own; the claimed side
+    is shaded.
 
     Args:
         tests: rows with columns claim, task, measured, value, value_low, value_high, bound, weakly, side and verdict.
     """
-    figure, axes = plt.subplots(len(tests), 1, figsize=(10.5, 0.62 * len(tests) + 0.4), squeeze=False)
-    for axis, (_, test) in zip(axes[:, 0], tests.iterrows(), strict=True):
+    judged = tests[tests["verdict"] != "no runs"] if (tests["verdict"] != "no runs").any() else tests
+    figure, axes = plt.subplots(len(judged), 1, figsize=(10.5, 0.62 * len(judged) + 0.4), squeeze=False)
+    axes[0, 0].set_title("Grey: where the test holds. Dashed: its bound; dotted: the weaker one.", fontsize=8)
+    for axis, (_, test) in zip(axes[:, 0], judged.iterrows(), strict=True):
         known = [test[name] for name in ("value", "value_low", "value_high") if np.isfinite(test[name])]
         shown = [test["bound"], *known, *([test["weakly"]] if np.isfinite(test["weakly"]) else [])]
         span = max(max(shown) - min(shown), 0.02)
@@ -281,7 +283,7 @@ def verdicts(path: Path, tests: pd.DataFrame) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(5))
         for edge in ("left", "right", "top"):
             axis.spines[edge].set_visible(False)
-        told = textwrap.fill(_plain(f"{test['claim']}, {test['task']}: {test['measured']}"), 62, break_on_hyphens=False)
+        told = textwrap.fill(_plain(f"{test['claim']}, {test['task']}: {test['measured']}"), 70, break_on_hyphens=False)
         beside = {"transform": axis.transAxes, "va": "center"}
         axis.text(-0.02, 0.5, told, ha="right", fontsize=7.5, **beside)
         axis.text(1.02, 0.5, test["verdict"], ha="left", fontsize=8, color=colour, **beside)

@@ -189,7 +189,7 @@ def test_every_command_of_the_manual_can_be_typed(page: str) -> None:
 
 
 def check_names(params: dict[str, Any]) -> None:
-    """Methods and numbers of the manual's commands are there; files of prompts and methods that a reader would bring are not."""
+    """Methods and numbers of the manual's commands are there; what a reader would bring need not be."""
     methods = params.get("methods") or (params["method"],)
     settings = [*params["settings"], *(one.partition(",")[0] for one in params.get("over", ()))]
     for method in (name for name in methods if name != "mine"):  # the reader's own
