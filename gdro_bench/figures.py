@@ -99,14 +99,13 @@ def cost_curves(
             _band(axis, rows, column, y, str(label), style, crowded)
             if crowded:
                 _end_bar(axis, rows[rows["seed"] == "mean"].iloc[-1], column, y, style[0], i)
-        base = curves[y].iloc[0]
+        base, place = curves[y].iloc[0], ("axes fraction", "data")  # below a line, where no curve ends that crossed it
         if np.isfinite(base):
             axis.axhline(base, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
-            place = ("axes fraction", "data")
-            axis.annotate(f"base {base:.3f}", (1, base), (-2, 3), place, "offset points", ha="right")
+            axis.annotate(f"base {base:.3f}", (1, base), (-2, -3), place, "offset points", ha="right", va="top")
         if level is not None:
             axis.axhline(level, color="0.35", linewidth=1, linestyle=(0, (5, 3)))
-            axis.annotate(f"R* {level:.3f}", (0, level), (3, 3), ("axes fraction", "data"), "offset points")
+            axis.annotate(f"R* {level:.3f}", (1, level), (-2, -3), place, "offset points", ha="right", va="top")
         _cost_axis(axis, x_label)
     axes[0, 0].set_ylabel(_wrapped(y_label, 48))
     _legend(figure, axes[0, 0])
