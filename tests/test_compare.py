@@ -469,6 +469,15 @@ def test_a_flat_method_s_luckiest_point_is_no_rise() -> None:
     assert risen <= 14  # 2.5 % are allowed, some more for forty values; at the point's own interval it is two fifths
 
 
+def test_points_that_vary_together_are_one_chance_to_rise_and_not_many() -> None:
+    noise = np.random.default_rng(0).normal(0, 1, stats.RESAMPLES)
+    together = np.vstack((np.full(20, 2.2), 2.2 + np.tile(noise, (20, 1)).T)) * np.r_[0, np.ones(19)]
+    assert matched._rises(together)
+    assert not matched._rises(together - 0.6 * np.r_[0, np.ones(19)])
+    together[:, 5] = np.nan  # a point that nobody scored
+    assert matched._rises(together)
+
+
 @pytest.mark.parametrize(("axis", "gdro", "flow"), [("seconds", 40, 50), ("images", 400, 500), ("updates", 10, 50)])
 def test_cost_can_be_counted_otherwise(compared: entries.Comparison, axis: str, gdro: float, flow: float) -> None:
     found = matched.at_reward(compared, 0.5, axis)

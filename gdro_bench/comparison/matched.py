@@ -99,10 +99,15 @@ def _top(entry: Entry, prompts: stats.Weights) -> float | None:
 
 
 def _rises(gains: Floats) -> bool:
-    """Whether curves [1 + R, M] are above 0 at their highest point, beyond noise; that it is one of M - 1 points
-    is allowed for (Bonferroni)."""
-    tail = 100 * (1 - stats.LEVEL) / 2 / max(1, gains.shape[1] - 1)
-    return bool(np.nanpercentile(gains[1:, int(np.nanargmax(gains[0]))], tail) > 0)
+    """Whether curves [1 + R, M] are above 0 at a point beyond noise. That it is the best of many points, which vary
+    together, is allowed for (max-t over resamples, Westfall and Young 1993)."""
+    seen = gains[:, ~np.isnan(gains[0])]
+    spread = np.nanstd(seen[1:], axis=0)
+    sure, varied = seen[0, spread <= ROUNDING], spread > ROUNDING
+    if (sure > ROUNDING).any() or not varied.any():
+        return bool((sure > ROUNDING).any())
+    noise = _highest((seen[1:, varied] - seen[0, varied]) / spread[varied])
+    return bool((seen[0, varied] / spread[varied]).max() > np.nanpercentile(noise, 100 * (1 + stats.LEVEL) / 2))
 
 
 def _highest(curves: Floats) -> Floats:
