@@ -38,6 +38,8 @@ def keep(folders: list[Path], runs: Path) -> None:
     shown = in_grids(folders) if links(runs.parent, "grid") else {}
     for folder in folders:
         kept = runs / folder.name
+        if kept.resolve() == folder.resolve():
+            continue  # it is here, with the pictures that were kept
         shutil.rmtree(kept, ignore_errors=True)
         kept.mkdir(parents=True)
         for name in RECORDS:

@@ -53,8 +53,8 @@ main() {
 
 online() {
   for task in ocr geneval; do
-    sweep $task --set method.pool.prompts=48 --set method.online.rounds=4 --set method.online.updates=35
-    sweep $task --set method.pool.prompts=48 --set method.online.rounds=16 --set method.online.updates=8
+    sweep $task --method gdro --seeds 0,1,2 \
+      --set method.pool.prompts=48 --set method.online.rounds=4 --set method.online.updates=35
   done
 }
 
