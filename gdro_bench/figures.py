@@ -100,12 +100,13 @@ def cost_curves(
             if crowded:
                 _end_bar(axis, rows[rows["seed"] == "mean"].iloc[-1], column, y, style[0], i)
         base, place = curves[y].iloc[0], ("axes fraction", "data")  # below a line, where no curve ends that crossed it
+        plain = {"ha": "right", "va": "top", "bbox": {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 0.5}}
         if np.isfinite(base):
             axis.axhline(base, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
-            axis.annotate(f"base {base:.3f}", (1, base), (-2, -3), place, "offset points", ha="right", va="top")
+            axis.annotate(f"base {base:.3f}", (1, base), (-2, -3), place, "offset points", **plain)
         if level is not None:
             axis.axhline(level, color="0.35", linewidth=1, linestyle=(0, (5, 3)))
-            axis.annotate(f"R* {level:.3f}", (1, level), (-2, -3), place, "offset points", ha="right", va="top")
+            axis.annotate(f"R* {level:.3f}", (1, level), (-2, -3), place, "offset points", **plain)
         _cost_axis(axis, x_label)
     axes[0, 0].set_ylabel(_wrapped(y_label, 48))
     _legend(figure, axes[0, 0])

@@ -115,7 +115,7 @@ def test_the_records_are_of_the_base_that_is_here() -> None:
 @pytest.mark.parametrize("folder", PLAIN, ids=named)
 def test_the_compared_runs_have_the_numbers_that_are_here(folder: Path) -> None:
     run = record.read(folder)
-    here = plan.make_plan(run.task, run.method, run.profile, run.seed, Path("runs"))
+    here = plan.make_plan(run.task, run.method, run.profile, run.seed, Path("runs"), list(run.changed))
     assert run.digests["method"] == content.digest(here.settings["method"])
     assert run.digests["held_out"] == here.digests["held_out"]
 
