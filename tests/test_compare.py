@@ -619,8 +619,8 @@ def test_reward_that_costs_quality_is_drawn_to_fall(tmp_path: Path) -> None:
     unmoved = r"within noise: \+0\.000 \[0\.000, 0\.000\]"
     assert re.search(r"gdro \| .* \| 0\.125 \[.*\] \| " + unmoved, short)
     assert re.search(r"flow-grpo \| .* \| 0\.749 \[.*\] \| " + unmoved, short)
-    assert re.search(r"gdro \| 1 \| .* \| below: -0\.514 \[", budget)
-    assert re.search(r"flow-grpo \| .* \| above: \+0\.050 \[", budget)
+    assert re.search(r"gdro \| 1 \| .* \| -0\.514 \[", budget)  # of one seed without a word: its luck is in no interval
+    assert re.search(r"flow-grpo \| .* \| 0\.050 \[", budget)
     table = pd.read_csv(out / "matched-budget.csv", index_col="label")
     assert table.loc["gdro", "corrected_low"] < table.loc["gdro", "corrected"] < table.loc["gdro", "corrected_high"]
     assert table.loc["gdro", "corrected"] < table.loc["flow-grpo", "corrected"]
@@ -888,7 +888,7 @@ def test_tables_say_what_the_numbers_say(written: Path) -> None:
     assert "| flow-grpo |" in (written / "matched-reward.md").read_text()
     assert r"\toprule" in (written / "matched-reward.tex").read_text()
     short = (written / "in-short.md").read_text()
-    assert re.search(r"flow-grpo \| 0\.600 .* \| below: -0\.200 .* \| 0\.94 \[", short)  # gdro's pool is dear at first
+    assert re.search(r"flow-grpo \| 0\.600 .* \| below: -0\.200 .* \| 0\.87 \[", short)  # gdro's pool is dear at first
     assert max(line.count("|") for line in short.splitlines()) <= 7  # six columns
     assert short in (written / "report.md").read_text()
 
