@@ -137,7 +137,7 @@ def _in_short(
     ]
     if row is not None:
         cheaper = row.mean[True]
-        line.append((f"cost to equal reward, times {to}'s", _mean_ratio(cheaper, to), ("mean_ratio", cheaper)))
+        line.append((f"cost to equal reward, times {to}'s", _mean_ratio(row, cheaper, to), ("mean_ratio", cheaper)))
     if CORRECTED in compared.parts:
         score = end.parts[CORRECTED]
         line.append(("corrected score at the end", str(score), ("corrected", score)))
@@ -158,7 +158,7 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
         mark = _first_mark(row)
         costs = [text for pool in (True, False) for text in (_cost(row.cost[pool]), _ratio(row, row.ratio[pool], to))]
         costs.append(_ratio(row, row.staying, to))
-        costs += [_mean_ratio(row.mean[pool], to) for pool in (True, False)]
+        costs += [_mean_ratio(row, row.mean[pool], to) for pool in (True, False)]
         at_level = ["not reached" if mark == "not reached" else str(row.parts[name]) for name in parts]
         cells.append([row.entry.label, mark, str(row.reward), *costs, *at_level])
         number: dict[str, object] = {
@@ -426,8 +426,9 @@ def _ratio(row: matched.AtReward, ratio: Estimate, to: str) -> str:
     return NOT_KNOWN if math.isnan(row.cost[True].mean) else _times(ratio, to)
 
 
-def _mean_ratio(ratio: Estimate, to: str) -> str:
-    return "rises too little to tell" if math.isnan(ratio.mean) else _times(ratio, to)
+def _mean_ratio(row: matched.AtReward, ratio: Estimate, to: str) -> str:
+    told = math.isnan(ratio.mean) and not math.isnan(row.cost[True].mean)  # a reward that nobody knows is no small one
+    return "rises too little to tell" if told else _ratio(row, ratio, to)
 
 
 def _times(ratio: Estimate, to: str) -> str:

@@ -188,7 +188,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Healthy:
-    """What a run's `health.json` names: the mark of the last healthy mark (None: not known), where its adapters
+    """What a run's `health.json` names: the last healthy mark (None: not known), where its adapters
     are, if the run kept them, and why."""
 
     mark: float | None
