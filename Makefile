@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 
 .PHONY: setup run test lint types
 
+# where it is set, every process that tests start compiles torch and diffusers anew, 10 s each
+unexport PYTHONDONTWRITEBYTECODE
+
 .NOTPARALLEL:  # both set-ups are of one environment
 
 setup: $(VENV)/.ready

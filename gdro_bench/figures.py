@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +93,12 @@ def cost_curves(
             `y`_low and `y`_high. panels: column of a cost -> its label. level: a reward to draw a line at, R*.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels) + 0.6, 4.0), sharey=True, squeeze=False)
-    crowded = curves["label"].nunique() > CROWD
+    crowded, styles = curves["label"].nunique() > CROWD, _styles(curves["label"])
     for axis, (column, x_label) in zip(axes[0], panels.items(), strict=True):
-        for i, ((label, rows), style) in enumerate(zip(curves.groupby("label", sort=False), _styles(), strict=False)):
-            _band(axis, rows, column, y, str(label), style, crowded)
+        for i, (label, rows) in enumerate(curves.groupby("label", sort=False)):
+            _band(axis, rows, column, y, str(label), styles[str(label)], crowded)
             if crowded:
-                _end_bar(axis, rows[rows["seed"] == "mean"].iloc[-1], column, y, style[0], i)
+                _end_bar(axis, rows[rows["seed"] == "mean"].iloc[-1], column, y, styles[str(label)][0], i)
         base, place = curves[y].iloc[0], ("axes fraction", "data")  # below a line, where no curve ends that crossed it
         plain = {"ha": "right", "va": "top", "bbox": {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 0.5}}
         if np.isfinite(base):
@@ -126,11 +126,11 @@ def ratio_curves(
 
     Args:
         curves: rows (label, level) in order of level; columns of ratios, each with its _low and _high. panels: column
-            of a ratio -> its label. labels: of all entries, as other figures have them, whose colours are kept.
-            level: a reward to draw a line at, R*.
+            of a ratio -> its label. labels: of all entries, whose colours are kept. level: a reward to draw a line
+            at, R*.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels) + 0.6, 4.0), sharey=True, squeeze=False)
-    styles = dict(zip(labels, _styles(), strict=False))
+    styles = _styles(labels)
     drawn = curves[list(panels)].to_numpy()
     drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
     limits = min([0.5, *drawn.tolist()]) / 1.4, max([2.0, *drawn.tolist()]) * 1.4
@@ -159,7 +159,9 @@ def profiles(path: Path, shares: pd.DataFrame, x_label: str) -> None:
         shares: rows (label, threshold) in order of threshold; column share, with its _low and _high.
     """
     figure, axis = plt.subplots(figsize=(5.2, 4.0))
-    for (label, rows), (colour, _, line) in zip(shares.groupby("label", sort=False), _styles(), strict=False):
+    styles = _styles(shares["label"])
+    for label, rows in shares.groupby("label", sort=False):
+        colour, _, line = styles[str(label)]
         axis.plot(rows["threshold"], rows["share"], color=colour, linestyle=line, label=str(label))
         axis.fill_between(rows["threshold"], rows["share_low"], rows["share_high"], color=colour, alpha=0.15, lw=0)
     axis.set(xlabel=_wrapped(f"{x_label}, threshold", 44), ylabel="share of scores above it", ylim=(0, 1))
@@ -175,14 +177,14 @@ def trajectories(path: Path, curves: pd.DataFrame, qualities: dict[str, str], y_
     Args:
         curves: as for `cost_curves`, with each statistic, its _low and its _high. qualities: statistic -> its label.
     """
-    columns = min(4, len(qualities))
+    columns, styles = min(4, len(qualities)), _styles(curves["label"])
     rows = -(-len(qualities) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 3.3 * rows), sharey=True, squeeze=False)
     for axis in axes.flat[len(qualities) :]:
         axis.set_axis_off()
     for axis, (column, x_label) in zip(axes.flat, qualities.items(), strict=False):
-        for (label, rows_of_it), style in zip(curves.groupby("label", sort=False), _styles(), strict=False):
-            _trajectory(axis, rows_of_it, column, str(label), style)
+        for label, rows_of_it in curves.groupby("label", sort=False):
+            _trajectory(axis, rows_of_it, column, str(label), styles[str(label)])
         axis.plot(curves[column].iloc[0], curves["reward"].iloc[0], marker="o", color="0.2", markersize=7, zorder=5)
         axis.set(xlabel=_wrapped(x_label, 36))
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
@@ -203,7 +205,9 @@ def pareto(path: Path, ends: pd.DataFrame, x_label: str, y_label: str, size_labe
     figure, axis = plt.subplots(figsize=(6.2, 4.6))
     known = ends["cost"].where(np.isfinite(ends["cost"]))
     largest, smallest = (float(known.max()), float(known.min())) if known.notna().any() else (1.0, 1.0)
-    for (_, end), (colour, _, _) in zip(ends.iterrows(), _styles(), strict=False):
+    styles = _styles(ends["label"])
+    for _, end in ends.iterrows():
+        colour = styles[end["label"]][0]
         across, up = ([[max(0.0, end[c] - end[f"{c}_low"])], [max(0.0, end[f"{c}_high"] - end[c])]] for c in ("x", "y"))
         axis.errorbar([end["x"]], [end["y"]], xerr=across, yerr=up, fmt="none", ecolor=colour, elinewidth=1.0)
         paid = math.isfinite(end["cost"])
@@ -230,7 +234,7 @@ def errors_by_kind(path: Path, errors: pd.DataFrame) -> None:
     kinds, labels = (list(dict.fromkeys(errors[column])) for column in ("error", "label"))
     figure, axis = plt.subplots(figsize=(6.4, 0.9 + (0.30 + 0.13 * len(labels)) * len(kinds)))
     places = np.linspace(-0.3, 0.3, len(labels) + 1)
-    for i, (label, (colour, marker, _)) in enumerate(zip(labels, _styles(), strict=False), 1):
+    for i, (label, (colour, marker, _)) in enumerate(_styles(labels).items(), 1):
         rows = errors[errors["label"] == label]
         _dots(axis, rows, "end", np.arange(len(kinds)) + places[i], {"color": colour, "marker": marker, "label": label})
     first = errors[errors["label"] == labels[0]]
@@ -313,7 +317,7 @@ def frontier(path: Path, scales: list[float], curves: dict[str, list[Estimate]],
         path: without ending. scales: of the points, rising. curves: label of a score -> its values there.
     """
     figure, axes = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 3.8), squeeze=False)
-    for axis, (label, values), (colour, marker, _) in zip(axes[0], curves.items(), _styles(), strict=False):
+    for axis, (label, values), colour, marker in zip(axes[0], curves.items(), _COLOURS, _MARKERS, strict=False):
         mean, low, high = np.array([(one.mean, one.low, one.high) for one in values]).T
         # resampled means are rounded, the mean is not: a distance may come out a hair below 0
         spread = np.maximum(0.0, np.stack([mean - low, high - mean]))
@@ -333,13 +337,22 @@ _COLOURS = (
     *("#882255", "#999933"),  # Paul Tol's muted wine and olive: nine methods have a colour each
 )
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
+_LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (3, 1, 1, 1)))
+_METHODS = ("gdro", "flow-grpo", "dance-grpo", "dpo", "rft", "nft", "awm", "dgpo", "crd")  # whose places are their own
 Style = tuple[Any, str, Any]  # colour, marker, line
 
 
-def _styles() -> Iterator[Style]:
-    lines = ("-", "--", "-.", ":", (0, (3, 1, 1, 1)))
-    for i in itertools.count():
-        yield _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], lines[i % len(lines)]
+def _styles(labels: Iterable[str]) -> dict[str, Style]:
+    """Label -> its style. A method's own is the same in every figure; others have those that no method here needs."""
+    names = list(dict.fromkeys(labels))
+    places = {name: _METHODS.index(name) for name in names if name in _METHODS}
+    order = itertools.chain(reversed(range(len(_METHODS))), itertools.count(len(_METHODS)))
+    spare = (place for place in order if place not in places.values())
+    return {name: _style(places[name] if name in places else next(spare)) for name in names}
+
+
+def _style(place: int) -> Style:
+    return _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)], _LINES[place % len(_LINES)]
 
 
 def _end_bar(axis: Axes, end: pd.Series, x: str, y: str, colour: Any, number: int) -> None:

@@ -11,6 +11,9 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from gdro_bench import figures
+from gdro_bench.registry import TABLES
+
+BUILT_IN = tuple(TABLES["method"])
 
 SEEN = ["1 red cup, 1 brown scissors, 1 white stop sign, 2 purple umbrellas", "1 cow", "", "UNPRONOUNCEABLE" * 5]
 
@@ -54,3 +57,12 @@ def test_letters_that_the_font_lacks_are_boxes_and_long_ones_end_in_dots() -> No
     assert figures._plain("a 猫") == "a \u25a1"
     assert figures._plain("x" * 160) == "x" * 160
     assert figures._plain("x" * 161) == "x" * 159 + "\u2026"
+
+
+def test_a_method_has_one_style_in_all_figures_and_no_two_labels_share_one() -> None:
+    few, many = ["gdro", "gdro online", "flow-grpo"], [*BUILT_IN, "gdro online", "gdro (k = 2)"]
+    styles = figures._styles(many)
+    assert list(styles) == many
+    assert len(set(styles.values())) == len(many)
+    assert figures._styles(few)["flow-grpo"] == styles["flow-grpo"]
+    assert len({figures._styles(few)[label][0] for label in few}) == len(few)
