@@ -24,7 +24,6 @@ from gdro_bench.engine.tuning import tuned
 REPORTS = Path(__file__).parents[1] / "reports"
 RECORDS = ("run.json", "scores.parquet", "judged.parquet", "steps.parquet")
 NAMES = {"gdro (pool.prompts=48, online.rounds=4, online.updates=35)": "gdro online"}  # as `compare --name` gives them
-FIGURES = ("reward.png", "cost-ratio.png", "errors.png", "pareto.png", "grid-judged.png")
 
 
 def compared(folders: list[Path]) -> Comparison:
@@ -77,10 +76,11 @@ def show(folder: Path) -> None:
     """The text of the report of the runs that are kept, and the figures that reports/README.md shows."""
     with tempfile.TemporaryDirectory() as out:
         write(compared(sorted(path.parent for path in (folder / "runs").rglob("run.json"))), Path(out))
-        for name in ("report.md", *FIGURES):
-            (folder / name).unlink(missing_ok=True)
-            if (Path(out) / name).exists() and (name == "report.md" or links(folder, name)):
-                shutil.copy(Path(out) / name, folder / name)
+        for old in folder.glob("*.png"):
+            old.unlink()
+        shown = [path for path in Path(out).glob("*.png") if links(folder, path.name)]
+        for path in (Path(out) / "report.md", *shown):
+            shutil.copy(path, folder / path.name)
 
 
 def judge(out: Path) -> None:
