@@ -137,6 +137,15 @@ def at_reward(comparison: Comparison, level: float, axis: str) -> list[AtReward]
     return rows
 
 
+def ratio_at(comparison: Comparison, entry: Entry, level: float, axis: str) -> dict[bool, Estimate]:
+    """How many times the reference's cost an entry takes to one level of reward, with the pool (True) and without."""
+    to = comparison.reference
+    curves = {e.label: with_replicates(e, comparison.prompts) for e in (entry, to)}
+    gain = level - float(curves[to.label][0, 0])
+    spent = [{pool: cost_at(e, gain, axis, pool, curves[e.label]) for pool in (True, False)} for e in (entry, to)]
+    return _ratios(*spent)
+
+
 def mean_ratio(comparison: Comparison, entry: Entry, axis: str) -> dict[bool, Estimate]:
     """How many times the reference's cost an entry takes to equal reward, with the pool (True) and without: the
     geometric mean over `LEVELS` levels, evenly spaced from the base over `UPTO` of the way to the R* of these two,

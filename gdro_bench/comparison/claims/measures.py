@@ -33,9 +33,7 @@ class Measure:
 def _cost_ratio(with_pool: bool) -> Measured:
     def ratio(pair: Comparison, entry: Entry, _: str) -> Estimate:
         level = matched.common_level(pair)
-        if level is None:
-            return UNKNOWN
-        return next(row.ratio[with_pool] for row in matched.at_reward(pair, level, "evaluations") if row.entry is entry)
+        return UNKNOWN if level is None else matched.ratio_at(pair, entry, level, "evaluations")[with_pool]
 
     return ratio
 
