@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -120,6 +120,14 @@ def interleave_kinds(prompts: list[Prompt]) -> list[Prompt]:
         place.append((before[prompt.kind] + 0.5) / shares[prompt.kind])
         before[prompt.kind] += 1
     return [prompts[i] for i in sorted(range(len(prompts)), key=place.__getitem__)]
+
+
+def pool_order(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
+    """The order in which a pool of this seed takes prompts, each text once: the file's for 0, else the seed's own."""
+    known: dict[str, Prompt] = {}
+    for prompt in prompts:
+        known.setdefault(prompt.text, prompt)
+    return sorted(known.values(), key=lambda prompt: content.seed("pool order", seed, prompt.text) if seed else 0)
 
 
 def repeat_draws(prompts: list[Prompt], images: int) -> list[Prompt]:

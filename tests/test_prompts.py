@@ -91,3 +91,25 @@ def test_bad_training_prompts_are_refused(text: str, said: str, tmp_path: Path) 
     result = CliRunner().invoke(main, ["run", "ocr", "--out", str(tmp_path), "--train-prompts", str(file)])
     assert result.exit_code != 0
     assert said in result.output
+
+
+def test_a_pool_takes_each_text_once_in_the_order_of_its_seed() -> None:
+    """Repeats would be the same images again, from the same noise."""
+    listed = [Prompt(text, text) for text in "abcdefabcghij"]
+    orders = [task.pool_order(listed, seed) for seed in range(3)]
+    assert "".join(p.text for p in orders[0]) == "abcdefghij"
+    assert all(sorted(p.text for p in order) == list("abcdefghij") for order in orders)
+    assert len({tuple(p.text for p in order) for order in orders}) == 3
+    assert task.pool_order(listed[::-1], 1) == orders[1]
+
+
+@pytest.mark.parametrize("settings", [(), ("method.pool.prompts=48", "method.online.rounds=2")])
+def test_pools_of_two_seeds_hold_other_prompts(settings: tuple[str, ...], tmp_path: Path) -> None:
+    plans = [
+        plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, (*settings, f"method.pool.seed={seed}")) for seed in (0, 1)
+    ]
+    count = plans[0].config.pool.prompts
+    first, second = ({p.text for p in one.all_prompts[:count]} for one in plans)
+    assert len(first) == len(second) == count
+    assert len(first & second) < count / 4
+    assert first == {p.text for p in plans[0].train[:count]}

@@ -55,8 +55,9 @@ class Plan:
         """All that the run may show the model: those of its pool, or all training prompts, the held-out ones, the
         health prompts and, where anything is guided, the empty one."""
         pool = self.pool
+        train = tasks.pool_order(self.train, pool.seed)[: pool.prompts] if pool else self.train
         null = [Prompt("", "")] if self._guides else []
-        return [*self.train[: pool.prompts if pool else None], *self.held_out, *null, *self.health]
+        return [*train, *self.held_out, *null, *self.health]
 
     @property
     def _guides(self) -> bool:

@@ -19,7 +19,8 @@ def pool_key(one: Plan) -> str | None:
     share = pool.prompts // method.get("online", {}).get("rounds", 1)
     auxiliaries = method.get("auxiliary", {}).get("rewards", ())
     filled = asdict(replace(pool, prompts=share))
-    return content.digest([tasks.digest(one.train[:share]), filled, asdict(one.profile.sampler), list(auxiliaries)])
+    prompts = tasks.pool_order(one.train, pool.seed)[:share]
+    return content.digest([tasks.digest(prompts), filled, asdict(one.profile.sampler), list(auxiliaries)])
 
 
 def exact_key(one: Plan) -> str:

@@ -34,7 +34,7 @@ class PoolConfig:
 
     prompts: Count
     images: Count  # a prompt
-    seed: Natural
+    seed: Natural  # of its noise and, unless 0, of which training prompts it takes; it does not follow the run's
     shard_prompts: Count
 
 
@@ -83,14 +83,14 @@ class Origin:
 
 
 class Source:
-    """Groups of training prompts, sampled and scored once: of the first `prompts` of them from the reference model, or
-    of an `origin`."""
+    """Groups of training prompts, sampled and scored once: of the first `prompts` of them in the order of the pool's
+    seed, from the reference model, or of an `origin`."""
 
     def __init__(
         self, config: PoolConfig, context: TrainContext, origin: Origin | None = None, guard: PoolGuard | None = None
     ) -> None:
         self.config, self.context, self.guard = config, context, guard or PoolGuard()
-        self.origin = origin or Origin(context.prompts[: config.prompts], context.pool)
+        self.origin = origin or Origin(task.pool_order(context.prompts, config.seed)[: config.prompts], context.pool)
         self.prompts = self.origin.prompts
         self.shards = math.ceil(len(self.prompts) / config.shard_prompts)
         self.collected = 0

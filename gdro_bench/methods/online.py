@@ -40,7 +40,7 @@ from gdro_bench.methods.pool_regulariser import PoolGuard
 from gdro_bench.methods.trainer import OptimiserConfig, Trainer
 from gdro_bench.pool import Groups
 from gdro_bench.profile import Sampler
-from gdro_bench.task import Prompt
+from gdro_bench.task import Prompt, pool_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +101,16 @@ def check(config: OnlineConfig, pool: PoolConfig, context: TrainContext) -> None
             2,
         )
     needed = pool.prompts if config.prompts == "new" else share
-    if rounds > 1 and needed > len(context.prompts):
+    known = len(pool_order(context.prompts, 0))
+    if rounds > 1 and needed > known:
         raise BenchError(
-            f"{rounds} rounds need {needed} training prompts; there are {len(context.prompts)}.",
+            f"{rounds} rounds need {needed} training prompts; there are {known}.",
             "Lower method.pool.prompts, or set method.online.prompts=same.",
             2,
         )
     if config.elite and rounds == 1:
         raise BenchError("online.elite needs images of several rounds.", "Set method.online.rounds above 1.", 2)
-    if config.held_back >= min(share, len(context.prompts)):
+    if config.held_back >= min(share, known):
         raise BenchError(
             f"online.held_back is {config.held_back}.", f"It must be below the {share} groups of round 0.", 2
         )
@@ -136,7 +137,8 @@ class Rounds:
         self.reference: list[Tensor] | None = None
         self.samplers: list[str] = []  # digests of the weights behind the later rounds
         self.first = 0  # round of the window
-        self.sources = [Source(pool, context, Origin(context.prompts[: self.share], context.pool), guard)]
+        self.order = pool_order(context.prompts, pool.seed)
+        self.sources = [Source(pool, context, Origin(self.order[: self.share], context.pool), guard)]
         self._groups: Groups | None = None
         self._elites: dict[str, Tensor] = {}
 
@@ -178,7 +180,7 @@ class Rounds:
         assert context.own_pool is not None
         start = number * self.share if self.config.prompts == "new" else 0
         origin = Origin(
-            context.prompts[start : start + self.share],
+            self.order[start : start + self.share],
             context.own_pool.another(),
             {"round": number, "adapters": self.samplers[number - 1], "seed": context.seed},
             ("round", number, context.seed),
