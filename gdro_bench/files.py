@@ -1,15 +1,16 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and files that are locks."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gdro_bench.errors import BenchError, first_line
 
@@ -49,6 +50,36 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+        raise not_written(path, error) from error
+
+
+def take(path: Path) -> IO[str] | None:
+    """Takes a lock file, which is held until what is returned is closed or the process dies; None if another holds it.
+
+    Raises:
+        BenchError: the file cannot be made.
+    """
+    file = _lock_file(path)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def wait_for(path: Path) -> IO[str]:
+    """As `take`, once nobody else holds it."""
+    file = _lock_file(path)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _lock_file(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
         raise not_written(path, error) from error
 
 

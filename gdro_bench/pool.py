@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +27,10 @@ from torch import Tensor
 from gdro_bench.budget import Cost, Ledger
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
-from gdro_bench.files import not_written, write_atomically
+from gdro_bench.files import not_written, wait_for, write_atomically
 from gdro_bench.score import AUXILIARY, Score
 
+LATENTS, SCORES = ".safetensors", ".parquet"  # the files of a shard
 ABANDONED = 3600  # seconds after which a shard that is being written is of a run that was killed
 Sampled = tuple[Tensor, list[list[Score]]]  # latents [P, G, *latent_shape] and P lists of G scores
 
@@ -101,6 +103,14 @@ class Pool:
         self.processes.barrier()
         return shard
 
+    def restore(self, index: int, make: Callable[[], Sampled]) -> None:
+        """Makes a shard again that the run has paid for and that was deleted since, at no charge."""
+        if not self.processes.broadcast(index in self):
+            before = self.ledger.accounts()
+            self.shard(index, make)
+            for name, cost in before.items():
+                setattr(self.ledger, name, cost)
+
     def __contains__(self, index: int) -> bool:
         return self._stem(index).with_suffix(".json").exists()
 
@@ -108,22 +118,35 @@ class Pool:
         return self.path / f"shard-{index:05d}"
 
     def write(self, index: int, shard: Shard) -> None:
-        stem = self._stem(index)
+        """Raises:
+        BenchError: the disk is full, or may not be written to."""
         rows = [
             {"prompt": p, "image": i, "value": score.value, "note": score.note, **score.parts}
             for p, group in enumerate(shard.scores)
             for i, score in enumerate(group)
         ]
-        partial = stem.with_suffix(f".{os.getpid()}.partial")  # another run may fill the same pool
+        own = f"{index:05d}.{uuid.uuid4().hex[:8]}"  # another run may fill the same pool, on another machine
+        partials = {suffix: self.path / f"shard-{own}{suffix}.partial" for suffix in (LATENTS, SCORES)}
         try:
-            save_file({"latents": shard.latents.contiguous()}, str(partial))
-            os.replace(partial, stem.with_suffix(".safetensors"))
-            pd.DataFrame(rows).to_parquet(partial)
-            os.replace(partial, stem.with_suffix(".parquet"))
+            save_file({"latents": shard.latents.contiguous()}, str(partials[LATENTS]))
+            pd.DataFrame(rows).to_parquet(partials[SCORES])
+            checksums = {suffix: _checksum(partial) for suffix, partial in partials.items()}
+            entry = {"checksums": checksums, "cost": dataclasses.asdict(shard.cost)}
+            with wait_for(self.path / ".lock"):  # all files of a shard are one run's
+                self._move(index, partials, json.dumps(entry, indent=1).encode())
         except (OSError, SafetensorError) as error:
             raise not_written(self.path, error) from error
-        entry = {"checksums": self._checksums(index), "cost": dataclasses.asdict(shard.cost)}
-        write_atomically(stem.with_suffix(".json"), json.dumps(entry, indent=1).encode())
+
+    def _move(self, index: int, partials: Mapping[str, Path], entry: bytes) -> None:
+        """Makes the files the shard; those of a run that was faster stay."""
+        stem = self._stem(index)
+        for suffix, partial in partials.items():
+            if index in self:
+                partial.unlink()
+            else:
+                os.replace(partial, stem.with_suffix(suffix))
+        if index not in self:
+            write_atomically(stem.with_suffix(".json"), entry)
 
     def read(self, index: int) -> Shard:
         """The shard, bit for bit as written.
@@ -147,8 +170,7 @@ class Pool:
         return Shard(latents, _scores(table, len(latents)), cost)
 
     def _checksums(self, index: int) -> dict[str, str]:
-        stem = self._stem(index)
-        return {s: hashlib.sha256(stem.with_suffix(s).read_bytes()).hexdigest() for s in (".safetensors", ".parquet")}
+        return {suffix: _checksum(self._stem(index).with_suffix(suffix)) for suffix in (LATENTS, SCORES)}
 
     def groups(self, shards: int) -> Groups:
         """All shards as one."""
@@ -163,6 +185,10 @@ class Pool:
             for name in names
         }
         return Groups(latents, torch.tensor(rewards), sum((shard.cost for shard in read), Cost()), auxiliary)
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _scores(table: pd.DataFrame, prompts: int) -> list[list[Score]]:

@@ -82,6 +82,17 @@ def check(scores: Sequence[Score], max_unscored: float) -> None:
         )
 
 
+def check_axes(judge: Scorer, judgements: Sequence[Score], correction: Correction) -> None:
+    """Raises:
+    BenchError: the judge does not rate what the task's corrected score is made of."""
+    missing = [axis for axis in correction.axes if judgements and axis not in judgements[0].parts]
+    if missing:
+        raise BenchError(
+            f"{judge.name} does not rate {', '.join(missing)}, of which the corrected score is made.",
+            "Choose another judge; with --second-reader or --gold this one may be of use.",
+        )
+
+
 def judge_mean(parts: Mapping[str, NDArray[np.float64]], correction: Correction) -> NDArray[np.float64]:
     """u: the mean of the task's axes of a judge's parts, each [N] in 1..5; NaN where one is."""
     mean: NDArray[np.float64] = np.mean([parts[axis] for axis in correction.axes], axis=0)

@@ -135,6 +135,12 @@ def repeat_draws(prompts: list[Prompt], images: int) -> list[Prompt]:
     return [replace(prompt, draw=draw) for draw in range(images) for prompt in prompts]
 
 
-def digest(prompts: list[Prompt]) -> str:
-    """Names a list of prompts by its content."""
+def digest_with_targets(prompts: Sequence[Prompt]) -> str:
+    """Names a list of prompts by its texts and by those targets that the texts do not tell."""
+    lines = (p.text if p.target in p.text else f"{p.text}\n{p.target}" for p in prompts)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def digest(prompts: Sequence[Prompt]) -> str:
+    """Names a list of prompts by its texts."""
     return hashlib.sha256("\n".join(p.text for p in prompts).encode()).hexdigest()[:16]

@@ -209,7 +209,14 @@ def test_a_list_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 
 
 METADATA = [b"", b"[]", b"{}", b"oops", b'{"tag": "counting"}', b'{"prompt": 3, "tag": "colors", "include": 3}']
-METADATA += [b'{"tag": "counting", "include": [{"class": "dog", "count": -3}], "prompt": "a photo"}']
+CLAUSES = ["-3", "0", "true", '"2"', "2.0", '1, "color": "gray"', '1, "position": ["on top of", 0]', '1}, 5, {"a": 1']
+CLAUSES += [f'1{more}, "position": {position}' for more, position in (
+    ("", '["above", 0]'), ("", "[5]"), ('}, {"class": "bus", "count": 1', '["above", -1]'))]  # fmt: skip
+METADATA += [
+    b'{"tag": "counting", "include": [{"class": "bus", "count": %s}], "prompt": "a photo"}' % clause.encode()
+    for clause in CLAUSES
+]
+METADATA += [b'{"tag": "counting", "include": [], "prompt": "a photo"}', b'"a photo of a bus"', b"5"]
 
 
 @pytest.mark.parametrize("metadata", METADATA, ids=[str(i) for i in range(len(METADATA))])

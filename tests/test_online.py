@@ -296,6 +296,25 @@ def test_groups_held_back_are_never_trained_on(tmp_path: Path) -> None:
 # -- resuming
 
 
+def test_images_of_a_later_round_cannot_be_made_again_and_the_first_rounds_can(tmp_path: Path) -> None:
+    config = numbers({"window": 0})
+    made, _ = opened(tmp_path, config)
+    steps_to(made, 3)
+    state = made.state_dict()
+    for place in ("pools", "rounds"):
+        for shard in (tmp_path / place).rglob("shard-*.json"):
+            shard.unlink()
+        resumed, ledger = opened(tmp_path, config)
+        resumed.load_state_dict(state)
+        if place == "pools":
+            resumed.step()
+            assert len(list((tmp_path / place).rglob("shard-*.json"))) == 2
+            assert ledger.pool.images == ledger.collection.images == 0
+        else:
+            with pytest.raises(BenchError, match=r"gone .* Delete checkpoint.pt"):
+                resumed.step()
+
+
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "theta": ({}, {"rule": "kl-target", "every": 1}),
     "old, moving reference": ({"sampler": "old", "reference": "sampler", "window": 2}, {"rule": "slope"}),

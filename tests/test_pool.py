@@ -11,7 +11,7 @@ import torch
 
 from gdro_bench.budget import Cost, Ledger
 from gdro_bench.errors import BenchError
-from gdro_bench.pool import ABANDONED, Pool, Sampled
+from gdro_bench.pool import ABANDONED, Pool, Sampled, Shard
 from gdro_bench.score import Score
 
 PROMPTS, IMAGES, SHAPE = 2, 3, (4, 5)
@@ -136,6 +136,29 @@ def test_making_that_fails_leaves_no_shard(tmp_path):
     with pytest.raises(AssertionError):
         pool.shard(0, never)
     assert 0 not in pool
+
+
+def test_a_shard_that_is_gone_is_made_again_at_no_charge(tmp_path):
+    pool = open_pool(tmp_path)
+    pool.shard(0, making(pool))
+    paid = pool.ledger.accounts()
+    pool.restore(0, never)
+    (pool.path / "shard-00000.json").unlink()
+    pool.restore(0, making(pool))
+    assert repr(pool.read(0).scores) == repr(sampled()[1])
+    assert amounts(pool.read(0).cost) == PAID
+    assert pool.ledger.accounts() == paid
+
+
+def test_of_two_runs_that_make_a_shard_at_once_one_wins_whole(tmp_path):
+    """Files of two machines may differ in their last bits; a shard's files are all of one."""
+    pool, other = open_pool(tmp_path), open_pool(tmp_path)
+    pool.write(0, Shard(*sampled(0), Cost(images=1)))
+    other.write(0, Shard(*sampled(1), Cost(images=2)))
+    kept = pool.read(0)
+    assert torch.equal(kept.latents, sampled(0)[0])
+    assert kept.cost.images == 1
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_groups_are_all_shards_in_order(tmp_path):

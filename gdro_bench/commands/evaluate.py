@@ -28,7 +28,7 @@ from gdro_bench.files import strict_json, write_atomically
 from gdro_bench.models import open_model, pick_device
 from gdro_bench.profile import DetectorConfig, JudgeConfig, Profile
 from gdro_bench.rewards.instruments import open_reward
-from gdro_bench.score import Images, Score, Scorer, check, corrected_score, judge_mean
+from gdro_bench.score import Images, Score, Scorer, check, check_axes, corrected_score, judge_mean
 from gdro_bench.stats import Estimate
 from gdro_bench.task import Correction, Prompt, PromptOf, Task
 
@@ -84,7 +84,8 @@ def execute(
     """Scores, prints, writes what came out under `out`, and returns it.
 
     Raises:
-        BenchError: bad input, an instrument that cannot be had, too many pictures without a score.
+        BenchError: bad input, an instrument that cannot be had, too many pictures without a score; a judge that stops
+            answering, once the rewards are written.
     """
     request.check(prompts)
     task, profile, held_out = evaluation_inputs(task_name, profile_name, settings, prompts)
@@ -95,8 +96,9 @@ def execute(
         pictures = generate(profile, held_out, task_name, request)
     with progress.EvaluationBar(console) as bar:
         scores = score(pictures, scorer, bar.evaluating)
-        judgements = None if judge is None else score(pictures, judge, bar.evaluating)
+        asked, refusal = ask([pictures], judge, task.correction, bar.evaluating)
     evaluation = result(scorer, pictures.prompts, scores, profile.max_unscored)
+    judgements = asked[0] if asked else None
     if judge is not None and judgements is not None:
         evaluation = with_judge(evaluation, pictures.prompts, scores, judge, judgements, task.correction)
     summary.print_evaluation(console, evaluation)
@@ -104,8 +106,27 @@ def execute(
         write(out, pictures, scores, judgements, evaluation)
         written = f"Written: {out / 'eval.json'}, {out / 'scores.csv'}"
         console.print(written, soft_wrap=True, markup=False)
+    if refusal is not None:
+        raise refusal
     check_judged(evaluation.judge, judgements or [], profile.max_unscored)
     return evaluation
+
+
+def ask(
+    lots: Sequence[Pictures], judge: Scorer | None, correction: Correction, done: Done
+) -> tuple[list[list[Score]] | None, BenchError | None]:
+    """What a judge says of each lot of pictures. Nothing without a judge, or if it stops answering or rates none of the
+    task's axes: then its error, to be raised when the rewards, which were dear, are written."""
+    if judge is None:
+        return None, None
+    judged: list[list[Score]] = []
+    try:
+        for lot in lots:
+            judged.append(score(lot, judge, done))
+            check_axes(judge, judged[0], correction)
+    except BenchError as error:
+        return None, error
+    return judged, None
 
 
 def check_judged(judge: str, judgements: Sequence[Score], max_unscored: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +106,18 @@ def execute(
     policy = open_model(profile, request.weights, request.lora, pick_device(request.device))
     with progress.EvaluationBar(console) as bar:
         seen = [look(policy, scale, held_out, task, profile, instruments, bar.evaluating) for scale in scales]
+        lots = [one.pictures for one in seen]
+        asked, refusal = evaluate.ask(lots, instruments.judge, task.correction, bar.evaluating)
+    if asked:
+        seen = [replace(one, judgements=judgements) for one, judgements in zip(seen, asked, strict=True)]
     results = [result(one, task, profile, instruments) for one in seen]
     summary.print_frontier(console, results)
     if out is not None:
         write(out, seen, results, instruments, task)
         names = ("eval.json", "scores.csv", "frontier.png", "frontier.pdf")
         console.print(f"Written: {', '.join(str(out / name) for name in names)}", soft_wrap=True, markup=False)
+    if refusal is not None:
+        raise refusal
     for one, found in zip(seen, results, strict=True):
         evaluate.check_judged(found.result.judge, one.judgements or [], profile.max_unscored)
 
@@ -139,11 +145,8 @@ def look(
         if some:
             path_kl = divergence.paths(policy, some, task.name, profile.sampler, drift.noise_level).kl.tolist()
     pictures = Pictures([policy.name] * len(prompts), list(images), prompts)
-    scores, judgements, golds = (
-        evaluate.score(pictures, scorer, done) if scorer else None
-        for scorer in (instruments.scorer, instruments.judge, instruments.gold)
-    )
-    return Seen(scale, pictures, scores or [], judgements, golds, path_kl)
+    golds = evaluate.score(pictures, instruments.gold, done) if instruments.gold else None
+    return Seen(scale, pictures, evaluate.score(pictures, instruments.scorer, done), None, golds, path_kl)
 
 
 def result(seen: Seen, task: Task, profile: Profile, instruments: Instruments) -> ScaledResult:

@@ -9,6 +9,7 @@ from rich.console import Console
 from gdro_bench import progress
 from gdro_bench.comparison import entries
 from gdro_bench.engine import card, judging
+from gdro_bench.engine.folders import locked
 from gdro_bench.profile import JudgeConfig
 
 
@@ -31,7 +32,8 @@ def execute(
     finished = entries.finished(folders, runs)[0]
     with progress.EvaluationBar(console) as bar:
         for folder in finished:
-            judging.judge_run(folder, judges, bar.evaluating)
-            card.write(folder)
+            with locked(folder):  # a run that ends just now judges itself
+                judging.judge_run(folder, judges, bar.evaluating)
+                card.write(folder)
     looked_in = " ".join(map(str, folders)) or f"--runs {runs}"
     console.print(f"Judged {len(finished)} runs. Next: gdro-bench compare {looked_in}", soft_wrap=True, markup=False)

@@ -74,6 +74,7 @@ def next_seed(plan: Plan) -> str:
     words += ["--out", str(out)] if out != Path("runs") else []
     words += [word for setting in plan.changed if "." in setting.split("=")[0] for word in ("--set", setting)]
     words += ["--prompts", str(plan.prompts)] if plan.prompts else []
+    words += ["--train-prompts", str(plan.train_prompts)] if plan.train_prompts else []
     return shlex.join(words)
 
 

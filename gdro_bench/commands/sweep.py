@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from gdro_bench.commands.board import Outcome, Watcher
@@ -49,14 +50,26 @@ def plans(
     settings: Sequence[str] = (),
     **options: Any,
 ) -> list[Plan]:
-    """Every run of the sweep, checked before the first begins; those that come out the same are made once."""
+    """Every run of the sweep, checked before the first begins; those that come out the same are made once.
+
+    Raises:
+        BenchError: as `make_plan`; two runs of other settings would share a folder.
+    """
     made = [
         plan.make_plan(task, method, seed=seed, settings=(*settings, *varied), **options)
         for method in methods
         for varied in combinations(over)
         for seed in seeds
     ]
-    return list({made.folder: made for made in made}.values())
+    by_folder: dict[Path, Plan] = {}
+    for one in made:
+        if by_folder.setdefault(one.folder, one).settings != one.settings:
+            raise BenchError(
+                f"Runs of other settings would share {one.folder}.",
+                "Vary a number that moves the result, or give each of them an --out.",
+                2,
+            )
+    return list(by_folder.values())
 
 
 def execute(plans: Sequence[Plan], listener: Watcher, processes: ProcessGroup) -> list[Outcome]:
@@ -67,5 +80,7 @@ def execute(plans: Sequence[Plan], listener: Watcher, processes: ProcessGroup) -
         try:
             outcomes.append(Outcome(one, runner.execute(one, listener, processes)))
         except BenchError as error:
+            if processes.size > 1:  # it may be of this process alone, and the others would wait in another run
+                raise
             outcomes.append(Outcome(one, None, str(error)))
     return outcomes

@@ -9,7 +9,6 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from gdro_bench import content
 from gdro_bench.distributed import ProcessGroup
@@ -46,26 +45,6 @@ def locked(folder: Path) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
-
-
-def take(path: Path, wait: bool = False) -> IO[str] | None:
-    """Takes a lock file, which is held until what is returned is closed or the process dies; None if it is held by
-    another and is not waited for.
-
-    Raises:
-        BenchError: the file cannot be made.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise not_written(path, error) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
 
 
 def check_shared(folder: Path, processes: ProcessGroup) -> None:

@@ -29,7 +29,7 @@ from gdro_bench.errors import BenchError
 from gdro_bench.files import strict_json, write_atomically
 from gdro_bench.policy import Policy
 from gdro_bench.rewards import panel
-from gdro_bench.score import Images, Scorer, judge_mean
+from gdro_bench.score import Images, Scorer, check_axes, judge_mean
 
 FILE = "health.json"
 Row = dict[str, Any]  # of one health picture
@@ -169,6 +169,7 @@ class Health:
         if self.judge is None:
             return [math.nan] * len(images)
         scores = self.judge(images, self.plan.health)
+        check_axes(self.judge, scores, self.plan.task.correction)
         parts = {axis: np.array([score.parts[axis] for score in scores]) for axis in self.plan.task.correction.axes}
         ratings: list[float] = judge_mean(parts, self.plan.task.correction).tolist()
         return ratings

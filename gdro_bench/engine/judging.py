@@ -32,7 +32,7 @@ from gdro_bench.engine.record import Point, Run
 from gdro_bench.errors import BenchError, first_line
 from gdro_bench.files import write_atomically
 from gdro_bench.profile import JudgeConfig
-from gdro_bench.score import Score, Scorer, corrected_score, judge_mean
+from gdro_bench.score import Score, Scorer, check_axes, corrected_score, judge_mean
 from gdro_bench.stats import Estimate
 from gdro_bench.task import Correction, Prompt, Task
 
@@ -275,6 +275,8 @@ class _Judging:
     def _ask(self, path: Path, numbers: list[int]) -> list[Row]:
         images, prompts = samples.read(path, numbers), [self.prompts[number] for number in numbers]
         scores = {role: judge(images, prompts) for role, judge in self.judges.items()}
+        if "judge" in scores:
+            check_axes(self.judges["judge"], scores["judge"], self.correction)
         return [
             {"prompt": number} | _columns({role: each[i] for role, each in scores.items()}, self.correction)
             for i, number in enumerate(numbers)

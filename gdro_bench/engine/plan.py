@@ -43,6 +43,7 @@ class Plan:
     folder: Path
     prompts: Path | None = None  # one's own held-out prompts
     track: tuple[str, ...] = ()  # trackers that are told how it goes; they move nothing
+    train_prompts: Path | None = None
 
     @property
     def pool(self) -> PoolConfig | None:
@@ -127,13 +128,13 @@ def make_plan(
     config = content.build(method_.config_type, tables["method"], path.name)
     _check_pool(method_, config, profile_)
     check_auxiliaries(auxiliaries_of(config), task_, profile_)
-    changed += (f"prompts={tasks.digest(held_out)[:8]}",) if prompts else ()
-    changed += (f"train_prompts={tasks.digest(train)[:8]}",) if train_prompts else ()
+    changed += (f"prompts={tasks.digest_with_targets(held_out)[:8]}",) if prompts else ()
+    changed += (f"train_prompts={tasks.digest_with_targets(train)[:8]}",) if train_prompts else ()
     changed = tuple(map(without_credentials, changed))  # records and folders are shared; passwords are not
     tables["profile"]["judge"]["url"] = without_credentials(profile_.judge.url)
     run_folder = out / task / profile / folder_name(method, changed, seed)
     shared = (train, held_out, tables, changed, run_folder, prompts, tuple(dict.fromkeys(track)))
-    return Plan(task_, profile, profile_, method, config, seed, *shared)
+    return Plan(task_, profile, profile_, method, config, seed, *shared, train_prompts)
 
 
 def _check_trackers(names: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ def pool_key(one: Plan) -> str | None:
     auxiliaries = method.get("auxiliary", {}).get("rewards", ())
     filled = asdict(replace(pool, prompts=share))
     prompts = tasks.pool_order(one.train, pool.seed)[:share]
-    return content.digest([tasks.digest(prompts), filled, asdict(one.profile.sampler), list(auxiliaries)])
+    return content.digest([tasks.digest_with_targets(prompts), filled, asdict(one.profile.sampler), list(auxiliaries)])
 
 
 def exact_key(one: Plan) -> str:

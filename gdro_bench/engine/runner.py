@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,11 +69,21 @@ def execute(plan: Plan, listener: ProgressListener, processes: ProcessGroup) -> 
 
 @contextmanager
 def _locked(plan: Plan, processes: ProcessGroup) -> Iterator[None]:
-    """The main process holds the folder; the others work for it."""
-    if not processes.is_main:
-        yield
-        return
-    with folders.locked(plan.folder):
+    """The main process holds the folder; the others work for it.
+
+    Raises:
+        BenchError: it cannot have it; all raise.
+    """
+    with ExitStack() as held:
+        refusal: BenchError | None = None
+        if processes.is_main:
+            try:
+                held.enter_context(folders.locked(plan.folder))
+            except BenchError as error:
+                refusal = error
+        told = processes.broadcast([refusal.problem, refusal.remedy] if refusal else [])
+        if told:
+            raise BenchError(told[0], told[1])
         yield
 
 
@@ -254,4 +264,5 @@ class Execution:
                 artifacts.write(self.plan, self.state, run, self.policy)
             self.checkpoint.unlink()
             shutil.rmtree(self.rounds, ignore_errors=True)
+        self.processes.barrier()  # who goes on sees a finished run
         return run

@@ -45,7 +45,7 @@ class Config:
     prompts: Count  # an epoch
     k: Count  # images a prompt
     noising: SdeConfig
-    window: Natural  # steps that are stochastic and trained, as in Flow-GRPO-Fast; 0 is all
+    window: Natural  # steps that are stochastic and all trained, as in Flow-GRPO-Fast; 0 is all, or a share of them
     window_range: Natural  # the window lies in the first so many steps
     noisy_last: bool  # whether the last step gets noise as well; if not, it ends at x0_hat = x - t v and is not trained
     timesteps: Literal["first", "random"]  # which of the stochastic steps are trained
@@ -373,8 +373,13 @@ def _check(config: Config, context: TrainContext) -> None:
         raise BenchError(f"k is {c.k}.", "A group needs at least 2 images.", 2)
     if c.prompts > len(context.prompts):
         raise BenchError(f"An epoch takes {c.prompts} prompts of {len(context.prompts)}.", "Lower method.prompts.", 2)
-    if c.window and not c.window <= min(c.window_range, steps):
-        raise BenchError(f"A window of {c.window} steps does not fit.", f"Raise method.window_range (to {steps}).", 2)
+    last = steps if c.noisy_last else steps - 1
+    if c.window and not c.window <= min(c.window_range, last):
+        remedy = f"Set method.window to at most {last} and method.window_range to no less."
+        raise BenchError(f"A window of {c.window} steps does not fit.", remedy, 2)
+    if c.window and c.timestep_fraction != 1:
+        remedy = "Set method.timestep_fraction=1, or method.window=0."
+        raise BenchError("All steps of a window are trained; no timestep_fraction of them.", remedy, 2)
     if c.noising.level <= 0:
         raise BenchError("Without noise there is no likelihood to train on.", "Raise method.noising.level above 0.", 2)
     if c.noising.kind == "cps" and c.noisy_last:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -16,7 +17,7 @@ from gdro_bench import content, sampling, score, task
 from gdro_bench.budget import Cost
 from gdro_bench.content import Count, Natural
 from gdro_bench.distributed import gather_scores
-from gdro_bench.errors import TrainingFailed
+from gdro_bench.errors import BenchError, TrainingFailed
 from gdro_bench.methods import Step, TrainContext
 from gdro_bench.methods.pool_regulariser import PoolGuard
 from gdro_bench.methods.trainer import OptimiserConfig, Trainer
@@ -100,7 +101,7 @@ class Source:
             "model": context.policy.name,
             "reward": context.scorer.name,
             "sampler": asdict(context.sampler),
-            "prompts": task.digest(self.prompts),
+            "prompts": task.digest_with_targets(self.prompts),
             "pool": [len(self.prompts), config.images, config.seed, config.shard_prompts],
         } | self.origin.recipe
         if context.auxiliaries:
@@ -113,20 +114,23 @@ class Source:
 
     def collect(self) -> Step:
         """One more shard, made or read."""
-        first = self.collected * self.config.shard_prompts
-        prompts = self.prompts[first : first + self.config.shard_prompts]
-        shard = self.origin.pool.shard(self.collected, lambda: self._sample(prompts))
+        shard = self.origin.pool.shard(self.collected, partial(self._sample, self.collected))
         self.collected += 1
         values = torch.tensor([score.value for group in shard.scores for score in group])
         metrics = {"pool_reward": values.nanmean().item(), "unscored": float(values.isnan().sum())}
         if self.complete and self.guard.config:
             metrics |= self.guard.seen(self.scored)[1]
-        return Step("collect", metrics, f"pool: {first + len(prompts)} of {len(self.prompts)} prompts")
+        return Step("collect", metrics, f"pool: {self._first(self.collected)} of {len(self.prompts)} prompts")
+
+    def _first(self, shard: int) -> int:
+        """The number of its first prompt, or of all if there is no such shard."""
+        return min(shard * self.config.shard_prompts, len(self.prompts))
 
     @torch.no_grad()
-    def _sample(self, prompts: list[task.Prompt]) -> Sampled:
+    def _sample(self, shard: int) -> Sampled:
         """Groups from the reference model, whatever the adapters are, or the origin's."""
         n, context, origin = self.config.images, self.context, self.origin
+        prompts = self.prompts[self._first(shard) : self._first(shard + 1)]
         keys: list[tuple[str | int, ...]] = [
             ("pool", self.config.seed, p.text, i, *origin.key) for p in prompts for i in range(n)
         ]
@@ -145,10 +149,24 @@ class Source:
 
     @property
     def scored(self) -> Groups:
-        """The whole pool, with the task's rewards."""
+        """The whole pool, with the task's rewards.
+
+        Raises:
+            BenchError: a shard is damaged, or one is gone that nobody can make again.
+        """
         if self._scored is None:
+            for shard in range(self.shards):
+                self.origin.pool.restore(shard, partial(self._again, shard))
             self._scored = self.origin.pool.groups(self.shards)
         return self._scored
+
+    def _again(self, shard: int) -> Sampled:
+        if self.origin.weights:  # of a later round, whose weights have moved on
+            raise BenchError(
+                f"Images that this run trains on are gone from {self.origin.pool.path}.",
+                "Delete checkpoint.pt in the run's folder and type the same command again: the run starts anew.",
+            )
+        return self._sample(shard)
 
     def taken(self, groups: Tensor, members: list[Tensor]) -> tuple[Tensor, Tensor, list[task.Prompt]]:
         """These members of these groups: latents [G, n, *latent_shape], rewards [G, n] and the G prompts."""

@@ -50,12 +50,13 @@ class Trainer:
         return self.parameters[0].device
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the loss's gradient to this update's.
+        """Adds the loss's gradient to this update's. One of many processes must not stop alone: there `update` finds
+        what is not finite, in all of them.
 
         Raises:
             TrainingFailed: the loss is not finite.
         """
-        if not torch.isfinite(loss):
+        if self.processes.size == 1 and not torch.isfinite(loss):
             raise TrainingFailed(f"The loss is {loss.item()} at update {self.updates + 1}.", LOWER)
         loss.backward()  # type: ignore[no-untyped-call]
 

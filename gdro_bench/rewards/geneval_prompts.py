@@ -49,19 +49,42 @@ class Scene:
         return {"tag": self.tag} | {name: value for name, value in clauses.items() if value} | {"prompt": self.prompt}
 
 
-def parse(line: dict[str, Any]) -> Scene:
+def parse(line: Any) -> Scene:
     """A scene from a line of metadata.
 
     Raises:
         KeyError: a key is missing.
+        TypeError: a part is of another type.
+        ValueError: it asks for what no picture can show, such as a colour that no object is told to have.
     """
-    clauses = {part: tuple(map(_clause, line.get(part, []))) for part in ("include", "exclude")}
+    if not isinstance(line, dict):
+        raise TypeError("it is no JSON object")
+    if not isinstance(line["prompt"], str):
+        raise TypeError("`prompt` is no text")
+    parts = {part: list(line.get(part, [])) for part in ("include", "exclude")}
+    if not parts["include"]:
+        raise ValueError("it asks for nothing (`include`)")
+    clauses = {part: tuple(_clause(table, number) for number, table in enumerate(parts[part])) for part in parts}
     return Scene(line["tag"], clauses["include"], line["prompt"], clauses["exclude"])
 
 
-def _clause(table: dict[str, Any]) -> Clause:
-    relation = table.get("position")
-    return Clause(table["class"], table["count"], table.get("color"), relation and (relation[0], relation[1]))
+def _clause(table: Any, number: int) -> Clause:
+    """The clause of this number in its list."""
+    if not isinstance(table, dict):
+        raise TypeError(f"{table!r} is no clause")
+    count, colour, position = table["count"], table.get("color"), table.get("position")
+    if type(count) is not int or count < 1:
+        raise ValueError(f"`count` is {count!r}, not a whole number of at least 1")
+    if colour is not None and colour not in COLOURS:
+        raise ValueError(f"the colour is {colour!r}; known: {', '.join(COLOURS)}")
+    if position is None:
+        return Clause(table["class"], count, colour)
+    relation, against = position
+    if relation not in RELATIONS:
+        raise ValueError(f"the relation is {relation!r}; known: {', '.join(RELATIONS)}")
+    if type(against) is not int or not 0 <= against < number:
+        raise ValueError(f"`position` holds against clause {against!r}, which does not come before it")
+    return Clause(table["class"], count, colour, (relation, against))
 
 
 def article(noun: str) -> str:

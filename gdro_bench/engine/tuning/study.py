@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from gdro_bench.engine import folders
+from gdro_bench import files
 from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.pool_keys import exact_key, pool_key
 from gdro_bench.engine.tuning.search import Search
@@ -64,9 +64,7 @@ class StudyOf:
 
     def _alone(self) -> IO[str]:
         """Inside, no other process opens the study or takes a trial."""
-        file = folders.take(self.search.folder / ".taking", wait=True)
-        assert file is not None
-        return file
+        return files.wait_for(self.search.folder / ".taking")
 
     def _damaged(self, error: Exception) -> BenchError:
         return BenchError(
@@ -124,12 +122,12 @@ class StudyOf:
 
     def _locked(self, number: int) -> Claim | None:
         plan = self.search.plans[number]
-        own = folders.take(plan.folder / ".claim")
+        own = files.take(plan.folder / ".claim")
         if own is None:
             return None
         if pool_key(plan) is None or _full(plan).exists():
             return Claim(number, own)
-        pool = folders.take(_pools(plan) / f"{pool_key(plan)}.lock")
+        pool = files.take(_pools(plan) / f"{pool_key(plan)}.lock")
         if pool is None:
             own.close()
             return None
@@ -202,7 +200,7 @@ class _Lock:
         self.held: IO[str] | None = None
 
     def acquire(self) -> bool:
-        self.held = folders.take(self.path, wait=True)
+        self.held = files.wait_for(self.path)
         return True
 
     def release(self) -> None:

@@ -118,6 +118,9 @@ class PocketDetector:
 
     @torch.no_grad()
     def __call__(self, images: Images) -> list[Detections]:
+        """Raises:
+        BenchError: pictures of another size."""
+        world.check_size(images, self.name)
         return [Detections(objects, detected_colours) for objects in decode(self.network(to_tensor(images)))]
 
 

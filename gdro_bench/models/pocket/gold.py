@@ -309,6 +309,9 @@ class Gold:
     name = "gold: share of the prompt's facts that hold"
 
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        """Raises:
+        BenchError: pictures of another size."""
+        world.check_size(images, "pocket's gold score")
         return [self._score(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
 
     def _score(self, image: Images, prompt: Prompt) -> Score:

@@ -23,7 +23,7 @@ from gdro_bench.errors import BenchError
 from gdro_bench.models.pixels import to_tensor
 from gdro_bench.models.pocket import parse
 from gdro_bench.models.pocket.network import Residual
-from gdro_bench.models.pocket.world import COLOURS, PLACES, TEXTURES, THINGS, Facts, ThingFacts
+from gdro_bench.models.pocket.world import COLOURS, PLACES, TEXTURES, THINGS, Facts, ThingFacts, check_size
 from gdro_bench.profile import JudgeConfig
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
@@ -144,6 +144,9 @@ class PocketJudge:
 
     @torch.no_grad()
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        """Raises:
+        BenchError: pictures of another size."""
+        check_size(images, "pocket judge")
         facts = [parse.facts_of(prompt.text) for prompt in prompts]
         verdict = self.network(to_tensor(images))
         chances = [logits.softmax(dim=1) for logits in verdict.fields]

@@ -17,7 +17,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from gdro_bench.errors import BenchError
 from gdro_bench.rewards.geneval_prompts import NUMBERS, RELATIONS, article, plural
+from gdro_bench.score import Images
 
 SIZE = 64
 TOKEN_SIDE = 8  # px of an image token of the model
@@ -425,3 +427,14 @@ def render(
             THINGS[thing.name](ImageDraw.Draw(image), x, y, THING_SIDE, colour)
             boxes.append((x, y, x + THING_SIDE, y + THING_SIDE))
     return Picture(np.asarray(image, dtype=np.uint8), panel, tuple(boxes))
+
+
+def check_size(images: Images, instrument: str) -> None:
+    """Raises:
+    BenchError: these are no pictures of this world's size."""
+    if images.shape[1:3] != (SIZE, SIZE):
+        raise BenchError(
+            f"The {instrument} looks at pictures of {SIZE} x {SIZE} px; these have {images.shape[2]} x "
+            f"{images.shape[1]}.",
+            "Choose another --judge or --profile for them, or make them as small.",
+        )
