@@ -105,7 +105,7 @@ class PretrainedConfig:
 
     source: str  # hub id or folder of a whole pipeline
     side: Count  # px of a picture
-    dtype: Literal["float32", "bfloat16", "float16"]
+    dtype: Literal["float32", "bfloat16"]  # float16 would round small gradients to 0
     distilled_guidance: NonNegative  # an input of FLUX.1-dev; SD3.5 has none
     text_tokens: Count  # of T5, at most
     gradient_checkpointing: bool

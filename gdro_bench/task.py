@@ -54,6 +54,7 @@ class Task:
     title: str
     reward: str
     correction: Correction
+    numbers: str | None  # another task, whose numbers (`[tasks.<task>]` in baselines/) are taken; its own if left out
     prompts: dict[str, PromptSet]
 
 

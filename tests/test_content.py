@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from typing import Any, Literal
 
 import pytest
@@ -61,6 +62,19 @@ def test_the_shipped_numbers_build(name):
     for name_of_task in content.names("task"):
         plan.read_profile(name, (), name_of_task)
         content.build(gdro.Config, plan.read_numbers(folder / "gdro.toml", name_of_task), "gdro.toml")
+
+
+def test_a_task_may_have_another_s_numbers(tmp_path, monkeypatch):
+    """As `tasks/README.md` says to make `geneval-published`."""
+    copied = tmp_path / "tasks" / "geneval-published"
+    shutil.copytree(content.find("task", "geneval"), copied)
+    text = (copied / "task.toml").read_text().replace('name = "geneval"', 'name = "geneval-published"')
+    text = text.replace('reward = "geneval"', 'reward = "geneval-published"\nnumbers = "geneval"')
+    (copied / "task.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    one, other = (plan.make_plan(name, "flow-grpo", "pocket", 0, tmp_path) for name in (copied.name, "geneval"))
+    assert one.task.reward == copied.name
+    assert (one.config, one.profile) == (other.config, other.profile)
 
 
 def test_a_task_may_have_numbers_of_its_own(tmp_path):

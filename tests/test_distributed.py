@@ -16,7 +16,7 @@ from test_run import arguments, folder, recorded
 
 from gdro_bench.budget import Cost
 from gdro_bench.distributed import ProcessGroup, batches
-from gdro_bench.engine import record, samples
+from gdro_bench.engine import folders, record, samples
 
 SMALL_BATCH = {"profile__sampler__batch": 3, "profile__kept_images": 100}
 
@@ -128,6 +128,27 @@ def test_when_one_dies_the_other_says_so_and_the_run_goes_on(method: str, tmp_pa
     assert not list(killed.glob("ocr/pocket/*/run.json"))
     assert [code for code, _, _ in finish(start(2, command(killed, method)))] == [0, 0]
     assert recorded(killed) == recorded(whole)
+
+
+@pytest.mark.slow
+def test_two_processes_search_and_sweep_together(tmp_path: Path) -> None:
+    """Those that write nothing go on to the next trial or run only when this one is on disk."""
+    flags = arguments(tmp_path, "gdro", **SMALL_BATCH)[1:]
+    for words in (["tune", *flags, "--trials", "2"], ["sweep", *flags, "--over", "method.tau=0.05,0.5"]):
+        for code, said, errors in finish(start(2, [sys.executable, "-m", "gdro_bench.cli", *words])):
+            assert code == 0, said + errors
+    assert len(list(tmp_path.rglob("run.json"))) == 4
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_in_use_stops_all_processes(tmp_path: Path) -> None:
+    words = ["sweep", *arguments(tmp_path, "gdro", **SMALL_BATCH)[1:], "--seeds", "0,1"]
+    assert finish(start(1, [sys.executable, "-m", "gdro_bench.cli", *words]))[0][0] == 0
+    one = sorted((tmp_path / "ocr" / "pocket").iterdir())[0]
+    with folders.locked(one):
+        ended = finish(start(2, [sys.executable, "-m", "gdro_bench.cli", *words]))
+    assert [code for code, _, _ in ended] == [1, 1]
+    assert all("is being run by process" in errors for _, _, errors in ended)
 
 
 # -- one process

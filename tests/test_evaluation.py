@@ -150,6 +150,19 @@ def test_a_judge_that_is_not_there_is_named(listed: Path) -> None:
     assert "The judge at http://127.0.0.1:9/v1 does not answer" in result.output
 
 
+@pytest.mark.parametrize(
+    ("judge", "side", "said"),
+    [("pocket-facts", 64, "does not rate alignment"), ("pocket", 65, "64 x 64 px; these have 65 x 65")],
+)
+def test_a_judge_that_does_not_suit_costs_no_reward(judge: str, side: int, said: str, tmp_path: Path) -> None:
+    Image.new("RGB", (side, side), "red").save(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text('path,prompt\na.png,"a sign ""TREE"""\n')
+    result = call("ocr", "--images", tmp_path / "list.csv", "--judge", judge, "--out", tmp_path / "o")
+    assert result.exit_code == 1
+    assert said in result.output
+    assert json.loads((tmp_path / "o" / "eval.json").read_text())["reward"]["mean"] == 0
+
+
 def judged_by(url: str, *more: object) -> tuple[object, ...]:
     return "--judge", "unified-reward", "--judge-url", url, "--judge-model", "judge-7b", *more
 

@@ -18,7 +18,7 @@ from gdro_bench import content, sampling
 from gdro_bench.budget import Ledger, MeteredPolicy, MeteredScorer
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import Method, TrainContext, awm, forward_data, gdro, grpo
+from gdro_bench.methods import Method, TrainContext, awm, forward_data, forward_process, gdro, grpo
 from gdro_bench.methods.forward_process import ForwardTraining
 from gdro_bench.methods.offline import OfflineTraining
 from gdro_bench.models.pocket.policy import PocketPolicy
@@ -222,6 +222,14 @@ def test_offline_one_forward_of_the_reference_serves_all(tmp_path: Path, name: s
 def test_a_guided_teacher_costs_one_more(tmp_path: Path) -> None:
     spent = first_update(tmp_path, "crd", kl_weight=0.1, teacher_guidance=4.5)
     assert spent["reference"] == 2 * spent["policy"]
+
+
+def test_guidance_is_not_taught_where_the_sampler_guides(tmp_path: Path) -> None:
+    config = numbers("crd", kl_weight=0.1, teacher_guidance=4.5)
+    with pytest.raises(BenchError, match=r"profile.sampler.guidance=1"):
+        forward_process.check_teacher(config, replace(SAMPLER, guidance=4.5))
+    forward_process.check_teacher(replace(config, teacher_guidance=1.0), replace(SAMPLER, guidance=4.5))
+    forward_process.check_teacher(config, SAMPLER)
 
 
 def test_rollouts_are_guided_and_the_trained_velocity_is_not(tmp_path: Path) -> None:

@@ -370,6 +370,15 @@ def test_rollouts_may_have_a_shift_of_their_own(tmp_path):
     assert torch.equal(made.schedule, timesteps(12, 3.0))
 
 
+@pytest.mark.parametrize("changed", [
+    {"window": 4, "window_range": 4}, {"window": 3, "window_range": 2}, {"window": 2, "window_range": 3,
+                                                                        "timestep_fraction": 0.5}])  # fmt: skip
+def test_a_window_that_cannot_be_is_refused(tmp_path, changed):
+    """Of four steps the last has no noise (`noisy_last`), so three are left."""
+    with pytest.raises(BenchError, match="window"):
+        method(tmp_path, numbers(**changed))
+
+
 def test_a_window_lies_in_its_range():
     config = numbers(window=2, window_range=4)
     seen = {tuple(grpo.stochastic_steps(config, 8, torch.Generator().manual_seed(i))) for i in range(60)}

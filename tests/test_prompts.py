@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from gdro_bench import content, task
 from gdro_bench.cli import main
 from gdro_bench.engine import plan
+from gdro_bench.engine.pool_keys import pool_key
 from gdro_bench.rewards.geneval_prompts import TAGS
 from gdro_bench.task import Prompt, interleave_kinds
 
@@ -82,6 +83,21 @@ def test_one_s_own_training_prompts_are_part_of_a_run_s_identity(tmp_path: Path)
     assert made.digests["train"] != plain.digests["train"]
     assert made.folder != plain.folder
     assert "train_prompts=" in made.folder.name
+
+
+def test_metadata_of_the_same_text_is_part_of_a_run_s_and_its_pool_s_identity(tmp_path: Path) -> None:
+    made = []
+    for count in (2, 3):
+        file = tmp_path / f"{count}.jsonl"
+        clause = f'{{"class": "bus", "count": {count}}}'
+        file.write_text(f'{{"tag": "counting", "include": [{clause}], "prompt": "a photo of some buses"}}\n')
+        own = {"prompts": file, "train_prompts": file}
+        made.append(plan.make_plan("geneval", "gdro", "pocket", 0, tmp_path, **own))  # type: ignore[arg-type]
+    assert made[0].held_out[0].text == made[1].held_out[0].text
+    assert made[0].folder != made[1].folder
+    assert pool_key(made[0]) != pool_key(made[1])
+    ocr = [Prompt('a sign that reads "CAT"', "CAT")]
+    assert task.digest_with_targets(ocr) == task.digest(ocr)  # what a text tells is in its digest
 
 
 @pytest.mark.parametrize(("text", "said"), [("\n", "is empty"), ("no quotes here\n", "no text in straight double")])

@@ -191,6 +191,10 @@ def test_the_next_command_keeps_what_was_given(tmp_path: Path) -> None:
     assert command.startswith("gdro-bench run ocr --method rft --seed 4")
     for words in (f"--out '{tmp_path}/a b'", "--set method.best=3", "--set profile.budget.limit=5000"):
         assert words in command
+    own = tmp_path / "own.txt"
+    own.write_text('a mug that says "TEA"\n')
+    made = plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, prompts=own, train_prompts=own)
+    assert f"--prompts {own} --train-prompts {own}" in summary.next_seed(made)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from gdro_bench.cli import main
 from gdro_bench.commands import sweep
 from gdro_bench.engine import record
 from gdro_bench.engine.pool_keys import pool_key
+from gdro_bench.errors import BenchError
 
 SHORT = {
     "profile.budget.limit": 200,
@@ -54,6 +55,14 @@ def test_the_profile_s_own_value_is_the_plain_run(tmp_path: Path) -> None:
         "ocr", ["gdro"], ["method.tau=0.5,5e-2,0.05"], [0, 1], profile="pocket", out=tmp_path, budget=None
     )
     assert [plan.folder.name for plan in plans] == ["gdro-tau=0.5-s0", "gdro-tau=0.5-s1", "gdro-s0", "gdro-s1"]
+
+
+def test_runs_of_other_settings_in_one_folder_are_refused(tmp_path: Path) -> None:
+    """A judge moves no number of a run, so it is in no folder's name."""
+    with pytest.raises(BenchError, match="would share"):
+        sweep.plans("ocr", ["gdro"], ["profile.judge.name=none,pocket"], [0], profile="pocket", out=tmp_path)
+    once = sweep.plans("ocr", ["gdro"], ["method.tau=0.05,5e-2"], [0, 0], profile="pocket", out=tmp_path)
+    assert len(once) == 1
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -184,7 +184,8 @@ def read_numbers(path: Path, task: str | None) -> dict[str, Any]:
     by_task = table.pop("tasks", {})
     for name in by_task:
         content.find("task", name)
-    for name, value in content.flatten(by_task.get(task or "", {})).items():
+    of = (tasks.load(task).numbers or task) if task else ""
+    for name, value in content.flatten(by_task.get(of, {})).items():
         content.set_value({path.stem: table}, f"{path.stem}.{name}", value)
     return table
 

@@ -1,7 +1,8 @@
 """DanceGRPO (arXiv 2505.07818) for rectified flows: Flow-GRPO's update on an SDE of constant noise.
 
-The epoch, the advantages and the clipped loss are in `grpo`, the step and its log-probability in `sampling`. The
-shipped numbers are those of the published LoRA script for FLUX.1-dev (`train_grpo_flux_lora.py` and its shell script):
+The epoch, the advantages and the clipped loss are in `grpo`, the step and its log-probability in `sampling`. The rules
+are those of the published LoRA script for FLUX.1-dev (`train_grpo_flux_lora.py` and its shell script), and so are the
+numbers of `baselines/flux1-dev`:
 
     sigma_t = eta, and a group starts from one noise
     A       = (r - mean) / (std + 1e-8) of the group, the unbiased std

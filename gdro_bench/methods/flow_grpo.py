@@ -19,6 +19,7 @@ Where this differs from the published code (numbers: see baselines/methods/flow-
 5. In an epoch's first update the ratio is 1 by construction; published, it is computed, and 1 but for rounding.
 6. Advantages are float32; published, float64.
 7. An image without a score has no say; published, a reader that fails gives 0.
+8. A window (`window`) is drawn once an epoch; published, for every batch that is sampled, so an update mixes windows.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from gdro_bench.budget import GRADIENT_COST, Cost
 from gdro_bench.content import NonNegative, Positive
+from gdro_bench.errors import BenchError
 from gdro_bench.methods import CostModel, Step, TrainContext
 from gdro_bench.methods.ema import Decay, Ema
 from gdro_bench.methods.forward_data import (
@@ -133,6 +134,17 @@ def kl_roles(config: Numbers) -> frozenset[Role]:
     return frozenset({"reference" if config.teacher_guidance == 1 else "teacher"})
 
 
+def check_teacher(config: Numbers, sampler: Sampler) -> None:
+    """Raises:
+    BenchError: a guided teacher teaches guidance, which the sampler would then apply once more."""
+    if config.kl_weight and config.teacher_guidance != 1 and sampler.guidance != 1:
+        raise BenchError(
+            f"The teacher is guided ({config.teacher_guidance}), and so are the pictures ({sampler.guidance}).",
+            "Set method.teacher_guidance=1, or profile.sampler.guidance=1.",
+            2,
+        )
+
+
 def kl(loss: Tensor, seen: Seen, weight: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss with its KL to reference or teacher, of this weight (one for all, or [U, k]), if either was asked."""
     other = seen.reference if seen.teacher is None else seen.teacher
@@ -184,6 +196,7 @@ class ForwardTraining:
 
     def __init__(self, config: Numbers, rule: Rule, context: TrainContext) -> None:
         self.config, self.rule, self.context = config, rule, context
+        check_teacher(config, context.sampler)
         self.trainer = Trainer(context.policy, config.optimiser, context.processes)
         online = config.mode == "online"
         decays = rule.copies if online else {}
