@@ -1,6 +1,7 @@
 """FLUX and SD3 as policies, held against diffusers' own pipelines on the same weights and noise."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -225,6 +226,21 @@ def test_text_encoders_travel_once_and_go(policy: PretrainedPolicy, monkeypatch:
         assert len(policy.encode(many[start : start + 6])) == len(many[start : start + 6])
     assert sorted(travels) == sorted(2 * [type(encoder).__name__ for encoder in encoders])  # there and back
     assert not any(part for name, part in policy.pipeline.components.items() if name.startswith("text_encoder"))
+
+
+class Apart(ProcessGroup):
+    """The first of two processes on machines that share no disk."""
+
+    def barrier(self) -> None: ...
+    def gather_objects(self, own: Sequence[Any], count: int) -> list[Any]:
+        return [*own, *own]
+
+
+def test_texts_that_another_machine_encoded_must_be_seen(policy: PretrainedPolicy) -> None:
+    assert len(PROMPTS) > 1
+    with pytest.raises(BenchError, match=r"Processes 0, 1 do not see .*text_cache"):
+        policy.encode_ahead(PROMPTS, Apart(0, 2))
+    policy.encode(PROMPTS)  # the encoders are still there
 
 
 def trained(policy: PretrainedPolicy) -> tuple[torch.Tensor, list[torch.Tensor | None]]:

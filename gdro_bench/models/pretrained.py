@@ -87,10 +87,21 @@ class PretrainedPolicy:
         return Cond(tuple(torch.stack(part).to(self.device, self.dtype) for part in pairs))
 
     def encode_ahead(self, prompts: Sequence[Prompt], processes: ProcessGroup) -> None:
-        """Once for a whole run: T5 is larger than many a transformer, and would travel for every new prompt."""
+        """Once for a whole run: T5 is larger than many a transformer, and would travel for every new prompt.
+
+        Raises:
+            BenchError: a process does not see what others encoded.
+        """
         texts = list(dict.fromkeys(p.text for p in prompts))
         self._encode_new(processes.own(texts))
         processes.barrier()
+        seen = processes.gather_objects([all(self._cached(text).exists() for text in texts)], processes.size)
+        blind = [str(rank) for rank, sees in enumerate(seen) if not sees]
+        if blind:
+            raise BenchError(
+                f"Processes {', '.join(blind)} do not see what others encoded under {self.config.text_cache}.",
+                "Set profile.pretrained.text_cache to a folder that all machines share.",
+            )
         for name, _ in self._encoders():
             setattr(self.pipeline, name, None)
 
