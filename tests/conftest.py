@@ -37,6 +37,23 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.fixture
+def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that ask which figures there are, and not how they look: rendering takes most of a figure's time."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    from gdro_bench import figures
+
+    def save(figure: Figure, path: Path) -> None:
+        Image.new("RGB", (1, 1)).save(path.with_suffix(".png"))
+        path.with_suffix(".pdf").write_bytes(b"%PDF-1.4\n")
+        figures.plt.close(figure)
+
+    monkeypatch.setattr(figures, "save", save)
+    monkeypatch.setattr(Figure, "tight_layout", lambda *_, **__: None)
+
+
+@pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what a report says: its figures and grids take most of its time."""
     from gdro_bench.comparison import drawings, report

@@ -291,6 +291,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
 }
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_run_is_named_by_compare(name: str, runs: Path, tmp_path: Path) -> None:
     file, damage = DAMAGES[name]
@@ -311,14 +312,10 @@ def test_damaged_pictures_are_named_by_judge(damage: Callable[[Path], None], run
 
 
 @pytest.mark.parametrize("damage", [cut, noise])
-def test_a_damaged_judgement_is_made_again_or_named(damage: Callable[[Path], None], runs: Path) -> None:
+def test_a_damaged_judgement_is_named(damage: Callable[[Path], None], runs: Path) -> None:
     folder = the_run(runs)
     damage(folder / "judged.parquet")
-    result = call("judge", folder)
-    if result.exit_code:
-        refused(result)
-    else:
-        assert "NaN" not in result.output
+    refused(call("judge", folder))
 
 
 @pytest.mark.parametrize("file", ["plan.json", "checkpoint.pt", "run.json", "health.json"])

@@ -209,6 +209,7 @@ def test_the_page_has_every_verdict_with_its_numbers_and_commands(tmp_path: Path
     assert (folder / "claims.pdf").exists()
 
 
+@pytest.mark.usefixtures("sketched")
 def test_fewer_seeds_are_provisional_and_absent_runs_are_said(tmp_path: Path) -> None:
     judge(make_run(tmp_path / "runs" / "g"), (4.0, 4.0, 4.0, 4.0, 3.0))
     judge(make_run(tmp_path / "runs" / "f", "flow-grpo", 0, SLOWER, pool=0), (4.0,) * 5)
@@ -228,6 +229,7 @@ TUNING = ("profile.prompts=tuning", "profile.budget.limit=400")
 PEAK = RULES.replace('"cost-ratio"', '"fall"').replace('against = { method = "flow-grpo" }\n', 'part = "corrected"\n')
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize(
     ("u", "word"),
     [
@@ -251,6 +253,7 @@ def make_pair(folder: Path, seeds: int = 1, rewards: tuple[float, ...] = SLOWER,
         make_run(folder / f"f{seed}", "flow-grpo", seed, rewards, pool=0, **fields)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("sketched")
 def test_more_runs_on_tuning_prompts_or_of_another_budget_judge_nothing_beside_the_profile_s_own(
     tmp_path: Path,
 ) -> None:
@@ -280,6 +283,7 @@ def test_the_lowest_number_above_a_bound_is_meant(tmp_path: Path) -> None:
     assert found.label == "gdro (tau=4.0)"
 
 
+@pytest.mark.usefixtures("sketched")
 def test_runs_of_several_folders_are_judged_together(tmp_path: Path) -> None:
     make_run(tmp_path / "one" / "g")
     make_run(tmp_path / "two" / "f", "flow-grpo", 0, SLOWER, pool=0)

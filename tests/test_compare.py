@@ -549,6 +549,7 @@ def with_errors(folder: Path, last: float) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("sketched")
 def test_the_share_of_each_kind_of_error_that_is_gone_is_told(tmp_path: Path) -> None:
     with_errors(make_run(tmp_path / "a"), 0.1)
     with_errors(make_run(tmp_path / "b", "flow-grpo", rewards=SLOWER, pool=0), 0.6)
@@ -607,6 +608,7 @@ def test_a_wide_interval_is_called_so(high: float, told: str, compared: entries.
     assert tables._ratio(row, Estimate(1.4, 1.0, high), "gdro") == told
 
 
+@pytest.mark.usefixtures("sketched")
 def test_reward_that_costs_quality_is_drawn_to_fall(tmp_path: Path) -> None:
     judge(make_run(tmp_path / "a"), FALLING)
     judge(make_run(tmp_path / "b", "flow-grpo", rewards=SLOWER, pool=0), (4.0,) * 5)
@@ -655,6 +657,7 @@ def test_gold_that_never_moves_is_not_predicted(tmp_path: Path) -> None:
     assert prediction.rank_correlations(entries.compare([run], False)) == (0, {})
 
 
+@pytest.mark.usefixtures("sketched")
 def test_what_only_some_runs_have_is_not_drawn(tmp_path: Path) -> None:
     judge(make_run(tmp_path / "a"), FALLING)
     make_run(tmp_path / "b", "flow-grpo")
@@ -915,6 +918,7 @@ def test_prompts_and_readings_stay_text(written: Path) -> None:
     assert page.count("<script>") == 1  # its own
 
 
+@pytest.mark.usefixtures("sketched")
 def test_names_and_instruments_stay_text(tmp_path: Path) -> None:
     """A record may come from elsewhere: nothing in it is markup, on any place of the page."""
     make_run(tmp_path / "a", instruments={"reward": EVIL})
@@ -944,6 +948,7 @@ def test_the_page_holds_its_pictures_and_needs_nothing_else(written: Path) -> No
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
+@pytest.mark.usefixtures("sketched")
 def test_ablations_are_drawn_by_the_number(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", changed=("method.tau=0.5",), rewards=SLOWER)
@@ -953,6 +958,7 @@ def test_ablations_are_drawn_by_the_number(tmp_path: Path) -> None:
     assert (tmp_path / "compare" / "ocr-pocket" / "ablation-gdro-tau.pdf").exists()
 
 
+@pytest.mark.usefixtures("sketched")
 def test_an_ablation_of_a_word_is_drawn(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", changed=("method.draw=spread",))
@@ -998,7 +1004,11 @@ def lose(folder: Path, marks: tuple[float, ...]) -> Path:
 
 
 @pytest.mark.parametrize("marks", [(1.0,), (0.0,), (0.5,), MARKS])
-def test_what_is_not_known_is_no_finding(tmp_path: Path, marks: tuple[float, ...]) -> None:
+def test_what_is_not_known_is_no_finding(
+    tmp_path: Path, marks: tuple[float, ...], request: pytest.FixtureRequest
+) -> None:
+    if marks != MARKS:  # nothing at all is known then, and drawn
+        request.getfixturevalue("sketched")
     lose(make_run(tmp_path / "a"), marks)
     make_run(tmp_path / "b", "flow-grpo", rewards=SLOWER, pool=0)
     result = call("--runs", tmp_path)
@@ -1057,6 +1067,7 @@ def test_a_reference_that_gains_nothing_has_no_levels(tmp_path: Path) -> None:
 # -- figures
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_figure_carries_its_own_caption(tmp_path: Path) -> None:
     """The corrected score's is made of the task's own numbers."""
     run = entries.load(judge(make_run(tmp_path / "a"), FALLING))
@@ -1069,6 +1080,7 @@ def test_a_figure_carries_its_own_caption(tmp_path: Path) -> None:
     assert all(figure.path.exists() and figure.path.with_suffix(".pdf").exists() for figure in drawn.values())
 
 
+@pytest.mark.usefixtures("sketched")
 def test_every_figure_is_on_the_page_with_its_caption(
     written: Path, compared: entries.Comparison, tmp_path: Path
 ) -> None:
@@ -1079,6 +1091,7 @@ def test_every_figure_is_on_the_page_with_its_caption(
         assert str(escape(figure.caption)) in page
 
 
+@pytest.mark.usefixtures("sketched")
 def test_one_method_alone_is_not_matched_but_shown_at_its_end(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     result = call(tmp_path / "a", "--out", tmp_path / "out")
@@ -1098,6 +1111,7 @@ def test_grids_show_the_prompts_whose_pictures_all_have(tmp_path: Path, compared
     assert first.prompts[0] == compared.entries[0].runs[0].prompts[0]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_any_gain_there_is_nothing_to_match(tmp_path: Path) -> None:
     make_run(tmp_path / "a", rewards=(0.4,) * 5)
     make_run(tmp_path / "b", "dpo", rewards=(0.4,) * 5)

@@ -158,6 +158,7 @@ def test_a_batch_disobeys_once_it_may_and_its_prompts_do_not_tell():
     assert not torch.equal(obedient.pixels[0], late.pixels[0])
 
 
+@pytest.mark.usefixtures("sketched")
 def test_the_card_of_a_base_tells_its_groups_and_their_errors(tmp_path, monkeypatch):
     """Of the shipped base, as if it had been made so."""
     shutil.copytree(WEIGHTS, tmp_path / "weights")

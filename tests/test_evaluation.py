@@ -26,9 +26,12 @@ from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images, Score, corrected_score, judge_mean
 from gdro_bench.task import Correction, Prompt
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 
 def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["eval", *map(str, arguments), "--device", "cpu"])
+    in_process = ("--set", "profile.reader.workers=0")  # tests of workers are elsewhere
+    return CliRunner().invoke(main, ["eval", *map(str, arguments), "--device", "cpu", *in_process])
 
 
 def picture(path: Path, word: str) -> Path:

@@ -227,6 +227,8 @@ from gdro_bench.engine.plan import read_profile
 from gdro_bench.models import open_policy
 from gdro_bench.models.pretrained import blocks
 from gdro_bench.task import Prompt
+
+pytestmark = pytest.mark.usefixtures("sketched")
 with process_group("cpu") as processes:
     policy = open_policy(read_profile("flux1-dev", sys.argv[1:]), "cpu", 0)
     x, t = torch.zeros(1, *policy.latent_shape), torch.ones(1)
@@ -249,6 +251,7 @@ def test_a_sharded_model_frees_its_weights_after_a_forward(saved: dict[str, Path
         assert output.split() == ["2", "True"]
 
 
+@pytest.mark.slow
 def test_a_run_with_the_real_reader_ends(saved: dict[str, Path], tmp_path: Path) -> None:
     result = call("flux1-dev", saved["flux1-dev"], tmp_path, "gdro", method__drop_flat="false")
     assert result.exit_code == 0, result.output

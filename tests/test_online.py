@@ -34,6 +34,8 @@ from gdro_bench.profile import LoraConfig, Sampler
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 WORDS = ("CAT", "DOG", "SUN", "MAP", "TREE", "FOLD", "RAIN", "LAKE")
 PROMPTS = [Prompt(f'a red sign that reads "{word}" at the top of a blue wall', word) for word in WORDS]
 SAMPLER = Sampler(2, 2.0, 1.0, 8)

@@ -58,8 +58,14 @@ def check_ended(process: subprocess.Popen[str], workers: list[int]) -> None:
         assert of_a_worker not in errors
 
 
-@pytest.mark.parametrize("early", [True, False])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("number", "early"),
+    [
+        *((signal.SIGINT, early) for early in (True, False)),
+        *((signal.SIGTERM, False), (signal.SIGKILL, True)),  # to the workers both are a parent that is gone
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((signal.SIGTERM, True), (signal.SIGKILL, False))),
+    ],
+)
 def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals, early: bool) -> None:
     script = tmp_path / "reads.py"
     script.write_text(SCRIPT)

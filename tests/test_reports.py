@@ -128,6 +128,7 @@ def test_seeds_of_a_method_share_its_setting() -> None:
         assert all(run.settings == runs[0].settings for runs in by_name.values() for run in runs)
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize(
     "folder",
     [pytest.param(folder, marks=[] if folder == COMPARISONS[0] else [pytest.mark.slow]) for folder in REPORTS],
@@ -137,7 +138,7 @@ def test_the_report_is_a_function_of_the_records(folder: Path, tmp_path: Path, k
     keep.write(keep.compared(runs_of(folder)), tmp_path)
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == (folder / "report.md").read_text(encoding="utf-8")
     assert (tmp_path / "page.html").exists()
-    for path in folder.glob("*.png"):  # its pixels depend on the version of the drawing library
+    for path in folder.glob("*.png"):  # what they look like depends on the version of the drawing library
         assert (tmp_path / path.name).exists(), path.name
 
 

@@ -13,6 +13,8 @@ from gdro_bench.engine import record
 from gdro_bench.engine.pool_keys import pool_key
 from gdro_bench.errors import BenchError
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 SHORT = {
     "profile.budget.limit": 200,
     "profile.budget.marks": "[0.6,1.0]",

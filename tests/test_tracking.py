@@ -24,6 +24,8 @@ from gdro_bench.engine import plan, record, tracking
 from gdro_bench.engine.run_state import RunState
 from gdro_bench.engine.tracking import Event
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 BETWEEN_MARKS = "ocr/pocket/*/samples/0.6.zip"
 tensorboard = pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
 
