@@ -32,7 +32,7 @@ def test_the_detector_makes_mmdet_s_logits(checkpoint: str, tmp_path: Path) -> N
     assert detector.name.startswith("Mask2Former swin-s.pth, CLIP clip-tiny")
 
 
-def test_names_of_mmdet_2_and_3_are_read_alike(checkpoint: str) -> None:
+def test_all_names_of_a_checkpoint_are_read(checkpoint: str) -> None:
     assert mmdet_weights.read(checkpoint).keys() >= mmdet_like.shapes().keys()
 
 

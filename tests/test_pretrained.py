@@ -82,12 +82,11 @@ def test_pictures_are_those_of_diffusers(policy: PretrainedPolicy, guidance: flo
     assert np.abs(ours / 255 - theirs).max() < 0.5 / 255 + 1e-4  # ours are rounded to 8 bits
 
 
-def test_the_schedule_is_the_schedulers(policy: PretrainedPolicy) -> None:
+def test_the_schedule_falls_from_1_to_0(policy: PretrainedPolicy) -> None:
     times = policy.timesteps(STEPS, 0.0)
     assert len(times) == STEPS + 1
     assert (times[0], times[-1]) == (1.0, 0.0)
     assert times.diff().lt(0).all()
-    torch.testing.assert_close(policy.timesteps(STEPS, 2.0), sampling.timesteps(STEPS, 2.0))
 
 
 def move(policy: PretrainedPolicy) -> None:

@@ -108,7 +108,7 @@ def test_runs_side_by_side_leave_the_records_of_one_after_another(tmp_path: Path
     assert one == two
 
 
-def test_runs_of_one_pool_have_one_key_and_a_failure_is_told(tmp_path: Path) -> None:
+def test_runs_of_one_pool_have_one_key(tmp_path: Path) -> None:
     chosen = sweep.plans("ocr", ["gdro", "flow-grpo"], [], [0, 1], profile="pocket", out=tmp_path, budget=None)
     keys = [pool_key(plan) for plan in chosen]
     assert keys[0] == keys[1] is not None
