@@ -199,7 +199,7 @@ def test_a_damaged_table_is_named_with_a_remedy(run: Path, name: str) -> None:
 
 
 def test_geneval_s_prompts_keep_their_metadata(tmp_path: Path) -> None:
-    task_, _, prompts = plan.evaluation_inputs("geneval", "pocket", (), None)
+    prompts = plan.evaluation_inputs("geneval", "pocket", (), None)[2]
     made = record.read(make_run(tmp_path / "geneval"))
     settings = {"profile": {"prompts": "pocket"}}
     scores = pd.read_parquet(tmp_path / "geneval" / "scores.parquet")
