@@ -911,6 +911,25 @@ def test_a_difference_within_noise_is_called_so(tmp_path: Path) -> None:
     assert any("prompts alone where there is one seed" in sentence for sentence in said)
 
 
+def test_seeds_that_share_a_pool_are_told(tmp_path: Path) -> None:
+    """Those of a method that draws prompts anew with every seed have more in their interval."""
+    changes = {"gdro": ("method.pool.seed=0",), "flow-grpo": (), "nft": ("method.pool.seed=0", "method.mode=online")}
+    runs = [
+        entries.load(make_run(tmp_path / f"{method}{seed}", method, seed, changed=changed))
+        for method, changed in changes.items()
+        for seed in (0, 1)
+    ]
+    for run in runs:
+        if "pool.seed" in run.run.settings["method"]:
+            run.run.settings["method"]["pool"] = {"seed": run.run.settings["method"].pop("pool.seed")}
+    compared = entries.compare(runs, True)
+    told = tables.headlines(compared, matched.at_budget(compared), None, "evaluations")
+    assert [line.split(":")[0] for line in told if "one pool" in line] == [
+        f"All seeds of {compared.entries[0].label} train on the prompts of one pool"
+    ]
+    assert "gdro" in compared.entries[0].label
+
+
 def test_prompts_and_readings_stay_text(written: Path) -> None:
     page = (written / "page.html").read_text()
     assert EVIL not in page

@@ -513,4 +513,13 @@ def headlines(compared: Comparison, at_budget: Sequence[matched.AtBudget], level
     if seeds > 1:
         over = "seeds and prompts" + ("" if seeds >= ENOUGH else "; of so few seeds they are too narrow")
     sentences.append(f"{_instruments(compared)} Brackets are 95 % bootstrap intervals over {over}.")
-    return sentences + _missing(compared)
+    return [*sentences, *_of_one_pool(compared), *_missing(compared)]
+
+
+def _of_one_pool(compared: Comparison) -> list[str]:
+    """Whose interval over seeds is narrower than that of methods that draw prompts anew with every seed."""
+    several = [entry for entry in compared.entries if len(entry.runs) > 1]
+    methods = {entry.label: entry.runs[0].run.settings["method"] for entry in several}
+    names = [label for label, of in methods.items() if "pool" in of and of.get("mode", "offline") != "online"]
+    told = "All seeds of {} train on the prompts of one pool: their intervals do not hold the luck of another."
+    return [told.format(", ".join(names))] if names else []

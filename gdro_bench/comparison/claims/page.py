@@ -81,7 +81,7 @@ def _sentences(verdicts: Sequence[Verdict], digest: str, seeds: int) -> list[str
         "whole 95 % interval is on the claimed side of its bound, in part if it is on that side of the weaker one; it "
         "fails if the whole interval is on the other side of that, and is undecided else.",
         f"A verdict from fewer than {seeds} seeds is provisional. Intervals are over prompts, and over seeds where "
-        "there are several: of one seed they do not hold its luck.",
+        "there are several: of one seed they do not hold its luck, and of seeds that share a pool not the pool's.",
     ]
 
 
