@@ -26,6 +26,8 @@ from gdro_bench.engine import record
 from gdro_bench.errors import BenchError
 from gdro_bench.stats import Estimate
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 NUMBERS = SHORT | POOL_SHORT | {"method.k": 4, "method.groups": 2, "method.drop_flat": False}
 NUMBERS["profile.budget.marks"] = [0.6, 1.0]
 
@@ -135,8 +137,6 @@ def test_bad_input_is_a_sentence_and_a_remedy(tmp_path: Path) -> None:
 UNGUARDED = """
 import sys
 import gdro_bench
-
-pytestmark = pytest.mark.usefixtures("sketched")
 
 print("read", flush=True)
 result = gdro_bench.evaluate("ocr", images=sys.argv[1], quiet=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from test_run import arguments, folder, recorded
+from test_run import arguments, call, folder, recorded
 
 from gdro_bench.budget import Cost
 from gdro_bench.distributed import ProcessGroup, batches
@@ -50,8 +50,8 @@ def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]
 @pytest.fixture(scope="module", params=["gdro", pytest.param("flow-grpo", marks=pytest.mark.slow)])
 def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     out = tmp_path_factory.mktemp("alone")
-    (code, _, errors) = finish(start(1, command(out, request.param)))[0]
-    assert code == 0, errors
+    result = call(out, request.param, **SMALL_BATCH)
+    assert result.exit_code == 0, result.output
     return request.param, out
 
 

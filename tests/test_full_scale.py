@@ -29,6 +29,8 @@ from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 PROFILES = ["flux1-dev", "sd35-medium"]
 STEPS = 3
@@ -227,8 +229,6 @@ from gdro_bench.engine.plan import read_profile
 from gdro_bench.models import open_policy
 from gdro_bench.models.pretrained import blocks
 from gdro_bench.task import Prompt
-
-pytestmark = pytest.mark.usefixtures("sketched")
 with process_group("cpu") as processes:
     policy = open_policy(read_profile("flux1-dev", sys.argv[1:]), "cpu", 0)
     x, t = torch.zeros(1, *policy.latent_shape), torch.ones(1)
