@@ -100,8 +100,9 @@ def cost_curves(
             if crowded:
                 _end_bar(axis, rows[rows["seed"] == "mean"].iloc[-1], column, y, styles[str(label)][0], i)
         base, place = curves[y].iloc[0], ("axes fraction", "data")  # below a line, where no curve ends that crossed it
-        plain = {"ha": "right", "va": "top", "bbox": {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 0.5}}
-        plain["zorder"] = 1.9  # over bands and under curves: where a curve ends there, its end is seen
+        box = {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 0.5}
+        # over bands and under curves: where a curve ends there, its end is seen
+        plain: dict[str, Any] = {"ha": "right", "va": "top", "bbox": box, "zorder": 1.9}
         if np.isfinite(base):
             axis.axhline(base, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
             axis.annotate(f"base {base:.3f}", (1, base), (-2, -3), place, "offset points", **plain)

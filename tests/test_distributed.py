@@ -133,8 +133,8 @@ def test_when_one_dies_the_other_says_so_and_the_run_goes_on(method: str, tmp_pa
 @pytest.mark.slow
 def test_two_processes_search_and_sweep_together(tmp_path: Path) -> None:
     """Those that write nothing go on to the next trial or run only when this one is on disk."""
-    flags = arguments(tmp_path, "gdro", **SMALL_BATCH)[1:]
-    for words in (["tune", *flags, "--trials", "2"], ["sweep", *flags, "--over", "method.tau=0.05,0.5"]):
+    flags = arguments(tmp_path, "flow-grpo", **SMALL_BATCH)[1:]
+    for words in (["tune", *flags, "--trials", "2"], ["sweep", *flags, "--over", "method.clip_range=1e-4,1e-3"]):
         for code, said, errors in finish(start(2, [sys.executable, "-m", "gdro_bench.cli", *words])):
             assert code == 0, said + errors
     assert len(list(tmp_path.rglob("run.json"))) == 4
