@@ -58,13 +58,6 @@ online() {
   done
 }
 
-# GDRO with a pool of its own for every seed: those of `main` share one.
-own_pools() {
-  for seed in 1 2; do
-    sweep geneval --method gdro --seeds $seed --set method.pool.seed=$seed
-  done
-}
-
 others() {
   for task in ocr geneval; do
     sweep $task --method nft --method awm --method dgpo --method crd --method rft
@@ -123,7 +116,7 @@ from gdro_bench import content
 from gdro_bench.engine.plan import read_numbers
 print(read_numbers(content.find('profile', 'pocket') / 'gdro.toml', '$1')['beta'] * $2)"; }
 
-for step in ${*:-search curves weights main online own_pools others long ablations exploit}; do
+for step in ${*:-search curves weights main online others long ablations exploit}; do
   echo "== $step"
   $step
 done

@@ -775,7 +775,7 @@ def test_a_group_s_folder_is_a_safe_name(tmp_path: Path, value: str) -> None:
         (lambda folder: folder.mkdir(), "There is no finished run in"),
         (lambda folder: None, "There is no finished run in"),
         (lambda folder: (folder.mkdir(), (folder / "plan.json").write_text("{}")), "is not finished"),
-        (lambda folder: make_run(folder, schema=1), "has schema 1, not 2"),
+        (lambda folder: make_run(folder, schema=1), "has schema 1, not 3"),
         (lambda folder: (make_run(folder) / "scores.parquet").unlink(), "scores.parquet cannot be read"),
     ],
 )
@@ -913,15 +913,16 @@ def test_a_difference_within_noise_is_called_so(tmp_path: Path) -> None:
 
 def test_seeds_that_share_a_pool_are_told(tmp_path: Path) -> None:
     """Those of a method that draws prompts anew with every seed have more in their interval."""
-    changes = {"gdro": ("method.pool.seed=0",), "flow-grpo": (), "nft": ("method.pool.seed=0", "method.mode=online")}
+    shared = "method.pool.shared=true"
+    changes = {"gdro": (shared,), "flow-grpo": (), "nft": (shared, "method.mode=online"), "dpo": ()}
     runs = [
         entries.load(make_run(tmp_path / f"{method}{seed}", method, seed, changed=changed))
         for method, changed in changes.items()
         for seed in (0, 1)
     ]
     for run in runs:
-        if "pool.seed" in run.run.settings["method"]:
-            run.run.settings["method"]["pool"] = {"seed": run.run.settings["method"].pop("pool.seed")}
+        method = run.run.settings["method"]
+        method["pool"] = {"seed": 0} | ({"shared": True} if method.pop("pool.shared", None) else {})
     compared = entries.compare(runs, True)
     told = tables.headlines(compared, matched.at_budget(compared), None, "evaluations")
     assert [line.split(":")[0] for line in told if "one pool" in line] == [

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from gdro_bench import content, task
 from gdro_bench.cli import main
 from gdro_bench.engine import plan
-from gdro_bench.engine.pool_keys import pool_key
+from gdro_bench.engine.pool_keys import exact_key, pool_key
 from gdro_bench.rewards.geneval_prompts import TAGS
 from gdro_bench.task import Prompt, interleave_kinds
 
@@ -120,12 +120,28 @@ def test_a_pool_takes_each_text_once_in_the_order_of_its_seed() -> None:
 
 
 @pytest.mark.parametrize("settings", [(), ("method.pool.prompts=48", "method.online.rounds=2")])
-def test_pools_of_two_seeds_hold_other_prompts(settings: tuple[str, ...], tmp_path: Path) -> None:
-    plans = [
-        plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, (*settings, f"method.pool.seed={seed}")) for seed in (0, 1)
-    ]
+def test_runs_of_two_seeds_have_pools_of_other_prompts(settings: tuple[str, ...], tmp_path: Path) -> None:
+    plans = [plan.make_plan("ocr", "gdro", "pocket", seed, tmp_path, settings) for seed in (0, 1)]
     count = plans[0].config.pool.prompts
     first, second = ({p.text for p in one.all_prompts[:count]} for one in plans)
     assert len(first) == len(second) == count
     assert len(first & second) < count / 4
     assert first == {p.text for p in plans[0].train[:count]}
+    assert len({exact_key(one) for one in plans}) == 2
+    assert plans[0].digests == plans[1].digests  # two seeds of one method, for all that
+
+
+def test_methods_share_a_seeds_pool_and_all_seeds_one_that_is_asked_for(tmp_path: Path) -> None:
+    def key(method: str, seed: int, *settings: str) -> str:
+        return exact_key(plan.make_plan("ocr", method, "pocket", seed, tmp_path, settings))
+
+    same = "method.pool.prompts=24", "method.pool.shard_prompts=8"
+    assert key("gdro", 1, *same) == key("dpo", 1, *same) == key("gdro", 0, *same, "method.pool.seed=1")
+    shared = *same, "method.pool.shared=true"
+    assert key("gdro", 0) == key("gdro", 0, *shared) == key("gdro", 1, *shared) == key("gdro", 2, *shared)
+
+
+def test_other_numbers_keep_the_pool_of_the_runs_seed(tmp_path: Path) -> None:
+    made = plan.make_plan("ocr", "gdro", "pocket", 3, tmp_path)
+    assert plan.with_numbers(made, {"tau": 0.1}).config.pool == made.config.pool
+    assert plan.with_numbers(made, {"pool.seed": 2}).config.pool.seed == 5

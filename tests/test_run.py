@@ -1,5 +1,6 @@
 """Whole runs through the command line, on the shipped model with the real reader, made short by `--set`."""
 
+import copy
 import hashlib
 import itertools
 import json
@@ -19,6 +20,7 @@ import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
+from gdro_bench import content
 from gdro_bench.cli import main
 from gdro_bench.commands import summary
 from gdro_bench.engine import divergence, folders, plan, record, samples
@@ -357,3 +359,36 @@ def test_another_schema_is_refused(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(table | {"schema": 99}))
     with pytest.raises(record.BenchError, match="schema 99"):
         record.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("seed", "of_all", "mode", "changed", "own", "today"),
+    [
+        (0, 0, None, [], True, []),
+        (1, 1, None, ["method.tau=0.1", "method.pool.seed=1"], True, ["method.tau=0.1"]),
+        (1, 0, None, [], False, ["method.pool.shared=true"]),
+        (1, 2, "offline", ["method.pool.seed=2"], False, ["method.pool.seed=2", "method.pool.shared=true"]),
+        (1, 0, "online", [], True, []),  # it has no pool
+    ],
+)
+def test_a_record_from_when_seeds_shared_pools_is_read_in_todays_terms(
+    finished: Path, tmp_path: Path, seed: int, of_all: int, mode: str | None, changed: list[str], own: bool, today: list
+) -> None:
+    """Seeds with a pool of their own are seeds of one method; those that shared one are another entry."""
+    table = json.loads((folder(finished) / "run.json").read_text())
+    method = copy.deepcopy(table["settings"]["method"])
+    method |= {"pool": {"prompts": 4, "seed": of_all}} | ({"mode": mode} if mode else {})
+    expected = method | {"pool": {"prompts": 4} | ({"seed": 0} if own else {"seed": of_all, "shared": True})}
+    old = {
+        "schema": 2,
+        "seed": seed,
+        "changed": changed,
+        "settings": table["settings"] | {"method": method},
+        "digests": table["digests"] | {"method": content.digest(method)},
+    }
+    (tmp_path / "run.json").write_text(json.dumps(table | old))
+    read = record.read(tmp_path)
+    assert list(read.changed) == today
+    assert read.settings["method"] == expected
+    assert read.digests == table["digests"] | {"method": content.digest(expected)}
+    assert read.schema == record.SCHEMA

@@ -520,6 +520,10 @@ def _of_one_pool(compared: Comparison) -> list[str]:
     """Whose interval over seeds is narrower than that of methods that draw prompts anew with every seed."""
     several = [entry for entry in compared.entries if len(entry.runs) > 1]
     methods = {entry.label: entry.runs[0].run.settings["method"] for entry in several}
-    names = [label for label, of in methods.items() if "pool" in of and of.get("mode", "offline") != "online"]
+    names = [
+        label
+        for label, of in methods.items()
+        if of.get("pool", {}).get("shared") and of.get("mode", "offline") != "online"
+    ]
     told = "All seeds of {} train on the prompts of one pool: their intervals do not hold the luck of another."
     return [told.format(", ".join(names))] if names else []

@@ -92,6 +92,7 @@ def check_claim(plan: Plan, model: str, reward: str) -> None:
             raise ValueError("it is no table")
     except (OSError, ValueError) as error:
         raise BenchError(f"{path} is damaged: {error}.", ANEW) from error
+    before.setdefault("schema", "2")  # until then it was not written
     for key, value in _digests(plan, model, reward).items():
         if key in before and before[key] != value:
             raise BenchError(
@@ -104,4 +105,5 @@ def _digests(plan: Plan, model: str, reward: str) -> dict[str, str]:
     """Of what moves a number of the run: judges and reading processes may change when it goes on."""
     settings = record.identity_settings(plan.settings["profile"])
     health = content.digest(plan.settings["profile"].get("health", {}))  # one rule for all points of a run
-    return plan.digests | {"profile": content.digest(settings), "model": model, "reward": reward, "health": health}
+    own = {"profile": content.digest(settings), "model": model, "reward": reward, "health": health}
+    return plan.digests | own | {"schema": str(record.SCHEMA)}

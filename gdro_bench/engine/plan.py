@@ -125,7 +125,7 @@ def make_plan(
     train = _training_prompts(task_, profile_, train_prompts)
     held_out = _held_out_prompts(task_, profile_, prompts)
     method_ = registry.lookup("method", method)
-    config = content.build(method_.config_type, tables["method"], path.name)
+    config = _config(method_, tables["method"], path.name, seed)
     _check_pool(method_, config, profile_)
     check_auxiliaries(auxiliaries_of(config), task_, profile_)
     changed += (f"prompts={tasks.digest_with_targets(held_out)[:8]}",) if prompts else ()
@@ -167,10 +167,17 @@ def with_numbers(made: Plan, numbers: Mapping[str, Any]) -> Plan:
     tables = copy.deepcopy(made.settings)
     changed = content.apply_settings(tables, [f"method.{k}={json.dumps(value)}" for k, value in numbers.items()])
     method: Method = registry.lookup("method", made.method)
-    config = content.build(method.config_type, tables["method"], f"{made.method}.toml")
+    config = _config(method, tables["method"], f"{made.method}.toml", made.seed)
     _check_pool(method, config, made.profile)
     by_name = {setting.partition("=")[0]: setting for setting in (*made.changed, *changed)}
     return replace(made, config=config, settings=tables, changed=tuple(by_name.values()))
+
+
+def _config(method: Method, table: Mapping[str, Any], where: str, seed: int) -> Any:
+    """A method's numbers, with the pool of a run of this seed."""
+    config = content.build(method.config_type, table, where)
+    pool: PoolConfig | None = getattr(config, "pool", None)
+    return config if pool is None else replace(config, pool=pool.of_run(seed))
 
 
 def read_numbers(path: Path, task: str | None) -> dict[str, Any]:

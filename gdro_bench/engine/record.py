@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shlex
@@ -17,7 +18,7 @@ from gdro_bench.errors import BenchError, first_line
 from gdro_bench.files import write_atomically
 from gdro_bench.stats import Estimate
 
-SCHEMA = 2
+SCHEMA = 3
 EXECUTION = (  # settings of a profile that say how the work is done: they move no number by more than rounding
     "score_ahead",
     "keep_adapters",
@@ -117,13 +118,28 @@ def read_file(path: Path) -> Run:
         schema = table["schema"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise _damaged(path, error) from error
-    if schema != SCHEMA:
+    if schema not in (2, SCHEMA):
         raise BenchError(f"{path} has schema {schema}, not {SCHEMA}.", "Run it again with this version.")
     try:
+        table = _of_schema_2(table) if schema == 2 else table
         points = tuple(point_from(point) for point in table["points"])
         return Run(**table | {"points": points, "changed": tuple(table["changed"])})
     except (TypeError, KeyError, BenchError) as error:
         raise _damaged(path, error) from error
+
+
+def _of_schema_2(table: dict[str, Any]) -> dict[str, Any]:
+    """A record from when a pool did not follow its run's seed, in today's terms: all seeds shared the pool of
+    `pool.seed`, which is a seed's own where both are equal."""
+    seed, method, changed = table["seed"], copy.deepcopy(table["settings"]["method"]), table["changed"]
+    pool = method.get("pool") if method.get("mode", "offline") == "offline" else None
+    if pool and seed and pool["seed"] == seed:
+        pool["seed"], changed = 0, [setting for setting in changed if not setting.startswith("method.pool.seed=")]
+    elif pool and seed:
+        pool["shared"], changed = True, [*changed, "method.pool.shared=true"]
+    digests = table["digests"] | ({"method": content.digest(method)} if pool and seed else {})
+    settings = table["settings"] | {"method": method}
+    return table | {"schema": SCHEMA, "settings": settings, "changed": changed, "digests": digests}
 
 
 def _damaged(path: Path, error: Exception) -> BenchError:

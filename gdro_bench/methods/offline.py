@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -31,12 +31,17 @@ from gdro_bench.score import GeneratedBatch
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:
-    """`[pool]` of a method's TOML. Methods with the same numbers share one pool."""
+    """`[pool]` of a method's TOML. Runs of one seed whose methods have the same numbers share one pool."""
 
     prompts: Count
     images: Count  # a prompt
-    seed: Natural  # of its noise and, unless 0, of which training prompts it takes; it does not follow the run's
+    seed: Natural  # of its noise and, unless 0, of which training prompts it takes; the run's seed is added to it
     shard_prompts: Count
+    shared: bool | None = None  # whether runs of all seeds train on one pool: the run's seed is not added
+
+    def of_run(self, seed: int) -> PoolConfig:
+        """The pool that a run of this seed trains on: its own, of other prompts and noise, unless it is shared."""
+        return self if self.shared else replace(self, seed=self.seed + seed, shared=True)
 
 
 def pool_cost(config: PoolConfig, sampler: Sampler, auxiliaries: int = 0) -> Cost:
