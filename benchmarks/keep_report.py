@@ -1,7 +1,9 @@
 """Makes a folder of reports/ from finished runs: their records and the report; where reports/README.md shows a grid,
-the pictures of its grids, too. The other pictures would take most of the tree's room.
+the pictures of its grids, too. The other pictures would take most of the tree's room. Records of another report's are
+not kept twice: `others.txt` names them.
 
 python benchmarks/keep_report.py ocr-pocket runs/main/ocr/pocket/*
+python benchmarks/keep_report.py ablations-ocr reports/ocr-pocket/runs/gdro-s? runs/main/ocr/pocket/gdro-k=2-s0
 python benchmarks/keep_report.py ocr-pocket                          # the report again, from the records that are kept
 python benchmarks/keep_report.py claims                              # the verdicts on all of them
 """
@@ -18,10 +20,12 @@ from gdro_bench.commands import claims
 from gdro_bench.comparison import entries, matched, report, searches
 from gdro_bench.comparison.entries import Comparison
 from gdro_bench.comparison.grids import grids
-from gdro_bench.engine import samples
+from gdro_bench.engine import record, samples
+from gdro_bench.engine.plan import folder_name
 from gdro_bench.engine.tuning import tuned
 
-REPORTS = Path(__file__).parents[1] / "reports"
+REPORTS = Path(__file__).resolve().parents[1] / "reports"
+OTHERS = "others.txt"  # records of other reports that one shows, too: a folder a line, as from reports/
 RECORDS = ("run.json", "scores.parquet", "judged.parquet", "steps.parquet")
 NAMES = {"gdro (pool.prompts=48, online.rounds=4, online.updates=35)": "gdro online"}  # as `compare --name` gives them
 
@@ -32,13 +36,26 @@ def compared(folders: list[Path]) -> Comparison:
     return entries.named(found, {label: name for label, name in NAMES.items() if label in labels})
 
 
-def keep(folders: list[Path], runs: Path) -> None:
+def runs_of(folder: Path) -> list[Path]:
+    """The folders of the runs that a report shows."""
+    own = [path.parent for path in (folder / "runs").rglob("run.json")]
+    others = folder / OTHERS
+    names = others.read_text(encoding="utf-8").split() if others.exists() else []
+    return sorted([*own, *(REPORTS / name for name in names)], key=lambda path: path.name)
+
+
+def keep(folders: list[Path], report: Path) -> None:
     """Records, and the pictures that a report of all these runs shows."""
-    shown = in_grids(folders) if links(runs.parent, "grid") else {}
+    shown = in_grids(folders) if links(report, "grid") else {}
+    others = [path for path in folders if path.is_relative_to(REPORTS) and not path.is_relative_to(report)]
+    if others:
+        names = sorted(path.relative_to(REPORTS).as_posix() for path in others)
+        (report / OTHERS).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     for folder in folders:
-        kept = runs / folder.name
-        if kept.resolve() == folder.resolve():
-            continue  # it is here, with the pictures that were kept
+        if folder.is_relative_to(REPORTS):
+            continue  # it is kept, with its pictures
+        run = record.read(folder)
+        kept = report / "runs" / folder_name(run.method, run.changed, run.seed)
         shutil.rmtree(kept, ignore_errors=True)
         kept.mkdir(parents=True)
         for name in RECORDS:
@@ -75,7 +92,7 @@ def write(found: Comparison, out: Path) -> None:
 def show(folder: Path) -> None:
     """The text of the report of the runs that are kept, and the figures that reports/README.md shows."""
     with tempfile.TemporaryDirectory() as out:
-        write(compared(sorted(path.parent for path in (folder / "runs").rglob("run.json"))), Path(out))
+        write(compared(runs_of(folder)), Path(out))
         for old in folder.glob("*.png"):
             old.unlink()
         shown = [path for path in Path(out).glob("*.png") if links(folder, path.name)]
@@ -102,5 +119,5 @@ if __name__ == "__main__":
         show_claims(REPORTS / name)
         sys.exit()
     if runs:
-        keep([Path(run) for run in runs], REPORTS / name / "runs")
+        keep([Path(run).resolve() for run in runs], REPORTS / name)
     show(REPORTS / name)

@@ -21,15 +21,29 @@ TEXTS = {path: re.sub(r"\s+", " ", path.read_text(encoding="utf-8")) for path in
 QUOTED = ("In short", "Errors by kind")  # tables of a comparison that the reports show
 
 
+def script() -> ModuleType:
+    """The one that made the reports."""
+    spec = importlib.util.spec_from_file_location("keep", ROOT / "benchmarks" / "keep_report.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+KEEP = script()
+
+
 def runs_of(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in (folder / "runs").rglob("run.json"))
+    runs: list[Path] = KEEP.runs_of(folder)
+    return runs
 
 
 def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-ALL_RUNS = [run for folder in REPORTS for run in runs_of(folder)]
+ALL_RUNS = sorted(path.parent for path in (ROOT / "reports").rglob("run.json"))
 PLAIN = [run for folder in COMPARISONS for run in runs_of(folder)]
 
 
@@ -43,17 +57,6 @@ def columns(folder: Path, title: str = "In short") -> dict[str, dict[str, str]]:
     """A table of a report.md: method -> heading -> cell."""
     head, _, *rows = [line.strip("| ").split(" | ") for line in table(folder, title).splitlines()]
     return {cells[0]: dict(zip(head, cells, strict=True)) for cells in rows}
-
-
-@pytest.fixture(scope="module")
-def keep() -> ModuleType:
-    """The script that made the reports."""
-    spec = importlib.util.spec_from_file_location("keep", ROOT / "benchmarks" / "keep_report.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("folder", COMPARISONS, ids=named)
@@ -107,6 +110,11 @@ def test_a_record_is_the_mean_of_its_scores(folder: Path) -> None:
         assert scores[scores["mark"] == point.mark]["value"].mean() == pytest.approx(point.reward.mean)
 
 
+def test_no_record_is_kept_twice() -> None:
+    runs = [record.read(folder) for folder in ALL_RUNS]
+    assert len({content.digest(run) for run in runs}) == len(runs)
+
+
 def test_the_records_are_of_the_base_that_is_here() -> None:
     here = PocketPolicy.open("cpu", None, 0).name
     assert {record.read(folder).digests["model"] for folder in ALL_RUNS} == {here}
@@ -134,16 +142,16 @@ def test_seeds_of_a_method_share_its_setting() -> None:
     [pytest.param(folder, marks=[] if folder == COMPARISONS[0] else [pytest.mark.slow]) for folder in REPORTS],
     ids=named,
 )
-def test_the_report_is_a_function_of_the_records(folder: Path, tmp_path: Path, keep: ModuleType) -> None:
-    keep.write(keep.compared(runs_of(folder)), tmp_path)
+def test_the_report_is_a_function_of_the_records(folder: Path, tmp_path: Path) -> None:
+    KEEP.write(KEEP.compared(runs_of(folder)), tmp_path)
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == (folder / "report.md").read_text(encoding="utf-8")
     assert (tmp_path / "page.html").exists()
     for path in folder.glob("*.png"):  # what they look like depends on the version of the drawing library
         assert (tmp_path / path.name).exists(), path.name
 
 
-def test_the_claims_are_judged_on_the_records(tmp_path: Path, keep: ModuleType) -> None:
-    keep.judge(tmp_path)
+def test_the_claims_are_judged_on_the_records(tmp_path: Path) -> None:
+    KEEP.judge(tmp_path)
     kept = (ROOT / "reports" / "claims" / "claims.md").read_text(encoding="utf-8")
     assert (tmp_path / "pocket" / "claims.md").read_text(encoding="utf-8") == kept
     (sentence,) = re.findall(r"^- (Of \d+ claims: .*)$", kept, re.MULTILINE)
