@@ -166,6 +166,29 @@ def test_a_judge_that_does_not_suit_costs_no_reward(judge: str, side: int, said:
     assert json.loads((tmp_path / "o" / "eval.json").read_text())["reward"]["mean"] == 0
 
 
+class Rates:
+    """A judge that rates this one axis."""
+
+    def __init__(self, axis: str) -> None:
+        self.name, self.axis, self.asked = "judge", axis, 0
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        self.asked += len(images)
+        return [Score(3.0, {self.axis: 3.0})] * len(images)
+
+
+@pytest.mark.parametrize(("axis", "asked"), [("style", 5), ("beauty", 2)])
+def test_a_judge_that_does_not_suit_is_asked_about_one_batch(
+    axis: str, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "BATCH", 2)
+    judge, image = Rates(axis), np.zeros((8, 8, 3), dtype=np.uint8)
+    pictures = evaluate.Pictures(["a"] * 5, [image] * 5, [Prompt("a", "a")] * 5)
+    judged, refusal = evaluate.ask([pictures], judge, Correction(("style",), 3.0, 0.2), lambda done, total: None)
+    assert judge.asked == asked
+    assert (judged is None) == (refusal is not None) == (asked < 5)
+
+
 def judged_by(url: str, *more: object) -> tuple[object, ...]:
     return "--judge", "unified-reward", "--judge-url", url, "--judge-model", "judge-7b", *more
 

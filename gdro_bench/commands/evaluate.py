@@ -122,8 +122,7 @@ def ask(
     judged: list[list[Score]] = []
     try:
         for lot in lots:
-            judged.append(score(lot, judge, done))
-            check_axes(judge, judged[0], correction)
+            judged.append(score(lot, judge, done, lambda first: check_axes(judge, first, correction)))
     except BenchError as error:
         return None, error
     return judged, None
@@ -230,8 +229,10 @@ def _open(path: Path) -> NDArray[np.uint8]:
         raise BenchError(f"The picture {path} cannot be read: {error}.", "Mend or remove it.") from error
 
 
-def score(pictures: Pictures, scorer: Scorer, done: Done) -> list[Score]:
-    """Scores all pictures, in batches of one size."""
+def score(
+    pictures: Pictures, scorer: Scorer, done: Done, check_batch: Callable[[list[Score]], None] | None = None
+) -> list[Score]:
+    """Scores all pictures, in batches of one size; what a batch may be refused for costs no second one."""
     scores: list[Score] = []
     pairs = zip(pictures.images, pictures.prompts, strict=True)
     for _, same in itertools.groupby(pairs, lambda pair: pair[0].shape):
@@ -240,6 +241,8 @@ def score(pictures: Pictures, scorer: Scorer, done: Done) -> list[Score]:
             batch = alike[start : start + BATCH]
             images: Images = np.stack([image for image, _ in batch])
             scores += scorer(images, [prompt for _, prompt in batch])
+            if check_batch is not None:
+                check_batch(scores)
             done(len(scores), len(pictures.images))
     return scores
 
