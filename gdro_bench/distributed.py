@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -41,6 +42,11 @@ def gather_scores(
 T = TypeVar("T")
 TIMEOUT_SECONDS = "GDRO_BENCH_TIMEOUT"  # environment: how long processes wait for each other
 HALF_AN_HOUR = "1800"
+
+
+def patience() -> float:
+    """Seconds that processes wait for each other."""
+    return float(os.environ.get(TIMEOUT_SECONDS, HALF_AN_HOUR))
 
 
 def batches(count: int, most: int, processes: int = 1) -> list[slice]:
@@ -153,6 +159,38 @@ class ProcessGroup:
         if self.size > 1:
             self._meet()
 
+    def first_alone(self, work: Callable[[Callable[[], None]], None]) -> None:
+        """What the first process does while the others wait, for as long as it takes, if it calls what it is given
+        often enough.
+
+        Raises:
+            BenchError: the work did; all raise.
+        """
+        if self.is_main:
+            self._working(work)
+            return
+        while told := self.broadcast(None):
+            problem, remedy = told
+            if problem:
+                raise BenchError(problem, remedy)
+
+    def _working(self, work: Callable[[Callable[[], None]], None]) -> None:
+        """The first process's part; the others hear nothing when it has ended, and no problem while it goes on."""
+        heard = time.monotonic()
+
+        def tick() -> None:
+            nonlocal heard
+            if time.monotonic() - heard > patience() / 10:
+                self.broadcast(["", ""])
+                heard = time.monotonic()
+
+        try:
+            work(tick)
+        except BenchError as error:
+            self.broadcast([error.problem, error.remedy])
+            raise
+        self.broadcast(None)
+
     def _meet(self) -> None:
         """All are here. It goes over gloo, which notices at once that a process is gone, where NCCL would wait and then
         abort without a sentence; so it stands before everything that goes over NCCL."""
@@ -193,7 +231,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         yield ProcessGroup(device=device)
         return
     rank = int(os.environ["RANK"])
-    timeout = timedelta(seconds=float(os.environ.get(TIMEOUT_SECONDS, HALF_AN_HOUR)))
+    timeout = timedelta(seconds=patience())
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', rank)}"
         torch.cuda.set_device(device)

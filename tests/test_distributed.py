@@ -200,7 +200,7 @@ def test_in_lockstep_all_make_equally_many_passes_and_each_counts_once(count: in
 
 
 EXCHANGE = """
-import json, torch
+import datetime, json, os, time, torch
 from gdro_bench.distributed import process_group, batches
 from gdro_bench.errors import BenchError
 with process_group("cpu") as processes:
@@ -214,17 +214,34 @@ with process_group("cpu") as processes:
         same = ""
     except BenchError as error:
         same = str(error)
-    print(json.dumps([whole.tolist(), few.tolist(), total["all"], processes.broadcast(processes.rank), same]))
+    first = processes.broadcast(processes.rank)
+
+    os.environ["GDRO_BENCH_TIMEOUT"] = "3"  # from here on: they did not start in one moment
+    torch.distributed.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=3))
+
+    def work(tick):  # longer than that
+        for _ in range(8):
+            time.sleep(0.5)
+            tick()
+        raise BenchError("Too long.", "Rest.")
+    try:
+        processes.first_alone(work)
+        refused = ""
+    except BenchError as error:
+        refused = str(error)
+    processes.first_alone(lambda tick: None)
+    print(json.dumps([whole.tolist(), few.tolist(), total["all"], first, same, refused]))
 """
 
 
 def test_processes_exchange_rows_and_objects() -> None:
     for code, output, errors in finish(start(3, [sys.executable, "-c", EXCHANGE])):
         assert code == 0, errors
-        whole, few, total, first, same = json.loads(output)
+        whole, few, total, first, same, refused = json.loads(output)
         assert whole == torch.arange(14).view(7, 2).tolist()
         assert (few, total, first) == ([1.0], 3.0, 0)
         assert "differ in their weights" in same
+        assert "Too long." in refused
 
 
 UNSHARED = """

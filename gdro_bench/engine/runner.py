@@ -61,10 +61,17 @@ def execute(plan: Plan, listener: ProgressListener, processes: ProcessGroup) -> 
         else:
             scorer = open_reward(plan.task, plan.profile, processes.device)
             run = Execution(plan, scorer, listener, processes).run()
-        if processes.is_main:
-            judging.finish(run, plan.folder, plan.profile.judge, listener.evaluating)
-            card.write(plan.folder)
+        processes.first_alone(lambda tick: _judge(plan, run, listener, tick))
     return run
+
+
+def _judge(plan: Plan, run: Run, listener: ProgressListener, tick: Callable[[], None]) -> None:
+    def judged(done: int, total: int) -> None:
+        listener.evaluating(done, total)
+        tick()
+
+    judging.finish(run, plan.folder, plan.profile.judge, judged)
+    card.write(plan.folder)
 
 
 @contextmanager
