@@ -52,6 +52,16 @@ def _letters(length: int, type_size: str, place: str) -> tuple[list[tuple[int, i
 def read(image: Floats, sign: SignFacts) -> Reading:
     """What a sign says that should look like this one, of a picture [64, 64, 3] in 0..255: as many letters as its word
     has, each the one that fits best, all equally far off their places and all darker or all lighter than the panel."""
+    return _read(image, sign)[1]
+
+
+def fit(image: Floats, sign: SignFacts) -> float:
+    """How well letters of this sign's size fit a picture [64, 64, 3] in 0..255: 1 at most."""
+    return _read(image, sign)[0]
+
+
+def _read(image: Floats, sign: SignFacts) -> tuple[float, Reading]:
+    """How well the letters fit, 1 at most, and what they are."""
     corners, inked = _letters(len(sign.word), sign.type_size, sign.place)
     stencils = _centred(inked)  # [26, h w]
     length = np.linalg.norm(stencils, axis=1)
@@ -63,13 +73,17 @@ def read(image: Floats, sign: SignFacts) -> Reading:
     ink, offset = np.unravel_index(int(total.argmax()), total.shape)
     which = signed[ink, offset].argmax(axis=-1)
     contrast = np.abs(strength[offset, np.arange(len(which)), which] / length[which]).mean()
-    return Reading("".join(LETTERS[letter] for letter in which), float(contrast) / _new_contrast(sign))
+    word = "".join(LETTERS[letter] for letter in which)
+    return float(total[ink, offset]), Reading(word, float(contrast) / abs(_new_contrast(sign, lighter=ink == 0)))
 
 
-def _new_contrast(sign: SignFacts) -> float:
-    """Between a panel of the sign's colour and ink that has not faded, in levels of luminance."""
-    fill = COLOURS[sign.colour]
-    return float(abs(np.array(world.ink_on(fill)) @ LUMINANCE - np.array(fill) @ LUMINANCE))
+def _new_contrast(sign: SignFacts, lighter: bool) -> float:
+    """How much lighter than a panel of the sign's colour ink is that has not faded, in levels of luminance. Some shades
+    of green take light ink and some dark: then it is that which was found."""
+    fill = np.array(COLOURS[sign.colour])
+    inks = {world.ink_on(tuple(fill + shade)) for shade in (-world.SHADE, world.SHADE)}
+    contrasts = {float((np.array(ink) - fill) @ LUMINANCE) for ink in inks}
+    return max((one for one in contrasts if (one > 0) == lighter), key=abs, default=max(contrasts, key=abs))
 
 
 def _centred(pictures: Floats) -> Floats:

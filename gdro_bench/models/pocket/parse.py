@@ -7,6 +7,8 @@ import re
 from gdro_bench.models.pocket.world import COLOURS, PLACES, SIDES, TEXTURES, THINGS, Facts, SignFacts, ThingFacts
 from gdro_bench.rewards.geneval_prompts import NUMBERS, RELATIONS, plural
 
+MOST_LETTERS = 20  # of a word for which a sign is wide enough
+
 
 def _one_of(name: str, words: object) -> str:
     return f"(?P<{name}>{'|'.join(map(str, words))})"  # type: ignore[call-overload]
@@ -36,7 +38,10 @@ def _sign_scene(prompt: str) -> Facts | None:
     if not (wall and board and place and word):
         return None
     things = tuple(ThingFacts(m["name"], m["colour"], side=m["side"]) for m in _BESIDE.finditer(prompt))
-    sign = SignFacts(word[1], board["sign"], place["place"], board["size"] or "")
+    letters = "".join(word[1].split()).upper()  # as the model paints them
+    if len(things) > 1 or not 0 < len(letters) <= MOST_LETTERS:
+        return None
+    sign = SignFacts(letters, board["sign"], place["place"], board["size"] or "")
     return Facts(wall["wall"], wall["texture"] or "plain", sign, things)
 
 

@@ -38,6 +38,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (25, 25, 28),
     "white": (240, 240, 236),
 }
+SHADE = 14  # levels that each channel of a colour may be off
 TEXTURES = ("plain", "striped", "dotted", "gradient")
 PLACES = ("top", "bottom")
 TYPE_SIZES = {"small": 14, "": 16, "large": 19}  # px
@@ -206,7 +207,7 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _shade(rng: Generator, colour: str) -> tuple[int, int, int]:
-    jitter = rng.integers(-14, 15, size=3)
+    jitter = rng.integers(-SHADE, SHADE + 1, size=3)
     r, g, b = (int(np.clip(c + j, 0, 255)) for c, j in zip(COLOURS[colour], jitter, strict=True))
     return r, g, b
 
