@@ -138,6 +138,8 @@ def crossings(cost: NDArray[np.float64], rewards: NDArray[np.float64], level: fl
     """Where curves of costs [M] and rewards [R, M], linear between their points, first reach a level: [R], inf if
     nowhere. Points with unknown (NaN) rewards are left out."""
     unknown = np.isnan(rewards)
+    if not unknown.any():
+        return _first_at(cost, rewards, level)
     reached = np.full(len(rewards), np.inf)
     for missing in np.unique(unknown, axis=0):
         rows = (unknown == missing).all(axis=1)

@@ -432,8 +432,9 @@ def _ablations(entries: Sequence[Entry]) -> dict[Number, tuple[Entry, ...]]:
 
 
 def setting_of(entry: Entry, name: str) -> Any:
-    """The value that an entry has for a number of its method, such as `optimiser.learning_rate`."""
-    return content.flatten(entry.runs[0].run.settings["method"])[name]
+    """The value that an entry has for a number of its method, such as `optimiser.learning_rate`; "default" where its
+    file leaves it out."""
+    return content.flatten(entry.runs[0].run.settings["method"]).get(name, "default")
 
 
 def _order(value: Any) -> tuple[bool, float, str]:

@@ -128,7 +128,7 @@ def _verdict(study: Study, other: str, raters: Sequence[Answers]) -> Verdict:
                 side = 1.0 if pair.left == study.reference else -1.0
                 outcomes[row, column] = side * {"left": 1, "tie": 0, "right": -1}[rater.choices[pair.number]]
     answered = ~np.isnan(outcomes)
-    people = stats.draws(len(raters), content.seed("raters", study.name))
+    people = stats.draws_of_few(len(raters), content.seed("raters", study.name))
     prompts = stats.draws_of([pair.text for pair in shown], seed=0)
 
     def mean(values: Floats) -> Estimate:
