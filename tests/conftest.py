@@ -5,17 +5,20 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from judge_server import Judge
 
+from gdro_bench.rewards import unified_reward
+
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 LONGEST = (
-    *("run", "tracking", "api", "online", "benchmarks", "compare", "full_scale", "distributed", "regularise"),
-    *("forward_loop", "tune"),
+    *("run", "api", "online", "full_scale", "distributed", "tracking", "regularise", "benchmarks", "forward_loop"),
+    *("compare", "tune", "reader_workers", "bad_input", "card", "evaluation", "plugin", "world", "gold"),
 )
 
 
@@ -60,6 +63,14 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(drawings, "FIGURES", ())
     monkeypatch.setattr(report, "grids", lambda *_: [])
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the client of a judge's server would have waited before it asked again, without the waiting."""
+    waited: list[float] = []
+    monkeypatch.setattr(unified_reward, "time", SimpleNamespace(sleep=waited.append))
+    return waited
 
 
 @pytest.fixture

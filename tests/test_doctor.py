@@ -137,6 +137,7 @@ def test_a_pool_must_find_room(monkeypatch: pytest.MonkeyPatch) -> None:
         doctor._disk("flux1-dev", profile("flux1-dev"))
 
 
-def test_a_judge_that_is_not_there_is_named() -> None:
+def test_a_judge_that_is_not_there_is_named(waits: list[float]) -> None:
     with pytest.raises(BenchError, match=r"does not answer.*Start it"):
         doctor._judge("flux1-dev", profile("flux1-dev"))
+    assert waits == [1, 2, 4]

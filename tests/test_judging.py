@@ -104,13 +104,14 @@ def command(run: Path, url: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-def test_a_sick_server_is_an_error_and_a_well_one_mends_all(run: Path, server: Judge) -> None:
+def test_a_sick_server_is_an_error_and_a_well_one_mends_all(run: Path, server: Judge, waits: list[float]) -> None:
     server.answers = [500]
     sick = command(run, server.url)
     assert sick.exit_code == 1
     assert "gave no judgement on 8 of 8 pictures" in sick.output
     assert "the judge answered HTTP 500" in sick.output
     assert not (run / judging.TABLE).exists()
+    assert set(waits) == {1, 2, 4}
     server.answers = [RIGHT]
     assert command(run, server.url).exit_code == 0
     assert judging.read(run)["u"].notna().all()

@@ -74,16 +74,6 @@ def test_another_packages_reward_and_method_make_a_run(finished: Path) -> None:
     assert values.between(0.0, 1.0, inclusive="neither").all()
 
 
-def test_another_packages_judge_judges_it_and_compare_shows_it(installed: Path, finished: Path) -> None:
-    call(installed, "judge", "--judge", "contrast", "--gold", "none")
-    assert judging.instruments(finished) == {"judge": "contrast (1-5)"}
-    judged = pd.read_parquet(finished / "judged.parquet")
-    assert (judged["u"] == judged["style"]).all()
-    assert judged["u"].between(1.0, 5.0).all()
-    call(installed, "compare", "--out", "report")
-    assert "contrast (1-5)" in next((installed / "report").rglob("page.html")).read_text(encoding="utf-8")
-
-
 @pytest.fixture
 def here(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same in this process, which saves importing torch once more."""
@@ -96,6 +86,17 @@ def invoke(*arguments: str) -> str:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     return result.output
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_another_packages_judge_judges_it_and_compare_shows_it(here: Path, finished: Path) -> None:
+    invoke("judge", "--judge", "contrast", "--gold", "none")
+    assert judging.instruments(finished) == {"judge": "contrast (1-5)"}
+    judged = pd.read_parquet(finished / "judged.parquet")
+    assert (judged["u"] == judged["style"]).all()
+    assert judged["u"].between(1.0, 5.0).all()
+    invoke("compare", "--out", "report")
+    assert "contrast (1-5)" in next((here / "report").rglob("page.html")).read_text(encoding="utf-8")
 
 
 def test_eval_takes_its_reward_and_judge(here: Path) -> None:
