@@ -545,6 +545,7 @@ def with_errors(folder: Path, last: float) -> Path:
     shares = table["mark"].map(dict(zip(MARKS, (0.5, 0.5, 0.5, 0.5, last), strict=True)))
     table["error letter"] = (table["prompt"] < 20 * shares).astype(float)
     table["error wall"] = 0.0
+    table["error colour"] = table["error letter"].where(table["prompt"] % 2 == 0)  # the others do not show it
     table.to_parquet(folder / "judged.parquet")
     return folder
 
@@ -560,9 +561,10 @@ def test_the_share_of_each_kind_of_error_that_is_gone_is_told(tmp_path: Path) ->
     assert table.loc[("letter", "flow-grpo"), "removed"] == pytest.approx(-0.2)
     assert table.loc[("letter", "gdro"), ["base", "end"]].tolist() == pytest.approx([0.5, 0.1])
     text = (out / "errors.md").read_text()
-    assert re.search(r"\| letter \| 0\.500 \[.*\] \| 80% \[.*\] \| -20% \[", text)
+    assert re.search(r"\| letter \| 0\.500 \[.*\] of 20 \| 80% \[.*\] \| -20% \[", text)
+    assert re.search(r"\| colour \| 0\.500 \[.*\] of 10 \| share -0\.400 \[", text)  # too few for a share of them
     still = r"share \+0\.000 \[0\.000, 0\.000\]"  # the base has none to remove
-    assert re.search(rf"\| wall \| 0\.000 \[.*\] \| {still} \| {still} \|", text)
+    assert re.search(rf"\| wall \| 0\.000 \[.*\] of 20 \| {still} \| {still} \|", text)
     apart = pd.read_csv(out / "errors-apart.csv", index_col=["error", "label"])
     assert apart.loc[("letter", "flow-grpo"), "difference"] == pytest.approx(0.5)
     assert re.search(r"\| letter \| 0\.100 \[.*\] \| above: \+0\.500 \[", (out / "errors-apart.md").read_text())

@@ -301,9 +301,9 @@ def robust_table(compared: Comparison) -> Table:
 
 
 def error_table(compared: Comparison) -> Table | None:
-    """For each kind of error that gold names: how often the base makes it, of all letters or of all pictures whose
-    prompt allows it, and how much of that each method has removed at the end; of an error that the base makes on too
-    few pictures for a share, how much more often the method makes it. None where gold names none."""
+    """For each kind of error that gold names: how often the base makes it, of the pictures on which it can be seen or of
+    their letters, and how much of that each method has removed at the end; of an error that the base makes on too few
+    pictures for a share, how much more often the method makes it. None where gold names none."""
     parts = [name for name in compared.parts if name.startswith(BY_ERROR)]
     if not parts:
         return None
@@ -311,7 +311,8 @@ def error_table(compared: Comparison) -> Table | None:
     for part in parts:
         kind, before = part.removeprefix(BY_ERROR), matched.part_at(compared, compared.reference, part, 0)
         few = _pictures(compared, part) < FEW
-        cells.append([kind, str(before)])
+        seen = int(np.isfinite(compared.reference.runs[0].parts[part][0]).sum())
+        cells.append([kind, f"{before} of {seen}"])
         for entry in compared.entries:
             gone, more = (of(compared, entry, part) for of in (matched.removed, matched.since_base))
             cells[-1].append(_more(more) if few else _share(gone))
@@ -320,7 +321,7 @@ def error_table(compared: Comparison) -> Table | None:
             numbers.append(row | _spread("removed", gone) | _spread("change", more))
     header = [
         "error",
-        "base: share of letters or pictures",
+        "base: share of pictures or their letters",
         *(f"gone with {entry.label}" for entry in compared.entries),
     ]
     title = (

@@ -112,7 +112,7 @@ def _evaluated(policy: PocketPolicy, card_task: CardTask, sheet: Path, console: 
 
 def _grouped(policy: PocketPolicy, card_task: CardTask, sheet: Path, console: Console) -> tuple[str, dict[str, float]]:
     """What a method can learn from: groups of pictures of one tuning prompt, in words, and the share of each kind of
-    error, of the pictures whose prompt allows it. Some of the groups go to a sheet, their errors named."""
+    error, of the pictures on which it can be seen. Some of the groups go to a sheet, their errors named."""
     task_, profile, found = plan.evaluation_inputs(card_task.task, "pocket", (TUNING,), None)
     prompts = list({prompt.text: prompt for prompt in found}.values())[:GROUPS]
     console.print(f"Scoring {len(prompts)} groups of {GROUP} images of {card_task.task} for the card")
@@ -124,9 +124,12 @@ def _grouped(policy: PocketPolicy, card_task: CardTask, sheet: Path, console: Co
     best, varied = stats.bootstrap_mean(np.nanmax(rewards, axis=1)), np.nanstd(rewards, axis=1) > 0
     errors = [_errors(image, prompt) for image, prompt in zip(images, each, strict=True)]
     kinds = sorted({kind for one in errors for kind in one})
-    shares = {kind: float(np.mean([one[kind] > 0 for one in errors if kind in one])) for kind in kinds}
+    shares = {
+        kind: float(np.mean([one[kind] > 0 for one in errors if not math.isnan(one.get(kind, math.nan))]))
+        for kind in kinds
+    }
     shown = [i * GROUP + j for i in range(len(prompts)) for j in range(min(SHOWN, GROUP))][:SHEET]
-    notes = {"base": [", ".join(kind for kind, made in errors[i].items() if made) or "no error" for i in shown]}
+    notes = {"base": [", ".join(kind for kind, made in errors[i].items() if made > 0) or "no error" for i in shown]}
     figures.sample_sheet(sheet, {"base": images[shown]}, notes, [each[i].text for i in shown])
     told = f"""{len(prompts)} tuning prompts of {card_task.task} with {GROUP} images each: the best of a group has
   {best}, {varied.mean():.0%} of the groups have variance; {np.isnan(rewards).sum()} images not scored."""
@@ -182,7 +185,8 @@ blocks) on the 16x16x4 latents of a small convolutional autoencoder, for 64x64 p
 - Transformer: {config.transformer.images:,} images in batches of {config.transformer.batch}; EMA weights.
 - {found}
 
-Errors by kind, of the pictures whose prompt allows them: in the last lesson, and as gold reads them in the base's:
+Errors by kind: in the last lesson, of the pictures whose prompt allows them, and as gold reads them in the base's, of
+those on which they can be seen (`letter`: a wrong one at least):
 
 | error | drawn in the recipe | painted by the base |
 | --- | ---: | ---: |
