@@ -301,9 +301,9 @@ def robust_table(compared: Comparison) -> Table:
 
 
 def error_table(compared: Comparison) -> Table | None:
-    """For each kind of error that gold names: how often the base makes it, of the pictures on which it can be seen or of
-    their letters, and how much of that each method has removed at the end; of an error that the base makes on too few
-    pictures for a share, how much more often the method makes it. None where gold names none."""
+    """For each kind of error that gold names: how often the base makes it, of the pictures on which it can be seen, or
+    of their letters, and how much of that each method has removed at the end; of an error that the base makes on too
+    few pictures for a share, how much more often the method makes it. None where gold names none."""
     parts = [name for name in compared.parts if name.startswith(BY_ERROR)]
     if not parts:
         return None
