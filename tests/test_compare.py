@@ -670,7 +670,20 @@ def test_what_only_some_runs_have_is_not_drawn(tmp_path: Path) -> None:
 def test_runs_of_two_judges_are_refused(tmp_path: Path) -> None:
     judge(make_run(tmp_path / "a"), FALLING)
     judge(make_run(tmp_path / "b", "flow-grpo"), FALLING, "another")
-    assert "Judge them alike" in call("--runs", tmp_path).output
+    said = " ".join(call("--runs", tmp_path).output.split())
+    assert "The judge of " in said
+    assert "Judge them alike" in said
+
+
+def test_an_instrument_that_saw_one_run_alone_tells_nothing(tmp_path: Path) -> None:
+    judge(make_run(tmp_path / "a"), FALLING)
+    b = judge(make_run(tmp_path / "b", "flow-grpo"), FALLING)
+    pd.read_parquet(b / "judged.parquet").drop(columns="gold").to_parquet(b / "judged.parquet")
+    (b / "judged.json").write_text(json.dumps({"judge": "judge (1-5)"}))
+    compared = entries.compare([entries.load(tmp_path / name) for name in ("a", "b")], False)
+    assert compared.instruments == {"reward": "OCR", "judge": "judge (1-5)"}
+    assert "alignment" in compared.parts
+    assert "gold" not in compared.parts
 
 
 # -- which runs share a figure

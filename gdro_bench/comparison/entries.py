@@ -165,7 +165,10 @@ class Comparison:
 
     @property
     def instruments(self) -> dict[str, str]:
-        return self.first.instruments | self.reference.runs[0].judges
+        runs = [run for entry in self.entries for run in entry.runs]
+        judges = self.reference.runs[0].judges
+        of_all = {role: name for role, name in judges.items() if all(role in run.judges for run in runs)}
+        return self.first.instruments | of_all
 
 
 def parts_of(entries: Sequence[Entry]) -> list[str]:
@@ -305,15 +308,19 @@ def identity(run: Run) -> dict[str, Any]:
 
 
 def check_judges(runs: Sequence[LoadedRun]) -> None:
-    """Raises:
-    BenchError: two runs were judged by different instruments."""
-    judged = [run for run in runs if run.judges]
-    for other in judged:
-        if other.judges != judged[0].judges:
-            raise BenchError(
-                f"{judged[0].folder} was judged by {judged[0].judges}, {other.folder} by {other.judges}.",
-                "Judge them alike: gdro-bench judge FOLDER FOLDER ...",
-            )
+    """An instrument that has not seen all runs tells nothing of any.
+
+    Raises:
+        BenchError: in one role, two runs were judged by different instruments."""
+    first: dict[str, LoadedRun] = {}
+    for run in runs:
+        for role, name in run.judges.items():
+            other = first.setdefault(role, run)
+            if other.judges[role] != name:
+                raise BenchError(
+                    f"The {role} of {other.folder} was {other.judges[role]!r}, that of {run.folder} {name!r}.",
+                    "Judge them alike: gdro-bench judge FOLDER FOLDER ...",
+                )
 
 
 def check_comparable(runs: Sequence[LoadedRun]) -> None:
