@@ -43,6 +43,10 @@ def _box(corners: Any) -> Box:
 
 
 def rapid_name(limit_side: int, models: str | None) -> str:
+    """Raises:
+    BenchError: models of one's own, which it would not read."""
+    if models:
+        raise BenchError("RapidOCR reads with the models that come with it.", "Leave out profile.reader.models.", 2)
     return f"rapidocr {version('rapidocr')} PP-OCRv6 limit {limit_side}"
 
 
