@@ -290,6 +290,6 @@ def test_an_engine_that_cannot_start_says_so_through_a_worker(tmp_path):
     reader._workers.shutdown()
 
 
-def test_models_that_an_engine_would_not_read_are_refused(tmp_path: Path) -> None:
+def test_models_that_an_engine_would_not_read_are_refused(tmp_path):
     with pytest.raises(BenchError, match="models that come with it"):
         engines.rapid_name(960, str(tmp_path))
