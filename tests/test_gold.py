@@ -177,6 +177,17 @@ def test_what_is_no_object_of_the_world_is_something_too_many():
     assert not gold.held(image, asked)["nothing else"]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("asked", [SIGN, THINGS, replace(THINGS, things=(world.ThingFacts("cat", count=4),))])
+def test_a_picture_of_nothing_known_shows_nothing_that_was_asked(asked):
+    noise = default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    half = np.zeros((64, 64, 3), dtype=np.uint8)
+    half[:, 32:] = 255
+    for image in (noise, half, np.zeros_like(noise), np.full_like(noise, 255)):
+        assert sum(gold.held(image, asked).values()) <= 3
+        assert gold.errors(image, asked)
+
+
 def test_one_object_too_many_is_seen():
     asked = world.Facts(None, None, None, (world.ThingFacts("cat"),))
     assert "nothing else" in wrong(asked, replace(asked, things=(world.ThingFacts("cat", count=4),)))

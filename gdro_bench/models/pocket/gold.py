@@ -127,7 +127,8 @@ def _wall_beside(image: Pixels, free: Mask) -> Wall:
         return wall
     apart = np.abs(image - wall.pixels).max(axis=2)
     wall = read_wall(image, free & (apart <= np.quantile(apart[free], 0.75)))
-    return read_wall(image, free & ~_off(image, wall))
+    bare = free & ~_off(image, wall)
+    return read_wall(image, bare) if bare.any() else wall
 
 
 def _spots(facts: Facts) -> list[tuple[int, int]]:
