@@ -36,6 +36,7 @@ FADED = 0.5  # of the contrast of new ink: what has less has faded, of which the
 LEGIBLE = 0.12  # of that contrast: letters of less cannot be told
 BLUR = 2  # px around what stands there that may be no wall
 SEEN = 54  # px that are no wall: fewer are no object, which covers some hundreds
+MORE = 90  # px that are no wall where none was asked: fewer may be the edge of what was
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def _off(image: Pixels, wall: Wall) -> Mask:
 
 def _is_seen(image: Pixels, wall: Wall, where: Mask) -> bool:
     """Whether anything stands there before the wall."""
-    return int(_off(image, wall)[where].sum()) >= SEEN
+    return int(_off(image, wall)[where].sum()) >= MORE
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -289,12 +290,14 @@ def read_things(image: Pixels, wall: Wall) -> list[Shown]:
     """What is seen at the corners of that arrangement whose objects account for most of what is not wall."""
     off_wall = _off(image, wall)
     at = {spot: read_thing(image, wall, spot) for spot in CORNERS}
-    best: tuple[float, list[Shown]] = (0.0, [])
+    best: tuple[float, list[Shown]] = (0.0, [])  # how many px are explained, and by what
     for corners in ARRANGEMENTS:
         seen = [Shown(*at[spot], spot) for spot in corners if at[spot][0]]
-        covered = float(sum(off_wall[_box(one.spot)][_stencils()[one.name].any].sum() for one in seen))
-        missed = float(sum((~off_wall[_box(one.spot)] & _stencils()[one.name].any).sum() for one in seen))
-        best = max(best, (covered - missed, seen), key=lambda pair: pair[0])
+        explained = 0.0
+        for one in seen:
+            inside, stencil = off_wall[_box(one.spot)], _stencils()[one.name].any
+            explained += max(float(inside[stencil].sum() - (~inside)[stencil].sum()), 0.0)
+        best = max(best, (explained, seen), key=lambda pair: (pair[0], len(pair[1])))
     return best[1]
 
 
@@ -353,7 +356,7 @@ def _errors_of_things(shown: list[Shown], more: bool, facts: Facts) -> dict[str,
     found = {"kind": float(bool(there.keys() - wanted.keys() or (there - wanted and wanted - there)))}
     if facts.things[0].count > 1:
         return found | {"count": float(len(shown) != len(asked) or more)}
-    found |= {"missing": float(len(shown) < len(asked)), "extra": float(len(shown) > len(asked) or more)}
+    found |= {"missing": float(len(shown) < len(asked)), "extra": float(len(shown) + more > len(asked))}
     by_name = {one.name: one for one in shown}
     whole = there == wanted and not more
     if any(thing.colour for thing in asked):
