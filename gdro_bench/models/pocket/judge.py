@@ -1,6 +1,7 @@
 """The pocket judge: a small network that rates a picture of the pocket world on three axes, each 1 to 5.
 
-Alignment: how many of the prompt's facts the picture shows (what the sign says is not among them: it does not read).
+Alignment: how many of the prompt's facts the picture shows (what the sign says is not among them: it does not read;
+objects are where the world puts them: of two without a relation, the other order is rated lower).
 Coherence: how free of blur, stripes, blocks, double exposure and repetition it is. Style: how full its contrast,
 colours and shades are. It is no UnifiedReward and its numbers are not comparable with that one's; records carry its
 own name.
