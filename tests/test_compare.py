@@ -650,6 +650,9 @@ def test_what_moves_with_gold_predicts_it(tmp_path: Path) -> None:
     assert found["u"].low > 0.9
     assert found["reward"].high < 0
     assert "gold" not in found
+    unseen = entries.load(make_run(tmp_path / "unseen", "flow-grpo"))
+    with_it = prediction.rank_correlations(entries.compare([*runs, unseen], False))
+    assert str(with_it) == str((checkpoints, found))  # NaN, where known of none, is no number's equal
     report.write(entries.compare(runs, False), tmp_path / "out", "evaluations", None)
     assert pd.read_csv(tmp_path / "out" / "predicts-gold.csv")["figure"].iloc[0] in ("u", "alignment", "corrected")
 

@@ -23,11 +23,12 @@ CONSTANT = 1e-6  # below it ranks do not spread: they are whole or half
 
 def rank_correlations(compared: Comparison, wanted: Collection[str] | None = None) -> tuple[int, dict[str, Estimate]]:
     """The number of checkpoints, and name of figure -> its rank correlation with gold, with 95 % intervals over runs
-    and prompts, of all figures or of those `wanted`; none where there is no gold score or it never changes."""
-    runs = [Entry(entry.label, (run,)) for entry in compared.all_entries for run in entry.runs]
-    parts = parts_of(runs)
-    if "gold" not in parts:
+    and prompts, of all figures or of those `wanted`; none where there is no gold score or it never changes. Runs
+    without a gold score do not count."""
+    runs = [Entry(entry.label, (run,)) for entry in compared.all_entries for run in entry.runs if "gold" in run.parts]
+    if not runs:
         return 0, {}
+    parts = parts_of(runs)
     gold, drawn = _checkpoints(runs, "gold", compared.prompts), _drawn(runs)
     if not np.ptp(gold[0]) > 0:  # constant, or not known
         return 0, {}

@@ -109,7 +109,7 @@ def seen_by(test: Test, compared: Comparison, found: Sequence[Entry]) -> Compari
 
 def measured(test: Test, seen: Comparison) -> Estimate:
     """The test's number of the first entry that it sees."""
-    if test.part not in (None, "reward", *seen.parts):
+    if test.part not in (None, "reward", *seen.parts) and MEASURES[test.measure].scope != "all":
         return UNKNOWN
     return MEASURES[test.measure].measured(seen, seen.entries[0], test.part or "")
 
