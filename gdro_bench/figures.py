@@ -244,7 +244,7 @@ def errors_by_kind(path: Path, errors: pd.DataFrame) -> None:
     _dots(axis, first, "base", np.arange(len(kinds)) + places[0], base)
     axis.set_yticks(np.arange(len(kinds)), kinds)
     axis.invert_yaxis()
-    axis.set(xlabel="share of letters, or of pictures whose prompt allows it, with this error", xlim=(0, None))
+    axis.set(xlabel="share of letters, or of pictures on which it can be seen, with this error", xlim=(0, None))
     axis.grid(alpha=0.3, axis="x")
     _legend(figure, axis)
     save(figure, path)
