@@ -188,8 +188,8 @@ def _errors(drawing: Drawing) -> Iterator[Figure]:
     figure = drawing.figure(
         "errors",
         "Errors by kind",
-        "Share of held-out pictures with each kind of error, of those on which it can be seen, as the known world tells "
-        "it: the base's, and each method's at the end of the budget. Bars: 95 % intervals.",
+        "Share of held-out pictures with each kind of error, of those on which it can be seen, as the known world "
+        "tells it: the base's, and each method's at the end of the budget. Bars: 95 % intervals.",
     )
     figures.errors_by_kind(figure.path, drawing.errors.numbers)
     yield figure
