@@ -131,7 +131,8 @@ def test_a_run_trains_and_plain_diffusers_paints_what_it_paints(
     base, last = record.read(folder).points
     assert last.updates > 2
     assert last.reward.mean != base.reward.mean
-    assert pd.read_parquet(folder / "steps.parquet")["gradient_norm"].dropna().gt(0).all()
+    moved = pd.read_parquet(folder / "steps.parquet")["gradient_norm"].dropna().gt(0)
+    assert moved.mean() > 0.8  # an update whose ratios are all clipped moves nothing
     text = record.read_scores(folder)["text"].iloc[0]
     theirs = painted_by_diffusers(profile, saved[profile], folder / "lora", text)
     ours = samples.read(samples.path_of(folder, 1.0), [0])[0] / 255

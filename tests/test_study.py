@@ -149,11 +149,11 @@ def test_raters_who_differ_make_the_interval_wider_than_prompts_alone_do() -> No
 
 
 def test_few_answers_have_a_wide_interval_and_unanswered_pairs_do_not_count() -> None:
-    study, (first, *others) = planted(0.8, count=50, raters=3)
-    few = [replace(first, choices=dict(list(first.choices.items())[:15]))]
-    (narrow,), (wide,) = answers.verdicts(study, [first, *others]), answers.verdicts(study, few)
+    study, raters = planted(0.8, count=50, raters=3)
+    few = [replace(one, choices=dict(list(one.choices.items())[:15])) for one in raters]
+    (narrow,), (wide,) = answers.verdicts(study, raters), answers.verdicts(study, few)
     assert wide.win_rate.high - wide.win_rate.low > narrow.win_rate.high - narrow.win_rate.low
-    assert (wide.raters, wide.answers) == (1, 15)
+    assert (wide.raters, wide.answers) == (3, 45)
 
 
 def test_krippendorff_s_alpha_of_his_own_example() -> None:

@@ -109,7 +109,11 @@ def test_runs_side_by_side_leave_the_records_of_one_after_another(tmp_path: Path
 
 
 def test_runs_of_one_pool_have_one_key(tmp_path: Path) -> None:
-    chosen = sweep.plans("ocr", ["gdro", "flow-grpo"], [], [0, 1], profile="pocket", out=tmp_path, budget=None)
-    keys = [pool_key(plan) for plan in chosen]
-    assert keys[0] == keys[1] is not None
-    assert keys[2:] == [None, None]
+    def keys(method: str, *settings: str) -> list[str | None]:
+        over = ["method.optimiser.clip=1,2"]
+        chosen = sweep.plans("ocr", [method], over, [0, 1], settings, profile="pocket", out=tmp_path, budget=None)
+        return [pool_key(plan) for plan in chosen]
+
+    assert len(set(keys("gdro"))) == 2  # a pool for each seed
+    assert len(set(keys("gdro", "method.pool.shared=true"))) == 1
+    assert keys("flow-grpo") == [None] * 4
