@@ -216,11 +216,11 @@ with process_group("cpu") as processes:
         same = str(error)
     first = processes.broadcast(processes.rank)
 
-    os.environ["GDRO_BENCH_TIMEOUT"] = "3"  # from here on: they did not start in one moment
-    torch.distributed.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=3))
+    os.environ["GDRO_BENCH_TIMEOUT"] = "6"  # from here on: they did not start in one moment
+    torch.distributed.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=6))
 
     def work(tick):  # longer than that
-        for _ in range(8):
+        for _ in range(16):
             time.sleep(0.5)
             tick()
         raise BenchError("Too long.", "Rest.")
