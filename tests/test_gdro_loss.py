@@ -1,6 +1,7 @@
 """The loss of GDRO against identities that hold for any implementation of it."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -205,11 +206,14 @@ def test_top1_mask_shares_the_best_among_ties():
 SCORED = torch.tensor([0.2, math.nan, 0.9, 0.2, math.nan, 0.0, 0.9, 0.4, 0.0])
 
 
-@pytest.mark.parametrize("spread", [False, True])
+DRAWS = ["random", "unequal", "spread"]
+
+
+@pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("k", [2, 3, 7])
-def test_drawn_images_are_distinct_and_scored(spread, k):
+def test_drawn_images_are_distinct_and_scored(draw, k):
     for seed in range(50):
-        drawn = draw_members(SCORED, k, spread, generator(seed))
+        drawn = draw_members(SCORED, k, draw, generator(seed))
         assert len(set(drawn.tolist())) == len(drawn) == k
         assert not SCORED[drawn].isnan().any()
 
@@ -217,20 +221,29 @@ def test_drawn_images_are_distinct_and_scored(spread, k):
 @pytest.mark.parametrize("k", [2, 3, 7])
 def test_spread_always_draws_a_best_and_a_worst(k):
     for seed in range(50):
-        drawn = SCORED[draw_members(SCORED, k, True, generator(seed))]
+        drawn = SCORED[draw_members(SCORED, k, "spread", generator(seed))]
         assert drawn.max() == SCORED.nan_to_num(-1).max()
         assert drawn.min() == SCORED.nan_to_num(9).min()
 
 
-@pytest.mark.parametrize("spread", [False, True])
-def test_every_scored_image_has_its_turn(spread):
-    drawn = [draw_members(SCORED, 3, spread, generator(seed)) for seed in range(200)]
+@pytest.mark.parametrize("k", [2, 3])
+def test_unequal_draws_every_pair_of_different_rewards_alike(k):
+    drawn = [draw_members(SCORED, k, "unequal", generator(seed)) for seed in range(4000)]
+    pairs = Counter(frozenset((int(members[0]), int(members[-1]))) for members in drawn)
+    there = torch.nonzero(~SCORED.isnan()).flatten().tolist()
+    assert set(pairs) == {frozenset((i, j)) for i in there for j in there if SCORED[i] != SCORED[j]}
+    assert min(pairs.values()) > 4000 / len(pairs) * 0.75  # 18 pairs; 4 standard deviations
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_every_scored_image_has_its_turn(draw):
+    drawn = [draw_members(SCORED, 3, draw, generator(seed)) for seed in range(200)]
     assert set(torch.cat(drawn).tolist()) == set(torch.nonzero(~SCORED.isnan()).flatten().tolist())
 
 
-@pytest.mark.parametrize("spread", [False, True])
-def test_images_of_one_reward_are_drawn_distinct(spread):
+@pytest.mark.parametrize("draw", DRAWS)
+def test_images_of_one_reward_are_drawn_distinct(draw):
     """With drop_flat = false such groups are trained on."""
     for seed in range(20):
-        drawn = draw_members(torch.full((5,), 0.5), 3, spread, generator(seed))
+        drawn = draw_members(torch.full((5,), 0.5), 3, draw, generator(seed))
         assert len(set(drawn.tolist())) == 3

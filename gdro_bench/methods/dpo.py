@@ -6,7 +6,8 @@ for the preferred and the other image of a pair, with GDRO's implicit reward s (
 GDRO's. Differences from the published method:
 1. The pair comes from the pool of the reference model's own images, ranked by the reward, not by people.
 2. t and noise are shared in a pair if `share_t`, `share_noise` say so; published code shares both.
-3. A pair of equal reward carries no preference and costs an evaluation without teaching (`drop_flat` of GDRO).
+3. A pair has two different rewards (`draw`): equal ones carry no preference, and published code takes them out of the
+   data, too. Until 2026-11-29 any two images were drawn here, two fifths of them equal, at the full cost of an update.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Config:
     share_t: bool
     share_noise: bool
     t_distribution: Literal["uniform", "logit-normal"]
-    draw: Literal["random", "spread"]  # any two images of a group, or its best and its worst
+    draw: Literal["unequal", "spread"]  # any two images of a group whose rewards differ, or its best and its worst
 
 
 def as_gdro(config: Config) -> gdro.Config:

@@ -18,7 +18,7 @@ from gdro_bench.content import Count, Natural, NonNegative
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import Step, TrainContext
 from gdro_bench.methods.grpo import advantages, flat_groups
-from gdro_bench.methods.offline import PoolConfig, Source, draw_groups, sample_and_score
+from gdro_bench.methods.offline import Draw, PoolConfig, Source, draw_groups, sample_and_score
 from gdro_bench.profile import Sampler
 from gdro_bench.task import Prompt
 
@@ -56,7 +56,7 @@ class OfflineConfig:
     share_t: bool
     share_noise: bool
     t_distribution: Literal["uniform", "logit-normal"]
-    draw: Literal["random", "spread"]
+    draw: Draw
     drop_flat: bool
 
 

@@ -15,7 +15,8 @@ Left open by the paper, hence options (the numbers are in baselines/<profile>/gd
    depend on their order; `order` ranks them as drawn. Where rewards differ both are the paper's loss. With tau = 0
    the target is the limit: one-hot, shared by ties.
 4. `drop_flat`: leaves out the terms whose remaining images all have one reward: they carry no preference.
-5. `draw`: `random`, or `spread`, which always takes a best and a worst image of the 16.
+5. `draw`: `random`; `unequal`, which always takes two images of different rewards; or `spread`, which always takes a
+   best and a worst image of the 16.
 6. The reward that decides which image is stabilised may tie: ties share the term.
 7. `[online]`: the pool is sampled in rounds, later ones from the policy: see `gdro_bench/methods/online.py`.
 8. `[adaptive_beta]`: beta is moved while training: see `gdro_bench/methods/adaptive_beta.py`.
@@ -37,6 +38,7 @@ from gdro_bench.errors import BenchError
 from gdro_bench.methods import CostModel, Method, TrainContext, Training, regularise
 from gdro_bench.methods.adaptive_beta import AdaptiveBetaConfig, Controller, covariance, draw_variance, error_slope
 from gdro_bench.methods.offline import (
+    Draw,
     Drawn,
     OfflineTraining,
     PoolConfig,
@@ -76,7 +78,7 @@ class Config:
     draws: Count
     ties: Ties
     drop_flat: bool
-    draw: Literal["random", "spread"]
+    draw: Draw
     online: OnlineConfig | None = None
     adaptive_beta: AdaptiveBetaConfig | None = None
     auxiliary: AuxiliaryConfig | None = None

@@ -28,6 +28,8 @@ from gdro_bench.rewards.auxiliary import watched
 from gdro_bench.sampling import ConditionalVelocity
 from gdro_bench.score import GeneratedBatch
 
+Draw = Literal["random", "unequal", "spread"]  # which images of a group, see `draw_members`
+
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:
@@ -332,7 +334,7 @@ class GroupNumbers(Protocol):
     @property
     def t_distribution(self) -> Literal["uniform", "logit-normal"]: ...
     @property
-    def draw(self) -> Literal["random", "spread"]: ...
+    def draw(self) -> Draw: ...
     @property
     def drop_flat(self) -> bool: ...
 
@@ -345,7 +347,7 @@ def draw_groups(
     n = numbers
     some = source.usable(n.k, n.drop_flat)
     groups = some[torch.randint(len(some), (n.groups,), generator=generator)]
-    members = [draw_members(source.groups.rewards[g], n.k, n.draw == "spread", generator) for g in groups]
+    members = [draw_members(source.groups.rewards[g], n.k, n.draw, generator) for g in groups]
     x0, r, prompts = source.taken(groups, members)
     t, eps = draw_noise(n, (n.groups, n.k), n.draws + more, latent_shape, generator)
     return Drawn(x0, r, prompts, t, eps, **marks(source.groups, groups, members))
@@ -368,18 +370,23 @@ def draw_noise(
     return torch.stack(times, dim=1), torch.stack(noises, dim=1)
 
 
-def draw_members(r: Tensor, k: int, spread: bool, generator: torch.Generator) -> Tensor:
+def draw_members(r: Tensor, k: int, draw: Draw, generator: torch.Generator) -> Tensor:
     """Indices [k] of k scored images of one group's rewards r [n]; NaN ones are never drawn.
 
-    With `spread` a best and a worst are always among them, first and last.
+    By `draw`: any, two whose rewards differ first and last among them (every such pair as likely; any, where all are
+    equal), or a best and a worst first and last among them.
     """
     scored = torch.nonzero(~r.isnan()).flatten()
     order = scored[torch.randperm(len(scored), generator=generator)]
-    if not spread:
+    pairs = torch.nonzero(r[order][:, None] != r[order][None]) if draw == "unequal" else torch.empty(0)
+    if draw == "spread":  # two, even in a tie
+        one, other = order[r[order].argmax()], order[len(order) - 1 - r[order].flip(0).argmin()]
+    elif len(pairs):
+        one, other = order[pairs[torch.randint(len(pairs), (), generator=generator)]]
+    else:
         return order[:k]
-    best, worst = order[r[order].argmax()], order[len(order) - 1 - r[order].flip(0).argmin()]  # two, even in a tie
-    others = order[(order != best) & (order != worst)][: k - 2]
-    return torch.cat((best[None], others, worst[None]))
+    others = order[(order != one) & (order != other)][: k - 2]
+    return torch.cat((one[None], others, other[None]))
 
 
 def draw_t(
