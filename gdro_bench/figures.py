@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.transforms import offset_copy
 
 from gdro_bench.stats import Estimate
 
@@ -86,7 +88,7 @@ def cost_curves(
     path: Path, curves: pd.DataFrame, panels: dict[str, str], y: str, y_label: str, level: float | None
 ) -> None:
     """A score against cost, a panel a way of counting it: mean, 95 % band and every seed. Of more than four labels the
-    bands would hide each other: there the last point alone has its interval, as a bar.
+    bands would hide each other: there the last point alone has its interval, as a bar right of the axis.
 
     Args:
         curves: rows (label, seed) in order of cost, `seed` "mean" or a number; columns of costs, and of the score `y`,
@@ -98,7 +100,7 @@ def cost_curves(
         for i, (label, rows) in enumerate(curves.groupby("label", sort=False)):
             _band(axis, rows, column, y, str(label), styles[str(label)], crowded)
             if crowded:
-                _end_bar(axis, rows[rows["seed"] == "mean"].iloc[-1], column, y, styles[str(label)][0], i)
+                _end_bar(axis, rows[rows["seed"] == "mean"].iloc[-1], column, y, styles[str(label)], i)
         base, place = curves[y].iloc[0], ("axes fraction", "data")  # below a line, where no curve ends that crossed it
         box = {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 0.5}
         # over bands and under curves: where a curve ends there, its end is seen
@@ -124,7 +126,8 @@ def ratio_curves(
     level: float | None,
 ) -> None:
     """Ratios of cost against the level of reward, a panel a way of counting it: a line with its 95 % band a label, on
-    an axis of powers of 2. Where a ratio is not finite, nothing is drawn.
+    an axis of powers of 2. Where a ratio is not finite, nothing is drawn; where it has no interval its line is thin,
+    and where its interval has no end the band is hatched.
 
     Args:
         curves: rows (label, level) in order of level; columns of ratios, each with its _low and _high. panels: column
@@ -260,13 +263,14 @@ VERDICT_COLOURS = {"reproduced": "#009E73", "partly": "#56B4E9", "not reproduced
 
 
 def verdicts(path: Path, tests: pd.DataFrame) -> None:
-    """The interval against its bound of every test that has runs, a row a test, in units of its own; the claimed side
-    is shaded.
+    """The interval against its bound of every test whose number is known, a row a test, in units of its own; the
+    claimed side is shaded. An interval without an end ends in an arrow.
 
     Args:
-        tests: rows with columns claim, task, measured, value, value_low, value_high, bound, weakly, side and verdict.
+        tests: rows with columns claim, task, measured, value, value_low, value_high, bound, weakly, side, seeds and
+            verdict.
     """
-    judged = tests[tests["verdict"] != "no runs"] if (tests["verdict"] != "no runs").any() else tests
+    judged = tests[np.isfinite(tests["value"])] if np.isfinite(tests["value"]).any() else tests
     figure, axes = plt.subplots(len(judged), 1, figsize=(10.5, 0.62 * len(judged) + 0.4), squeeze=False)
     axes[0, 0].set_title("Grey: where the test holds. Dashed: its bound; dotted: the weaker one.", fontsize=8)
     for axis, (_, test) in zip(axes[:, 0], judged.iterrows(), strict=True):
@@ -282,6 +286,8 @@ def verdicts(path: Path, tests: pd.DataFrame) -> None:
         colour = VERDICT_COLOURS.get(test["verdict"], "0.35")
         if np.isfinite(test["value_low"]):
             axis.plot([test["value_low"], min(test["value_high"], high)], [0, 0], color=colour, linewidth=2.5)
+        if test["value_high"] > high:
+            axis.plot(high, 0, marker=">", color=colour, markersize=7, clip_on=False)
         if np.isfinite(test["value"]):
             axis.plot(test["value"], 0, marker="o", color=colour, markersize=6)
         axis.set(xlim=(low, high), ylim=(-1, 1), yticks=[])
@@ -292,7 +298,8 @@ def verdicts(path: Path, tests: pd.DataFrame) -> None:
         told = textwrap.fill(_plain(f"{test['claim']}, {test['task']}: {test['measured']}"), 70, break_on_hyphens=False)
         beside = {"transform": axis.transAxes, "va": "center"}
         axis.text(-0.02, 0.5, told, ha="right", fontsize=7.5, **beside)
-        axis.text(1.02, 0.5, test["verdict"], ha="left", fontsize=8, color=colour, **beside)
+        seeds = f"{test['seeds']} seed{'s'[: test['seeds'] != 1]}"
+        axis.text(1.02, 0.5, f"{test['verdict']}, {seeds}", ha="left", fontsize=8, color=colour, **beside)
     save(figure, path)
 
 
@@ -357,10 +364,14 @@ def _style(place: int) -> Style:
     return _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)], _LINES[place % len(_LINES)]
 
 
-def _end_bar(axis: Axes, end: pd.Series, x: str, y: str, colour: Any, number: int) -> None:
-    """The interval of a curve's last point, beside those of the others."""
-    spread = [[max(0.0, end[y] - end[f"{y}_low"])], [max(0.0, end[f"{y}_high"] - end[y])]]
-    axis.errorbar([end[x] * (1 + 0.012 * number)], [end[y]], yerr=spread, fmt="none", ecolor=colour, elinewidth=1.1)
+def _end_bar(axis: Axes, end: pd.Series, x: str, y: str, style: Style, number: int) -> None:
+    """The interval of a curve's last point, right of the axis and beside those of the others."""
+    beside = offset_copy(axis.get_yaxis_transform(), axis.figure, 7 + 6 * number, units="points")
+    ends = [end[f"{y}_low"], end[f"{y}_high"]]
+    if np.isfinite(ends).all():
+        axis.update_datalim([(end[x], bound) for bound in ends])  # the axis must reach as far
+    axis.plot([1, 1], ends, color=style[0], linewidth=1.3, transform=beside, clip_on=False)
+    axis.plot([1], [end[y]], color=style[0], marker=style[1], markersize=3.5, transform=beside, clip_on=False)
 
 
 def _band(axis: Axes, rows: pd.DataFrame, x: str, y: str, label: str, style: Style, without: bool = False) -> None:
@@ -375,11 +386,23 @@ def _band(axis: Axes, rows: pd.DataFrame, x: str, y: str, label: str, style: Sty
 
 
 def _ratio_band(axis: Axes, rows: pd.DataFrame, y: str, label: str, style: Style, limits: tuple[float, float]) -> None:
+    """Thin where there is no interval; hatched where it has no end."""
     colour, _, line = style
     known = rows[np.isfinite(rows[y]) & (rows[y] > 0)]
-    low, high = known[f"{y}_low"].clip(*limits), known[f"{y}_high"].clip(*limits)
-    axis.plot(known["level"], known[y], color=colour, linestyle=line, label=label)
-    axis.fill_between(known["level"], low, high, color=colour, alpha=0.15, lw=0)
+    levels, ratios, low, high = (known[column].to_numpy(float) for column in ("level", y, f"{y}_low", f"{y}_high"))
+    sure = ~np.isnan(low)
+    ended = sure & (low > 0) & np.isfinite(high)
+    axis.plot(levels, np.where(sure, ratios, np.nan), color=colour, linestyle=line, label=label)
+    axis.plot(levels, np.where(_and_before(~sure), ratios, np.nan), color=colour, linestyle=line, linewidth=0.7)
+    band: dict[str, Any] = {"x": levels, "y1": low.clip(*limits), "y2": high.clip(*limits)}
+    axis.fill_between(**band, where=ended, color=colour, alpha=0.15, lw=0)
+    hatched = {"hatch": "////", "facecolor": "none", "edgecolor": (*to_rgb(colour), 0.3), "lw": 0}
+    axis.fill_between(**band, where=_and_before(sure & ~ended) & sure, **hatched)
+
+
+def _and_before(here: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Those points and the one before each run of them: where a line goes on."""
+    return here | np.append(here[1:], False)
 
 
 def _cost_axis(axis: Axes, label: str) -> None:

@@ -87,8 +87,8 @@ def _reward(drawing: Drawing) -> Iterator[Figure]:
     figure = drawing.figure(
         "reward",
         "Reward against cost",
-        "Thick: mean over seeds; thin: each seed; band: 95 % interval (of more than four methods, a bar at the end, "
-        "beside those of the others). A pool is paid for before "
+        "Thick: mean over seeds; thin: each seed; band: 95 % interval (of more than four methods, a bar right of the "
+        "axis, of the last point). A pool is paid for before "
         "the first update: the flat start of a curve. The dashed line is the matched reward R*.",
     )
     figures.cost_curves(figure.path, drawing.curves, drawing.panels, "reward", drawing.reward_label, drawing.level)
@@ -106,8 +106,9 @@ def _cost_ratio(drawing: Drawing) -> Iterator[Figure]:
         f"Cost of every level of reward, against {to}",
         f"How many times the cost of {to} a method takes to each level of reward, from the base's to the highest of "
         f"{to}; below 1 it is cheaper. Band: 95 % interval, paired over prompts; none where in more than "
-        "2.5 % of resamples neither gets there. Where it holds 1, the two are not told apart. A line ends where the "
-        "method does not get. The dashed line is R*.",
+        "2.5 % of resamples neither gets there (thin line); hatched where it has no end, since one of the two does not "
+        "get there. Where it holds 1, the two are not told apart. A line ends where the method does not get. Dashed: "
+        "R*.",
     )
     curves = ratio_table(rows)
     columns = dict(zip(("ratio", "ratio_without_pool"), drawing.panels.values(), strict=False))

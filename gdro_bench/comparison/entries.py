@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,9 @@ class LoadedRun:
     unjudged: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
-    """One method with one set of numbers; its runs by seed."""
+    """One method with one set of numbers; its runs by seed. No two are equal but one and itself."""
 
     label: str
     runs: tuple[LoadedRun, ...]
@@ -74,11 +74,14 @@ class Entry:
         """Of the first seed: all seeds have the same evaluation points."""
         return self.runs[0].run.points
 
+    @property
+    def seeds(self) -> list[int]:
+        return [run.run.seed for run in self.runs]
+
     @cached_property
     def seed_weights(self) -> stats.Weights:
-        return stats.draws_of_few(
-            len(self.runs), content.seed("seeds", label_of(self.runs[0].run))
-        )  # whatever it is called
+        """As many seeds of one method are drawn alike, whatever its numbers and its label: see `same_seeds`."""
+        return stats.draws_of_few(len(self.runs), content.seed("seeds", self.method))
 
     def values(self, part: str) -> Floats:
         """[S, M, N]."""
@@ -176,6 +179,20 @@ def parts_of(entries: Sequence[Entry]) -> list[str]:
     runs = [run for entry in entries for run in entry.runs]
     shared = [name for name in runs[0].parts if name != "reward" and all(name in run.parts for run in runs)]
     return [CORRECTED, *shared] if "u" in shared else shared
+
+
+@lru_cache(maxsize=256)
+def same_seeds(entry: Entry, other: Entry) -> tuple[Entry, Entry]:
+    """Two entries as one is held against the other. Variants of one method: over the seeds that both have, which are
+    then drawn together, since runs of one seed share its luck: the pool and all that is drawn first."""
+    both = set(entry.seeds) & set(other.seeds)
+    if entry.method != other.method or not both:
+        return entry, other
+    one, two = (
+        of if len(both) == len(of.runs) else Entry(of.label, tuple(run for run in of.runs if run.run.seed in both))
+        for of in (entry, other)
+    )
+    return one, two
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -7,13 +7,12 @@ prompts has a low base, and must rise as much above it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from gdro_bench import stats
-from gdro_bench.comparison.entries import Comparison, Entry, Floats
+from gdro_bench.comparison.entries import Comparison, Entry, Floats, same_seeds
 from gdro_bench.stats import Estimate
 
 LEVELS = 30  # of reward, at which costs are compared
@@ -53,8 +52,9 @@ def cost_at(entry: Entry, gain: float, axis: str, with_pool: bool, rewards: Floa
 class AtReward:
     """An entry where it first reaches the level R*: `mark`, the index of the first evaluation point there (None:
     never), the reward at that point (the last one, if never), parts where the curve crosses R*, between points (NaN if
-    never), the cost (NaN: not known) and its ratio to the reference's, each with and without the pool, the ratio of
-    what is spent, pools counted, until the reward stays at R* or above it, and the mean ratio (`mean_ratio`)."""
+    never; no interval if in more than 2.5 % of resamples never), the cost (NaN: not known) and its ratio to the
+    reference's, each with and without the pool, the ratio of what is spent, pools counted, until the reward stays at R*
+    or above it, and the mean ratio (`mean_ratio`) with the level that it goes up to."""
 
     entry: Entry
     mark: int | None
@@ -64,6 +64,7 @@ class AtReward:
     ratio: dict[bool, Estimate]
     staying: Estimate
     mean: dict[bool, Estimate]
+    upto: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,56 +119,55 @@ def _highest(curves: Floats) -> Floats:
 
 def at_reward(comparison: Comparison, level: float, axis: str) -> list[AtReward]:
     """Every entry at matched reward."""
-    curves = {e.label: with_replicates(e, comparison.prompts) for e in comparison.entries}
-    gain = level - float(curves[comparison.reference.label][0, 0])
-    spent = _spent(comparison, gain, axis, curves)
-    staying = {e.label: cost_at(e, gain, axis, True, curves[e.label], stays=True) for e in comparison.entries}
-    rows, to, to_stay = [], spent[comparison.reference.label], staying[comparison.reference.label]
-    for entry in comparison.entries:
-        rewards, costs = curves[entry.label], spent[entry.label]
-        reached = np.flatnonzero(rewards[0] >= level - ROUNDING)
-        mark = int(reached[0]) if len(reached) else None
-        shown = rewards.shape[1] - 1 if mark is None else mark
-        ratio = _ratios(costs, to)
-        mean = mean_ratio(comparison, entry, axis)
-        cost = {pool: estimate(spent) for pool, spent in costs.items()}
-        parts = {name: estimate(crossed(comparison, entry, name, gain)) for name in comparison.parts}
-        stayed = _ratio(staying[entry.label], to_stay)
-        rows.append(AtReward(entry, mark, estimate(rewards[:, shown]), parts, cost, ratio, stayed, mean))
-    return rows
+    gain = level - _base(comparison)
+    return [_at_reward(comparison, entry, gain, axis) for entry in comparison.entries]
+
+
+def _at_reward(comparison: Comparison, entry: Entry, gain: float, axis: str) -> AtReward:
+    rewards = with_replicates(entry, comparison.prompts)
+    reached = np.flatnonzero(rewards[0] >= _base(comparison) + gain - ROUNDING)
+    mark = int(reached[0]) if len(reached) else None
+    reward = estimate(rewards[:, -1 if mark is None else mark])
+    parts = {name: _where_there(crossed(comparison, entry, name, gain)) for name in comparison.parts}
+    cost = {pool: estimate(spent) for pool, spent in _spent(comparison, entry, gain, axis).items()}
+    ratio = _ratio_to(comparison, entry, gain, axis)
+    staying = _ratio_to(comparison, entry, gain, axis, stays=True)[True]
+    mean = mean_ratio(comparison, entry, axis)
+    upto = _base(comparison) + UPTO * _shared_gain(comparison, entry)
+    return AtReward(entry, mark, reward, parts, cost, ratio, staying, mean, upto)
+
+
+def _base(comparison: Comparison) -> float:
+    return float(comparison.reference.mean("reward")[0])
 
 
 def ratio_at(comparison: Comparison, entry: Entry, level: float, axis: str) -> dict[bool, Estimate]:
     """How many times the reference's cost an entry takes to one level of reward, with the pool (True) and without."""
-    to = comparison.reference
-    curves = {e.label: with_replicates(e, comparison.prompts) for e in (entry, to)}
-    gain = level - float(curves[to.label][0, 0])
-    spent = [{pool: cost_at(e, gain, axis, pool, curves[e.label]) for pool in (True, False)} for e in (entry, to)]
-    return _ratios(*spent)
+    return _ratio_to(comparison, entry, level - _base(comparison), axis)
 
 
-def mean_ratio(comparison: Comparison, entry: Entry, axis: str) -> dict[bool, Estimate]:
+def mean_ratio(comparison: Comparison, entry: Entry, axis: str, upto: float = UPTO) -> dict[bool, Estimate]:
     """How many times the reference's cost an entry takes to equal reward, with the pool (True) and without: the
-    geometric mean over `LEVELS` levels, evenly spaced from the base over `UPTO` of the way to the R* of these two,
+    geometric mean over `LEVELS` levels, evenly spaced from the base over `upto` of the way to the R* of these two,
     whatever else is compared. One level's ratio hangs on where two noisy curves happen to cross it. NaN if one of them
     does not rise beyond noise: there is no equal reward then."""
-    to = comparison.reference
-    level = pair_level(comparison, entry)
-    if level is None:
+    gains = _shared_gain(comparison, entry) * upto * (np.arange(LEVELS) + 0.5) / LEVELS
+    if np.isnan(gains).any():
         return dict.fromkeys((True, False), Estimate(np.nan, np.nan, np.nan))
-    gains = (level - float(to.mean("reward")[0])) * UPTO * (np.arange(LEVELS) + 0.5) / LEVELS
+    ours, theirs = same_seeds(entry, comparison.reference)
     ratios = {}
     for pool in (True, False):
-        costs = _costs_at(entry, gains, axis, pool, comparison)
-        ratios[pool] = _ratio(costs, costs if entry is to else _costs_at(to, gains, axis, pool, comparison))
+        costs = _costs_at(ours, gains, axis, pool, comparison)
+        ratios[pool] = _ratio(costs, costs if ours is theirs else _costs_at(theirs, gains, axis, pool, comparison))
     return ratios
 
 
-def pair_level(comparison: Comparison, entry: Entry) -> float | None:
-    """R* of an entry and the reference alone; None if one of them does not rise beyond noise."""
-    tops = [_top(of, comparison.prompts) for of in (entry, comparison.reference)]
+def _shared_gain(comparison: Comparison, entry: Entry) -> float:
+    """The R* of an entry and the reference alone, less the base's reward; NaN if one of them does not rise beyond
+    noise."""
+    tops = [_top(of, comparison.prompts) for of in same_seeds(entry, comparison.reference)]
     known = [top for top in tops if top is not None]
-    return float(comparison.reference.mean("reward")[0]) + min(known) if len(known) == len(tops) else None
+    return min(known) if len(known) == len(tops) else np.nan
 
 
 def _costs_at(entry: Entry, gains: Floats, axis: str, with_pool: bool, comparison: Comparison) -> Floats:
@@ -204,8 +204,8 @@ def at_levels(comparison: Comparison, axis: str, count: int = LEVELS) -> list[At
     """Every entry but the reference at so many levels, evenly spaced from the base to the reference's highest reward;
     none if that is not above the base."""
     return [
-        AtLevel(entry, level, _ratios(spent[entry.label], spent[comparison.reference.label]))
-        for level, spent in _levels(comparison, axis, count)
+        AtLevel(entry, _base(comparison) + gain, _ratio_to(comparison, entry, gain, axis))
+        for gain in _gains(comparison, count)
         for entry in comparison.entries
         if entry is not comparison.reference
     ]
@@ -214,33 +214,48 @@ def at_levels(comparison: Comparison, axis: str, count: int = LEVELS) -> list[At
 def spent_at_levels(comparison: Comparison, axis: str, count: int) -> list[tuple[float, dict[str, Estimate]]]:
     """The same levels, and what every entry has spent there with the pool, by label."""
     return [
-        (level, {label: estimate(costs[True]) for label, costs in spent.items()})
-        for level, spent in _levels(comparison, axis, count)
+        (
+            _base(comparison) + gain,
+            {e.label: estimate(_spent(comparison, e, gain, axis)[True]) for e in comparison.entries},
+        )
+        for gain in _gains(comparison, count)
     ]
 
 
-def _levels(comparison: Comparison, axis: str, count: int) -> Iterator[tuple[float, dict[str, Costs]]]:
-    """So many levels of reward and what every entry has spent there, by label."""
-    curves = {e.label: with_replicates(e, comparison.prompts) for e in comparison.entries}
-    of_reference = curves[comparison.reference.label]
-    top = float(np.nanmax(of_reference[0] - of_reference[0, 0], initial=0.0))
-    for gain in np.linspace(0, top, count + 1)[1:].tolist() if top > 0 else []:
-        yield float(of_reference[0, 0]) + gain, _spent(comparison, gain, axis, curves)
+def _gains(comparison: Comparison, count: int) -> list[float]:
+    """So many gains over the base, up to the reference's highest; none if that is not above the base."""
+    rewards = comparison.reference.mean("reward")
+    top = float(np.nanmax(rewards - rewards[0], initial=0.0))
+    return np.linspace(0, top, count + 1)[1:].tolist() if top > 0 else []
 
 
-Costs = dict[bool, Floats]  # [1 + R], with the pool (True) and without
+def _spent(comparison: Comparison, entry: Entry, gain: float, axis: str, stays: bool = False) -> dict[bool, Floats]:
+    """What an entry has spent where it is first so much above the base, or stays there, [1 + R], with the pool (True)
+    and without."""
+    rewards = with_replicates(entry, comparison.prompts)
+    return {pool: cost_at(entry, gain, axis, pool, rewards, stays) for pool in (True, False)}
 
 
-def _spent(comparison: Comparison, gain: float, axis: str, curves: dict[str, Floats]) -> dict[str, Costs]:
-    """What every entry has spent where it is first so much above the base, by label."""
-    return {
-        entry.label: {pool: cost_at(entry, gain, axis, pool, curves[entry.label]) for pool in (True, False)}
-        for entry in comparison.entries
-    }
+def _ratio_to(
+    comparison: Comparison, entry: Entry, gain: float, axis: str, stays: bool = False
+) -> dict[bool, Estimate]:
+    """What an entry has spent there over what the reference has, with the pool (True) and without."""
+    one, other = same_seeds(entry, comparison.reference)
+    ours = _spent(comparison, one, gain, axis, stays)
+    theirs = ours if one is other else _spent(comparison, other, gain, axis, stays)
+    return {pool: _ratio(ours[pool], theirs[pool]) for pool in ours}
 
 
-def _ratios(costs: Costs, to: Costs) -> dict[bool, Estimate]:
-    return {pool: _ratio(costs[pool], to[pool]) for pool in costs}
+def _where_there(values: Floats) -> Estimate:
+    """Of values [1 + R], NaN where a curve never gets there."""
+    found = estimate(values)
+    return found if fair(values) else Estimate(found.mean, np.nan, np.nan)
+
+
+def fair(values: Floats) -> bool:
+    """Whether enough of resampled values [1 + R] are known for an interval: if more than 2.5 % are NaN, the others are
+    no fair draw."""
+    return bool(np.isnan(values[1:]).mean() <= (1 - stats.LEVEL) / 2)
 
 
 def _ratio(costs: Floats, to: Floats) -> Estimate:
@@ -278,6 +293,11 @@ def removed(comparison: Comparison, entry: Entry, part: str) -> Estimate:
     return estimate(np.where(np.isfinite(shares), shares, np.nan))
 
 
+def seen_at_both(entry: Entry, part: str) -> int:
+    """How many prompts have a value of a part at the base and at the end, with every seed."""
+    return int((~(entry.lacking(part, 0) | entry.lacking(part, -1)).any(axis=0)).sum())
+
+
 def since_base(comparison: Comparison, entry: Entry, part: str) -> Estimate:
     """What became of a part: its last value less the base's."""
     return _change(comparison, part, (entry, -1), (entry, 0))
@@ -285,7 +305,8 @@ def since_base(comparison: Comparison, entry: Entry, part: str) -> Estimate:
 
 def against(comparison: Comparison, entry: Entry, part: str) -> Estimate:
     """A part's last value less the reference's."""
-    return _change(comparison, part, (entry, -1), (comparison.reference, -1))
+    ours, theirs = same_seeds(entry, comparison.reference)
+    return _change(comparison, part, (ours, -1), (theirs, -1))
 
 
 def since_best(comparison: Comparison, entry: Entry, part: str) -> Estimate:

@@ -19,6 +19,7 @@ from gdro_bench.comparison.tables import (
     budget_table,
     csv_bytes,
     curve_table,
+    cut_table,
     error_difference_table,
     error_table,
     headlines,
@@ -89,7 +90,13 @@ def _tables(
     at_level = None if level is None else reward_table(compared, at_reward, level, axis)
     of_parts = (errors, error_difference_table(compared), verdict_table(compared), own_parts_table(compared))
     made = [short_table(compared, at_reward, at_budget), at_level, budget_table(compared, at_budget)]
-    made += [time_table(compared, axis), *of_parts, robust_table(compared), *_predictions(compared)]
+    made += [
+        cut_table(compared, at_reward, axis),
+        time_table(compared, axis),
+        *of_parts,
+        robust_table(compared),
+        *_predictions(compared),
+    ]
     return [table for table in made if table is not None]
 
 

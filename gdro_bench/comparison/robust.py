@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from gdro_bench import stats
-from gdro_bench.comparison.entries import Comparison, Entry, Floats
+from gdro_bench.comparison.entries import Comparison, Entry, Floats, same_seeds
 from gdro_bench.stats import Estimate, Weights
 
 TRIM = 0.25  # of the scores at either end, which the interquartile mean leaves out
@@ -87,6 +87,7 @@ def iqm(entry: Entry, prompts: Weights) -> Estimate:
 
 def improvement_over(entry: Entry, other: Entry, prompts: Weights) -> Estimate:
     """Of the rewards at the end of the budget."""
+    entry, other = same_seeds(entry, other)
     ours, theirs = _ends(entry), _ends(other)
     observed = improvement(ours, theirs, (_alike(len(ours)), _alike(len(theirs)), _alike(ours.shape[1])))
     return stats.estimate(

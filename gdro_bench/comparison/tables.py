@@ -11,7 +11,7 @@ import pandas as pd
 
 from gdro_bench import stats
 from gdro_bench.comparison import matched, robust
-from gdro_bench.comparison.entries import AXES, CORRECTED, Comparison, Entry, parts_of
+from gdro_bench.comparison.entries import AXES, CORRECTED, Comparison, Entry, parts_of, same_seeds
 from gdro_bench.engine.record import Run
 from gdro_bench.score import AUXILIARY, BY_ERROR
 from gdro_bench.stats import Estimate, Weights
@@ -46,6 +46,7 @@ OTHERS = {  # of interest in one table only
 BY_TAG = "correct "  # what the parts of GenEval's verdict begin with, one a tag
 PREFIXES = (BY_TAG, BY_ERROR, AUXILIARY)  # of parts that come in kinds
 STEPS = 5  # levels of reward in the table of times to reward
+CUTS = (0.3, 0.5, 0.7, 0.9, 1.0)  # of the way to the highest shared reward, in the table of costs by cut
 ENOUGH = 10  # seeds: where they alone differ, a bootstrap over five holds the truth in 9 cases of 10, over three in 8
 FEW = 10  # pictures: of fewer no share that is gone is told
 WIDE = 2  # an interval whose ends are further apart by factor is said to be wide
@@ -119,31 +120,38 @@ def short_table(
     header = ["method", *(heading for heading, _, _ in lines[0])]
     cells, numbers = [], []
     for end, line in zip(at_budget, lines, strict=True):
-        label, seeds = end.entry.label, len(end.entry.runs)
-        cells.append([label, *(cell for _, cell, _ in line)])
+        cells.append([_called(end.entry, compared), *(cell for _, cell, _ in line)])
         spreads = [_spread(name, estimate) for _, _, (name, estimate) in line]
-        numbers.append({"label": label, "seeds": seeds} | {k: v for spread in spreads for k, v in spread.items()})
+        row: dict[str, object] = {"label": end.entry.label, "seeds": len(end.entry.runs)}
+        numbers.append(row | {k: v for spread in spreads for k, v in spread.items()})
     return Table("in-short", "In short", header, cells, pd.DataFrame(numbers))
+
+
+def _called(entry: Entry, compared: Comparison) -> str:
+    """Its label, and its seeds if others have more."""
+    seeds = len(entry.runs)
+    fewer = seeds < max(len(other.runs) for other in compared.entries)
+    return f"{entry.label} ({seeds} seed{'s'[: seeds > 1]})" if fewer else entry.label
 
 
 def _in_short(
     compared: Comparison, end: matched.AtBudget, row: matched.AtReward | None
 ) -> list[tuple[str, str, tuple[str, Estimate]]]:
     """An entry's cells: heading, text, and the number behind it with its name."""
-    to, apart = compared.reference.label, _worded(end.difference)
+    to, apart = compared.reference.label, _against(compared, end.entry, end.difference)
     line = [
         ("reward at the end", str(end.reward), ("reward", end.reward)),
-        (f"against {to}'s", "" if end.entry is compared.reference else apart, ("difference", end.difference)),
+        (f"against {to}'s", apart, ("difference", end.difference)),
     ]
     if row is not None:
-        cheaper = row.mean[True]
-        line.append((f"cost to equal reward, times {to}'s", _mean_ratio(row, cheaper, to), ("mean_ratio", cheaper)))
+        heading, cheaper = f"cost to equal reward, times {to}'s", row.mean[True]
+        line.append((heading, _mean_ratio(row, cheaper, to), ("mean_ratio", cheaper)))
     if CORRECTED in compared.parts:
         score = end.parts[CORRECTED]
         line.append(("corrected score at the end", str(score), ("corrected", score)))
     if "gold" in compared.parts:
         change = matched.since_base(compared, end.entry, "gold")
-        line.append(("gold, against the base's", _worded(change), ("gold_change", change)))
+        line.append(("gold, against the base's", _told(change, end.entry), ("gold_change", change)))
     return line
 
 
@@ -159,7 +167,7 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
         costs = [text for pool in (True, False) for text in (_cost(row.cost[pool]), _ratio(row, row.ratio[pool], to))]
         costs.append(_ratio(row, row.staying, to))
         costs += [_mean_ratio(row, row.mean[pool], to) for pool in (True, False)]
-        at_level = ["not reached" if mark == "not reached" else str(row.parts[name]) for name in parts]
+        at_level = ["not reached" if mark == "not reached" else _if_fair(row.parts[name]) for name in parts]
         cells.append([row.entry.label, mark, str(row.reward), *costs, *at_level])
         number: dict[str, object] = {
             "label": row.entry.label,
@@ -200,6 +208,25 @@ def time_table(compared: Comparison, axis: str) -> Table | None:
     return Table("time-to-reward", title, header, cells, pd.DataFrame(numbers))
 
 
+def cut_table(compared: Comparison, rows: Sequence[matched.AtReward], axis: str) -> Table | None:
+    """What the cost to equal reward would be if levels went up to another share of the way: whether it hangs on where
+    they are cut off. None where no method has one."""
+    told = [row for row in rows if row.entry is not compared.reference and math.isfinite(row.upto)]
+    if not told:
+        return None
+    to, cells, numbers = compared.reference.label, [], []
+    for row in told:
+        ratios = {cut: matched.mean_ratio(compared, row.entry, axis, cut)[True] for cut in CUTS}
+        cells.append([row.entry.label, *(_times(ratio, to) for ratio in ratios.values())])
+        numbers += [{"label": row.entry.label, "cut": cut} | _spread("ratio", ratio) for cut, ratio in ratios.items()]
+    header = ["method", *(f"up to {cut:.0%}" for cut in CUTS)]
+    title = (
+        f"Cost to equal reward, times {to}'s, over levels up to a share of the way to the highest that both methods "
+        f"surely reach ({matched.UPTO:.0%} elsewhere)"
+    )
+    return Table("cost-to-equal-reward", title, header, cells, pd.DataFrame(numbers))
+
+
 def ratio_table(rows: Sequence[matched.AtLevel]) -> pd.DataFrame:
     """Ratios of cost against the level of reward, a row an entry and level, with the columns ratio and
     ratio_without_pool, each with its _low and _high."""
@@ -226,8 +253,7 @@ def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Tabl
     for row in rows:
         texts = [row.entry.label, str(len(row.entry.runs)), str(row.reward), str(row.gain)]
         fallen = {name: matched.since_best(compared, row.entry, name) for name in falls}
-        told = _worded if len(row.entry.runs) > 1 else str  # the luck of one seed's checkpoints is in no interval
-        texts += map(told, fallen.values())
+        texts += [_told(fall, row.entry) for fall in fallen.values()]
         cells.append([*texts, *(str(row.parts[name]) for name in parts)])
         number: dict[str, object] = {"label": row.entry.label, "seeds": len(row.entry.runs)}
         number |= _spread("reward", row.reward) | _spread("gain", row.gain) | _spread("difference", row.difference)
@@ -274,7 +300,7 @@ def own_parts_table(compared: Comparison) -> Table | None:
         for part in parts:
             end, change = matched.part_at(compared, entry, part, -1), matched.since_base(compared, entry, part)
             difference = matched.against(compared, entry, part)
-            cells[-1] += [str(end), _worded(change), "" if entry is to else _worded(difference)]
+            cells[-1] += [str(end), _told(change, entry), _against(compared, entry, difference)]
             row |= _spread(part, end) | _spread(f"{part}_change", change) | _spread(f"{part}_difference", difference)
         numbers.append(row)
     title = "What the reward is made of, at the end of the budget"
@@ -302,8 +328,9 @@ def robust_table(compared: Comparison) -> Table:
 
 def error_table(compared: Comparison) -> Table | None:
     """For each kind of error that gold names: how often the base makes it, of the pictures on which it can be seen, or
-    of their letters, and how much of that each method has removed at the end; of an error that the base makes on too
-    few pictures for a share, how much more often the method makes it. None where gold names none."""
+    of their letters, and how much of that each method has removed at the end, of the prompts where it can be seen then,
+    too; of an error that the base makes on too few pictures for a share, how much more often the method makes it. None
+    where gold names none."""
     parts = [name for name in compared.parts if name.startswith(BY_ERROR)]
     if not parts:
         return None
@@ -315,7 +342,8 @@ def error_table(compared: Comparison) -> Table | None:
         cells.append([kind, f"{before} of {seen}"])
         for entry in compared.entries:
             gone, more = (of(compared, entry, part) for of in (matched.removed, matched.since_base))
-            cells[-1].append(_more(more) if few else _share(gone))
+            both = matched.seen_at_both(entry, part)
+            cells[-1].append((_more(more) if few else _share(gone)) + (f" of {both}" if both != seen else ""))
             row: dict[str, object] = {"error": kind, "label": entry.label} | _spread("base", before)
             row |= _spread("end", matched.part_at(compared, entry, part, -1))
             numbers.append(row | _spread("removed", gone) | _spread("change", more))
@@ -343,7 +371,7 @@ def error_difference_table(compared: Comparison) -> Table | None:
         [
             part.removeprefix(BY_ERROR),
             str(matched.part_at(compared, to, part, -1)),
-            *(_worded(apart) for _, apart in row),
+            *(_against(compared, entry, apart) for entry, apart in row),
         ]
         for part, row in rows.items()
     ]
@@ -410,11 +438,31 @@ def _spreads(parts: Mapping[str, Estimate]) -> dict[str, object]:
     return {name: value for part, estimate in parts.items() for name, value in _spread(part, estimate).items()}
 
 
-def _worded(difference: Estimate) -> str:
+def _told(difference: Estimate, *of: Entry) -> str:
+    """In words where all of these entries have several seeds: the luck of one seed is in no interval."""
     if np.isnan([difference.mean, difference.low, difference.high]).any():
         return NOT_KNOWN
-    value, interval = stats.three_decimals(difference.mean, "+"), str(difference).partition(" ")[2]
-    return f"{difference.against_zero.removesuffix(' of')}: {value} {interval}"
+    number = f"{stats.three_decimals(difference.mean, '+')} {str(difference).partition(' ')[2]}"
+    several = min(len(entry.runs) for entry in of) > 1
+    return f"{difference.against_zero.removesuffix(' of')}: {number}" if several else number
+
+
+def _against(compared: Comparison, entry: Entry, difference: Estimate) -> str:
+    """A difference to the reference, and over which seeds, if not all."""
+    if entry is compared.reference:
+        return ""
+    ours, theirs = same_seeds(entry, compared.reference)
+    seeds = ", ".join(map(str, theirs.seeds))
+    alone = len(ours.runs) < len(entry.runs) or len(theirs.runs) < len(compared.reference.runs)
+    where = f", seed{'s'[: len(theirs.runs) > 1]} {seeds} of both" if alone else ""
+    return f"{_told(difference, ours, theirs)}{where}"
+
+
+def _if_fair(estimate: Estimate) -> str:
+    """With its interval, if there is one."""
+    if math.isnan(estimate.mean) or not math.isnan(estimate.low):
+        return str(estimate)
+    return f"{stats.three_decimals(estimate.mean)}, no interval: too often not there"
 
 
 def _cost(cost: Estimate) -> str:
@@ -428,21 +476,20 @@ def _ratio(row: matched.AtReward, ratio: Estimate, to: str) -> str:
 
 
 def _mean_ratio(row: matched.AtReward, ratio: Estimate, to: str) -> str:
-    told = math.isnan(ratio.mean) and not math.isnan(row.cost[True].mean)  # a reward that nobody knows is no small one
-    return "rises too little to tell" if told else _ratio(row, ratio, to)
+    if math.isnan(row.cost[True].mean):  # a reward that nobody knows is no small one
+        return NOT_KNOWN
+    return "rises too little to tell" if math.isnan(ratio.mean) else _times(ratio, to, f" up to {row.upto:.3f}")
 
 
-def _times(ratio: Estimate, to: str) -> str:
+def _times(ratio: Estimate, to: str, where: str = "") -> str:
     if ratio.mean == 0:
         return f"{to} not there"
     if ratio.low == ratio.high == 1:
         return "1"
     if math.isfinite(ratio.mean) and math.isnan(ratio.low):
-        return f"{ratio.mean:.2f}, no interval: too often neither is there"
-    wide = math.isfinite(ratio.mean) and ratio.high > WIDE * ratio.low
-    return _bounded(ratio, lambda value: f"{value:.2f}" if value else f"{to} not there") + (
-        f", wider than a factor {WIDE}" if wide else ""
-    )
+        return f"{ratio.mean:.2f}{where}, no interval: too often neither is there"
+    wide = f", wider than a factor {WIDE}" if math.isfinite(ratio.mean) and ratio.high > WIDE * ratio.low else ""
+    return _bounded(ratio, lambda value: f"{value:.2f}" if value else f"{to} not there") + where + wide
 
 
 def _bounded(estimate: Estimate, text_of: Callable[[float], str]) -> str:
@@ -504,17 +551,31 @@ def headlines(compared: Comparison, at_budget: Sequence[matched.AtBudget], level
     sentences = [_end(at_budget[compared.entries.index(compared.reference)], compared.first)]
     if level is not None:
         sentences.append(
-            f"Costs to equal reward, in {AXES[axis]}, are geometric means over the levels of reward that both methods "
-            f"reach ({matched.UPTO:.0%} of them); of one level alone, R* = {level:.3f}, they are known worse."
+            f"Costs to equal reward, in {AXES[axis]}, are geometric means over levels of reward: from the base's up to "
+            f"the one that stands with them, {matched.UPTO:.0%} of the way to the highest that both methods surely "
+            f"reach. Another cut gives another number (below); of one level alone, R* = {level:.3f}, they are known "
+            "worse."
         )
     elif len(compared.entries) > 1:
         sentences.append("No method's reward rises above the base's beyond noise: nothing to match.")
-    seeds = min(len(entry.runs) for entry in compared.entries)
-    over = "prompts alone where there is one seed (its luck is not in them)"
-    if seeds > 1:
-        over = "seeds and prompts" + ("" if seeds >= ENOUGH else "; of so few seeds they are too narrow")
-    sentences.append(f"{_instruments(compared)} Brackets are 95 % bootstrap intervals over {over}.")
-    return [*sentences, *_of_one_pool(compared), *_missing(compared)]
+    sentences.append(f"{_instruments(compared)} Brackets are 95 % bootstrap intervals over {_drawn_anew(compared)}.")
+    return [*sentences, *_of_variants(compared), *_of_one_pool(compared), *_missing(compared)]
+
+
+def _drawn_anew(compared: Comparison) -> str:
+    """What intervals are over, in words."""
+    seeds = [len(entry.runs) for entry in compared.entries]
+    alone = "prompts alone where there is one seed (its luck is not in them)"
+    few = "" if min(seeds) >= ENOUGH else "; of so few seeds they are too narrow"
+    several = f"seeds and prompts{few}"
+    return alone if max(seeds) == 1 else several if min(seeds) > 1 else f"{several}; over {alone}"
+
+
+def _of_variants(compared: Comparison) -> list[str]:
+    """How variants of the reference's method are held against it, if there are any."""
+    to = compared.reference
+    variants = any(entry.method == to.method and entry is not to for entry in compared.entries)
+    return [f"Other numbers of {to.label} are held against its runs of the same seeds alone."] if variants else []
 
 
 def _of_one_pool(compared: Comparison) -> list[str]:

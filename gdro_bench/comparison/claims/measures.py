@@ -20,12 +20,13 @@ Measured = Callable[[Comparison, Entry, str], Estimate]
 @dataclass(frozen=True, slots=True)
 class Measure:
     """`says`: what it is, in words. `scope`: the entries of the comparison that it sees: the one alone, a pair whose
-    reference the other one is, or all. `of_part`: whether it is of a part of the scores, such as `gold`. `matched`:
+    reference the other one is, or all that gold has seen. `of_part`: whether it is of a part of the scores, such as
+    `gold`. `matched`:
     whether it is read at the two entries' R*, or at levels up to it."""
 
     says: str
     measured: Measured
-    scope: Literal["alone", "pair", "all"] = "alone"
+    scope: Literal["alone", "pair", "gold"] = "alone"
     of_part: bool = True
     matched: bool = False
 
@@ -43,13 +44,14 @@ def _mean_cost_ratio(with_pool: bool) -> Measured:
 
 
 def _at_reward(pair: Comparison, entry: Entry, part: str) -> Estimate:
-    """A part where the entry first reaches R*, less the reference's where that does."""
+    """A part where the entry first reaches R*, less the reference's where that does. Not known if one of them too often
+    does not."""
     level = matched.common_level(pair)
     if level is None:
         return UNKNOWN
     gain = level - float(_values(pair, pair.reference, "reward")[0, 0])
     own, other = (matched.crossed(pair, of, part, gain) for of in (entry, pair.reference))
-    return matched.estimate(own - other)
+    return matched.estimate(own - other) if matched.fair(own) and matched.fair(other) else UNKNOWN
 
 
 def _relative(pair: Comparison, entry: Entry, part: str) -> Estimate:
@@ -109,6 +111,6 @@ MEASURES = {
     "gain": Measure("change from the base to the end of the budget", matched.since_base),
     "fall": Measure("last value, against the highest before it, as a share", _fall),
     "reward-since-best": Measure("reward at the end, less the reward where this was highest", _reward_since_best),
-    "rank-correlation": Measure("rank correlation with gold over all checkpoints", _rank_correlation, "all"),
+    "rank-correlation": Measure("rank correlation with gold over all checkpoints", _rank_correlation, "gold"),
     "removed": Measure("share of the base's errors that is gone at the end", matched.removed),
 }

@@ -61,7 +61,7 @@ def what(finding: Finding) -> str:
     """What a test measures, of which runs, in words."""
     test = finding.test
     part = "" if test.part is None else f"{(PARTS | OTHERS).get(test.part, test.part)}, "
-    if MEASURES[test.measure].scope == "all":
+    if MEASURES[test.measure].scope == "gold":
         return f"all methods: {part}{MEASURES[test.measure].says}"
     against = "" if test.against is None else f", against {test.against}"
     return f"{test.of}{against}: {part}{MEASURES[test.measure].says}"

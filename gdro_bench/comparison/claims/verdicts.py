@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gdro_bench.comparison import entries, matched
+from gdro_bench.comparison import entries, matched, prediction
 from gdro_bench.comparison.claims.measures import MEASURES, UNKNOWN
 from gdro_bench.comparison.claims.rules import Claim, Rules, Test, Who
 from gdro_bench.comparison.entries import Comparison, Entry
@@ -17,8 +17,8 @@ from gdro_bench.engine import record
 from gdro_bench.stats import Estimate
 
 REPRODUCED, PARTLY, NOT, UNDECIDED = "reproduced", "partly", "not reproduced", "undecided"
-NO_RUNS, INCOMPLETE = "no runs", "incomplete"
-SETTLED = (REPRODUCED, PARTLY, NOT)
+NO_RUNS, INCOMPLETE, AT_MOST = "no runs", "incomplete", "at most partly"
+SETTLED = (REPRODUCED, PARTLY, AT_MOST, NOT)
 BEST = (REPRODUCED, PARTLY, UNDECIDED, NO_RUNS, NOT)  # of alternatives the first counts
 ANSWERS = {REPRODUCED: "yes", NOT: "no"}  # of an open question
 LENGTH = {"profile.budget.limit", "profile.budget.marks"}  # how long a run is, and where it is evaluated
@@ -103,13 +103,16 @@ def _runs(compared: Comparison) -> int:
 def seen_by(test: Test, compared: Comparison, found: Sequence[Entry]) -> Comparison:
     """Of a comparison what the test sees; `found`: its entry, and the one that it is held against."""
     scope = MEASURES[test.measure].scope
-    seen = {"alone": found[:1], "pair": found, "all": compared.all_entries}[scope]
-    return Comparison(tuple(seen), found[-1] if scope == "pair" else found[0], compared.prompts, {})
+    if scope == "pair":
+        entry, other = entries.same_seeds(*found)
+        return Comparison((entry, other), other, compared.prompts, {})
+    seen = found[:1] if scope == "alone" else prediction.seen_by_gold(compared) or found[:1]
+    return Comparison(tuple(seen), found[0], compared.prompts, {})
 
 
 def measured(test: Test, seen: Comparison) -> Estimate:
     """The test's number of the first entry that it sees."""
-    if test.part not in (None, "reward", *seen.parts) and MEASURES[test.measure].scope != "all":
+    if test.part not in (None, "reward", *seen.parts) and MEASURES[test.measure].scope != "gold":
         return UNKNOWN
     return MEASURES[test.measure].measured(seen, seen.entries[0], test.part or "")
 
@@ -184,11 +187,15 @@ def _combined(claim: Claim, findings: Sequence[Finding]) -> str:
 
 
 def combined(verdicts: Sequence[str], conditions: Sequence[str] = ()) -> str:
-    """Of a claim, from those of its tests: theirs if all agree, and its conditions with them; not reproduced if no test
-    holds whatever the conditions; incomplete if there are no runs of one; partly if one holds, be it weakly; undecided
-    else."""
-    if len({*verdicts, *conditions}) == 1 or set(verdicts) == {NOT}:
+    """Of a claim, from those of its tests: theirs if all agree, and its conditions with them; not reproduced if all
+    tests fail, or a condition, without which the others show nothing; incomplete if there are no runs of one; partly
+    if one holds, be it weakly; at most partly if one fails and no other is decided; undecided else."""
+    if len({*verdicts, *conditions}) == 1:
         return verdicts[0]
+    if NOT in conditions or set(verdicts) == {NOT}:
+        return NOT
     if NO_RUNS in (*verdicts, *conditions):
         return INCOMPLETE
-    return PARTLY if {REPRODUCED, PARTLY} & set(verdicts) else UNDECIDED
+    if {REPRODUCED, PARTLY} & set(verdicts):
+        return PARTLY
+    return AT_MOST if NOT in verdicts else UNDECIDED
