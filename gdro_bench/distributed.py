@@ -50,12 +50,12 @@ def patience() -> float:
 
 
 def batches(count: int, most: int, processes: int = 1) -> list[slice]:
-    """Rows of `count` items in batches of `most` or, for several processes, nearly equal ones, as many for each as
-    can be: none waits long for another."""
-    if processes == 1:
-        return [slice(start, start + most) for start in range(0, count, most)]
-    number = processes * math.ceil(count / (processes * most))
-    starts = [count * i // number for i in range(number + 1)]
+    """Rows of `count` items in batches of `most`, but for the last: rounding differs between batches of other sizes,
+    and a clip range may be as narrow as that. Where several processes would not have one each, smaller, nearly equal
+    ones."""
+    if count > processes * most or processes == 1:
+        return [slice(start, min(start + most, count)) for start in range(0, count, most)]
+    starts = [count * i // processes for i in range(processes + 1)]
     return [slice(start, end) for start, end in pairwise(starts) if end > start]
 
 
@@ -221,7 +221,8 @@ class ProcessGroup:
 def process_group(device: str) -> Iterator[ProcessGroup]:
     """The processes that this process was launched into, or one of its own; `device` is `cpu` or `cuda`.
 
-    What lies on the CPU travels over gloo, what lies on a GPU over NCCL. Leaves the process group at the end.
+    What lies on the CPU travels over gloo, what lies on a GPU over NCCL. Leaves the process group at the end; not
+    NCCL's after an error, since that waits for all the others, and nobody would read the error.
 
     Raises:
         BenchError: the processes do not find each other.
@@ -243,7 +244,10 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
             f"Process {rank} of {size} finds no others: {first_line(error)}.",
             "Start them with torchrun, and see that all machines reach MASTER_ADDR and MASTER_PORT.",
         ) from error
+    ended = False
     try:
         yield ProcessGroup(rank, size, device)
+        ended = True
     finally:
-        dist.destroy_process_group()
+        if ended or backend == "gloo":
+            dist.destroy_process_group()

@@ -1,6 +1,7 @@
 """Runs of several processes over gloo, started as `torchrun` starts them, against the run of one."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -169,15 +170,20 @@ def test_items_are_dealt_out_in_turn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "most", "processes"), [(200, 64, 8), (10, 3, 4), (7, 100, 2), (64, 64, 1), (5, 2, 1)]
+    ("count", "most", "processes"), [(1000, 8, 8), (553, 6, 4), (200, 64, 8), (10, 3, 4), (7, 100, 2), (5, 2, 1)]
 )
-def test_all_get_equally_many_batches(count: int, most: int, processes: int) -> None:
+def test_batches_are_whole_or_one_a_process(count: int, most: int, processes: int) -> None:
     rows = batches(count, most, processes)
-    assert len(rows) % processes == 0
     assert [i for one in rows for i in range(count)[one]] == list(range(count))
-    sizes = [len(range(count)[one]) for one in rows]
-    assert max(sizes) <= most
-    assert processes == 1 or max(sizes) - min(sizes) <= 1
+    assert math.ceil(len(rows) / processes) == math.ceil(count / (processes * most))  # no round more than it takes
+    sizes = [one.stop - one.start for one in rows]
+    if count > processes * most:
+        assert set(sizes[:-1]) == {most}
+        assert rows == batches(count, most)
+    else:
+        assert len(rows) == processes
+        assert max(sizes) <= most
+        assert max(sizes) - min(sizes) <= 1
 
 
 def test_fewer_images_than_processes() -> None:

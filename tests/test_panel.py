@@ -60,3 +60,10 @@ def test_every_image_gets_every_statistic():
     rows = panel.statistics(images)
     assert [tuple(row) for row in rows] == [tuple(panel.STATISTICS)] * 3
     assert all(0 < row["edge_density"] < 1 and 0 < row["colour_entropy"] < 6 for row in rows)
+
+
+def test_statistics_do_not_hang_on_how_many_images_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 20, 24, 3), dtype=np.uint8)
+    rows = panel.statistics(images)
+    monkeypatch.setattr(panel, "AT_ONCE", 2 * images[0].nbytes)
+    assert panel.statistics(images) == rows

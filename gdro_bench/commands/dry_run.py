@@ -18,7 +18,7 @@ from gdro_bench.budget import GRADIENT_COST, Cost, Ledger
 from gdro_bench.engine.plan import Plan
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import CostModel, Method
-from gdro_bench.models import memory, open_policy
+from gdro_bench.models import memory, open_policy, shapes
 from gdro_bench.policy import Policy
 from gdro_bench.rewards.instruments import open_reward
 from gdro_bench.score import Scorer
@@ -215,7 +215,7 @@ def at_marks(plan: Plan) -> Cost:
 
 def _disk(plan: Plan, latent: float, adapters: float, speed: Speed, ledger: Ledger, costs: CostModel) -> float:
     """Pool, checkpoint (twice while it is written, with an epoch's chains if there are any), kept pictures and kept
-    adapters, for latents and adapters of so many bytes."""
+    adapters, for latents and adapters of so many bytes; and a pretrained model's encoded texts."""
     steps = getattr(plan.config, "rollout_steps", None) or plan.profile.sampler.steps
     states = costs.states or steps + 1
     checkpoint = (COPIES + costs.copies) * adapters + costs.rollouts * states * latent
@@ -223,4 +223,12 @@ def _disk(plan: Plan, latent: float, adapters: float, speed: Speed, ledger: Ledg
     pictures = points * min(plan.profile.kept_images, len(plan.held_out))
     kept = (points if plan.profile.keep_adapters else 0) + 1  # with those of the end
     stored = ledger.collection.images if costs.rounds else ledger.pool.images
-    return stored * latent + 2 * checkpoint + pictures * speed.picture + kept * adapters
+    return stored * latent + 2 * checkpoint + pictures * speed.picture + kept * adapters + _texts(plan)
+
+
+def _texts(plan: Plan) -> float:
+    """Bytes of the cache of encoded texts."""
+    config = plan.profile.pretrained
+    if config is None or not config.text_cache:
+        return 0.0
+    return len({prompt.text for prompt in plan.all_prompts}) * shapes.text_bytes(config, plan.profile.model == "flux")

@@ -110,10 +110,12 @@ def foretell(profile: Profile, counted: Counted, images: int, processes: int = 1
     held = weights + counted.autoencoder + (1 + copies) * counted.adapters
     saved = counted.checkpointed if config.gradient_checkpointing else counted.unchecked
     working = WORKSPACE * counted.block_saved if config.gradient_checkpointing else counted.block_saved
+    matrices = counted.block if config.gradient_checkpointing else counted.weights  # float8 ones, in the model's dtype
+    widened = matrices if config.float8 else 0.0
     return Memory(
         encoding=held + counted.encoders,
         sampling=held + max(counted.decoding, profile.sampler.batch * counted.block_saved),
-        training=held + (ADAPTER_COPIES - 1) * counted.adapters + images * (saved + working),
+        training=held + widened + (ADAPTER_COPIES - 1) * counted.adapters + images * (saved + working),
     )
 
 

@@ -27,7 +27,7 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {  # as in the hub's transformer/confi
 AUTOENCODER: dict[str, Any] = {  # of both models
     "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
     "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16, "scaling_factor": 0.36,
-    "shift_factor": 0.11,
+    "shift_factor": 0.11, "sample_size": 1024, "use_quant_conv": False, "use_post_quant_conv": False,
 }  # fmt: skip
 CLIP_TOKENS = 77  # which SD3 has beside T5's
 
@@ -55,6 +55,14 @@ def _written(config: PretrainedConfig, part: str) -> dict[str, Any] | None:
         return None
     table = json.loads(path.read_text(encoding="utf-8"))
     return {name: value for name, value in table.items() if not name.startswith("_")}
+
+
+def text_bytes(config: PretrainedConfig, flux: bool) -> int:
+    """Of one encoded text, as it is kept in the cache."""
+    shapes = {"joint_attention_dim": 4096, "pooled_projection_dim": 768} | transformer_config(config)  # diffusers' own
+    tokens = config.text_tokens + (0 if flux else CLIP_TOKENS)
+    elements = tokens * int(shapes["joint_attention_dim"]) + int(shapes["pooled_projection_dim"])
+    return elements * getattr(torch, config.dtype).itemsize
 
 
 def open_shapes(

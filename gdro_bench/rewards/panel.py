@@ -17,15 +17,20 @@ LEVELS = 4  # a colour channel, in the entropy's histogram
 THUMBNAIL = 8  # px a side, for distances between pictures
 DARK = 0.15  # luminance below which a pixel is dark
 JPEG_QUALITY = 95
+AT_ONCE = 2**25  # bytes of images whose statistics are computed together
 KERNEL_WIDTH = 0.1  # of the Vendi score's Gaussian kernel, in root-mean-square distance
 
 Values = NDArray[np.float64]  # [B], one an image
 
 
 def statistics(images: Images) -> list[dict[str, float]]:
-    """For each image [H, W, 3] of a set: its statistics, by the names in `STATISTICS`."""
-    columns = {name: statistic(images) for name, statistic in STATISTICS.items()}
-    return [{name: float(values[i]) for name, values in columns.items()} for i in range(len(images))]
+    """For each image [H, W, 3] of a set: its statistics, by the names in `STATISTICS`. Some images at a time: as
+    numbers of 8 bytes, which a statistic needs, a thousand large ones would take gigabytes."""
+    most = max(1, AT_ONCE // images[0].nbytes) if len(images) else 1
+    parts = [images[start : start + most] for start in range(0, len(images), most)]
+    columns = {name: np.concatenate([of(part) for part in parts]) for name, of in ALONE.items() if parts}
+    columns |= {name: of(images) for name, of in OF_A_SET.items()}
+    return [{name: float(columns[name][i]) for name in STATISTICS} for i in range(len(images))]
 
 
 def luminance(images: Images) -> NDArray[np.float64]:
@@ -111,11 +116,12 @@ def distances(images: Images) -> NDArray[np.float64]:
     return found
 
 
-STATISTICS = {
+ALONE = {
     "dark_share": dark_share,
     "edge_density": edge_density,
     "saturation": saturation,
     "colour_entropy": colour_entropy,
     "jpeg_bytes": jpeg_bytes,
-    "diversity": diversity,
 }
+OF_A_SET = {"diversity": diversity}
+STATISTICS = ALONE | OF_A_SET
