@@ -366,7 +366,7 @@ def _style(place: int) -> Style:
 
 def _end_bar(axis: Axes, end: pd.Series, x: str, y: str, style: Style, number: int) -> None:
     """The interval of a curve's last point, right of the axis and beside those of the others."""
-    beside = offset_copy(axis.get_yaxis_transform(), axis.figure, 7 + 6 * number, units="points")
+    beside = offset_copy(axis.get_yaxis_transform(), axis.get_figure(root=True), 7 + 6 * number, units="points")
     ends = [end[f"{y}_low"], end[f"{y}_high"]]
     if np.isfinite(ends).all():
         axis.update_datalim([(end[x], bound) for bound in ends])  # the axis must reach as far
@@ -396,13 +396,14 @@ def _ratio_band(axis: Axes, rows: pd.DataFrame, y: str, label: str, style: Style
     axis.plot(levels, np.where(_and_before(~sure), ratios, np.nan), color=colour, linestyle=line, linewidth=0.7)
     band: dict[str, Any] = {"x": levels, "y1": low.clip(*limits), "y2": high.clip(*limits)}
     axis.fill_between(**band, where=ended, color=colour, alpha=0.15, lw=0)
-    hatched = {"hatch": "////", "facecolor": "none", "edgecolor": (*to_rgb(colour), 0.3), "lw": 0}
+    hatched: dict[str, Any] = {"hatch": "////", "facecolor": "none", "edgecolor": (*to_rgb(colour), 0.3), "lw": 0}
     axis.fill_between(**band, where=_and_before(sure & ~ended) & sure, **hatched)
 
 
 def _and_before(here: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Those points and the one before each run of them: where a line goes on."""
-    return here | np.append(here[1:], False)
+    before: NDArray[np.bool_] = here | np.append(here[1:], False)
+    return before
 
 
 def _cost_axis(axis: Axes, label: str) -> None:

@@ -382,8 +382,10 @@ def test_costs_at_matched_reward_count_the_pool_or_not(compared: entries.Compari
     assert (gdro.mark, flow.mark) == (2, 2)
 
 
-def ratio_of(compared: entries.Comparison, method: str, axis: str = "evaluations") -> dict[bool, Estimate]:
-    entry = next(entry for entry in compared.entries if entry.method == method)
+def ratio_of(
+    compared: entries.Comparison, method: str, axis: str = "evaluations", label: str = ""
+) -> dict[bool, Estimate]:
+    entry = next(entry for entry in compared.entries if entry.method == method and label in entry.label)
     return matched.mean_ratio(compared, entry, axis)
 
 
@@ -567,7 +569,7 @@ def test_the_share_of_each_kind_of_error_that_is_gone_is_told(tmp_path: Path) ->
     assert re.search(rf"\| wall \| 0\.000 \[.*\] of 20 \| {still} \| {still} \|", text)
     apart = pd.read_csv(out / "errors-apart.csv", index_col=["error", "label"])
     assert apart.loc[("letter", "flow-grpo"), "difference"] == pytest.approx(0.5)
-    assert re.search(r"\| letter \| 0\.100 \[.*\] \| above: \+0\.500 \[", (out / "errors-apart.md").read_text())
+    assert re.search(r"\| letter \| 0\.100 \[.*\] \| \+0\.500 \[", (out / "errors-apart.md").read_text())
     for figure in ("errors", "pareto"):
         assert (out / f"{figure}.pdf").exists()
         assert (out / f"{figure}.png").exists()
@@ -620,11 +622,11 @@ def test_reward_that_costs_quality_is_drawn_to_fall(tmp_path: Path) -> None:
     out = tmp_path / "compare" / "ocr-pocket"
     assert (out / "corrected.pdf").exists()
     short, budget = ((out / f"{name}.md").read_text() for name in ("in-short", "matched-budget"))
-    unmoved = r"within noise: \+0\.000 \[0\.000, 0\.000\]"
+    unmoved = r"\+0\.000 \[0\.000, 0\.000\]"
     assert re.search(r"gdro \| .* \| 0\.125 \[.*\] \| " + unmoved, short)
     assert re.search(r"flow-grpo \| .* \| 0\.749 \[.*\] \| " + unmoved, short)
     assert re.search(r"gdro \| 1 \| .* \| -0\.514 \[", budget)  # of one seed without a word: its luck is in no interval
-    assert re.search(r"flow-grpo \| .* \| 0\.050 \[", budget)
+    assert re.search(r"flow-grpo \| .* \| \+0\.050 \[", budget)
     table = pd.read_csv(out / "matched-budget.csv", index_col="label")
     assert table.loc["gdro", "corrected_low"] < table.loc["gdro", "corrected"] < table.loc["gdro", "corrected_high"]
     assert table.loc["gdro", "corrected"] < table.loc["flow-grpo", "corrected"]
@@ -916,17 +918,59 @@ def test_tables_say_what_the_numbers_say(written: Path) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_difference_within_noise_is_called_so(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for name in ("gdro", "dpo"):
-        folder = make_run(tmp_path / name, name)
+    """Where there are several seeds: the luck of one is in no interval."""
+    rng, runs = np.random.default_rng(0), []
+    for name, seed in (("gdro", 0), ("gdro", 1), ("dpo", 0), ("dpo", 1), ("rft", 0)):
+        folder = make_run(tmp_path / f"{name}{seed}", name, seed)
         scores = pd.read_parquet(folder / "scores.parquet")
         scores["value"] += rng.normal(0, 0.3, len(scores)) * (scores["mark"] == 1.0)
         scores.to_parquet(folder / "scores.parquet")
-    runs = [entries.load(tmp_path / name) for name in ("gdro", "dpo")]
+        runs.append(entries.load(folder))
     said, short = report.write(entries.compare(runs, False), tmp_path / "out", "evaluations", None)
-    assert short.cells[1][0] == "dpo"
+    assert [line[0] for line in short.cells] == ["gdro", "dpo", "rft (1 seed)"]
     assert short.cells[1][2].startswith("within noise: ")
-    assert any("prompts alone where there is one seed" in sentence for sentence in said)
+    assert re.match(r"[+-]0\.\d{3} \[", short.cells[2][2])
+    assert any("they are too narrow; over prompts alone where there is one seed" in sentence for sentence in said)
+    _, alone = report.write(entries.compare(runs[::2], False), tmp_path / "alone", "evaluations", None)
+    assert [line[0] for line in alone.cells] == ["gdro", "dpo", "rft"]
+
+
+def test_variants_of_a_method_are_held_against_the_same_seeds(tmp_path: Path) -> None:
+    """Seed 0 ends 0.1 above seed 1: against both the variant, of seed 0 alone, would seem to gain what is seed 0's."""
+    lower = tuple(reward - 0.1 for reward in (0.5, 0.5, 0.7, 0.8, 0.9))
+    own = [
+        make_run(tmp_path / "a", seed=0, rewards=(0.4, 0.5, 0.7, 0.8, 0.9)),
+        make_run(tmp_path / "b", "gdro", 1, lower),
+    ]
+    variant = make_run(tmp_path / "c", seed=0, rewards=(0.4, 0.5, 0.7, 0.8, 0.9), changed=("method.tau=0.5",))
+    other = make_run(tmp_path / "d", "dpo", rewards=(0.4, 0.5, 0.7, 0.8, 0.9))
+    compared = entries.compare([entries.load(folder) for folder in (*own, variant, other)], variants=True)
+    end = {row.entry.label: row.difference for row in matched.at_budget(compared)}
+    assert astuple(end["gdro (tau=0.5)"]) == pytest.approx((0, 0, 0), abs=1e-9)
+    assert end["dpo"].mean == pytest.approx(0.05)
+    assert ratio_of(compared, "gdro", label="gdro (tau=0.5)")[True] == Estimate(1.0, 1.0, 1.0)
+    short = tables.short_table(compared, [], matched.at_budget(compared))
+    assert short.cells[1][2].endswith(", seed 0 of both")
+    drawn = [entry.seed_weights for entry in entries.compare([entries.load(f) for f in own], False).entries]
+    assert (drawn[0] == compared.reference.seed_weights).all()  # whatever its numbers: seeds are drawn together
+
+
+def test_what_too_few_resamples_reach_has_no_interval() -> None:
+    values = np.array([0.5, *[0.4] * 95, *[np.nan] * 5])
+    assert not matched.fair(values)
+    assert str(matched._where_there(values)) == "0.500 [nan, nan]"
+    assert tables._if_fair(matched._where_there(values)) == "0.500, no interval: too often not there"
+    assert matched.fair(values[:-4])
+
+
+def test_another_cut_of_the_levels_is_told(compared: entries.Comparison) -> None:
+    table = tables.cut_table(compared, matched.at_reward(compared, 0.5, "evaluations"), "evaluations")
+    assert table is not None
+    assert table.header == ["method", *(f"up to {cut:.0%}" for cut in tables.CUTS)]
+    levels = (np.arange(matched.LEVELS) + 0.5) / matched.LEVELS  # gdro climbs from 0.4 at 300 to 0.6 at 500
+    whole = float(np.exp(np.log(1000 * levels / (300 + 200 * levels)).mean()))
+    assert table.numbers["ratio"].iloc[-1] == pytest.approx(whole)
+    assert table.cells[0][0] == "flow-grpo"
 
 
 def test_seeds_that_share_a_pool_are_told(tmp_path: Path) -> None:

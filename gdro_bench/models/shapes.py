@@ -62,7 +62,8 @@ def text_bytes(config: PretrainedConfig, flux: bool) -> int:
     shapes = {"joint_attention_dim": 4096, "pooled_projection_dim": 768} | transformer_config(config)  # diffusers' own
     tokens = config.text_tokens + (0 if flux else CLIP_TOKENS)
     elements = tokens * int(shapes["joint_attention_dim"]) + int(shapes["pooled_projection_dim"])
-    return elements * getattr(torch, config.dtype).itemsize
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    return elements * dtype.itemsize
 
 
 def open_shapes(
