@@ -640,18 +640,22 @@ def test_reward_that_costs_quality_is_drawn_to_fall(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_what_moves_with_gold_predicts_it(tmp_path: Path) -> None:
     runs = []
-    for i, fall in enumerate((0.1, 0.3, 0.6)):
-        folder = judge(make_run(tmp_path / f"{i}", ("gdro", "dpo", "rft")[i]), tuple(4 - fall * 4 * m for m in MARKS))
+    for i, fall in enumerate((0.1, 0.2, 0.3, 0.4, 0.6)):
+        method = ("gdro", "dpo", "rft", "nft", "awm")[i]
+        folder = judge(make_run(tmp_path / f"{i}", method), tuple(4 - fall * 4 * m for m in MARKS))
         table = pd.read_parquet(folder / "judged.parquet")
         table["gold"] = 1 - fall * table["mark"] + np.linspace(-0.01, 0.01, 20)[table["prompt"]]
         table.to_parquet(folder / "judged.parquet")
         runs.append(entries.load(folder))
     checkpoints, found = prediction.rank_correlations(entries.compare(runs, False))
-    assert checkpoints == 3 * 3 + 1
+    assert checkpoints == 5 * 3 + 1
     assert found["u"].mean == pytest.approx(1.0)
     assert found["u"].low > 0.9
     assert found["reward"].high < 0
     assert "gold" not in found
+    _, of_few = prediction.rank_correlations(entries.compare(runs[:4], False))
+    assert of_few["u"].mean == pytest.approx(1.0)
+    assert math.isnan(of_few["u"].low)  # of so few runs
     unseen = entries.load(make_run(tmp_path / "unseen", "flow-grpo"))
     with_it = prediction.rank_correlations(entries.compare([*runs, unseen], False))
     assert str(with_it) == str((checkpoints, found))  # NaN, where known of none, is no number's equal
@@ -959,7 +963,10 @@ def test_what_too_few_resamples_reach_has_no_interval() -> None:
     values = np.array([0.5, *[0.4] * 95, *[np.nan] * 5])
     assert not matched.fair(values)
     assert str(matched._where_there(values)) == "0.500 [nan, nan]"
-    assert tables._if_fair(matched._where_there(values)) == "0.500, no interval: too often not there"
+    assert (
+        tables._with_interval(matched._where_there(values), "too often not there")
+        == "0.500, no interval: too often not there"
+    )
     assert matched.fair(values[:-4])
 
 

@@ -18,13 +18,14 @@ from gdro_bench.comparison.entries import Comparison, Entry, Floats, parts_of
 from gdro_bench.score import BY_ERROR
 from gdro_bench.stats import Estimate
 
+ENOUGH = 5  # runs, for an interval over them
 CONSTANT = 1e-6  # below it ranks do not spread: they are whole or half
 
 
 def rank_correlations(compared: Comparison, wanted: Collection[str] | None = None) -> tuple[int, dict[str, Estimate]]:
     """The number of checkpoints, and name of figure -> its rank correlation with gold, with 95 % intervals over runs
-    (none of a run alone), of all figures or of those `wanted`; none where there is no gold score or it never changes.
-    Runs without a gold score do not count."""
+    (none of fewer than `ENOUGH`), of all figures or of those `wanted`; none where there is no gold score or it never
+    changes. Runs without a gold score do not count."""
     runs = [Entry(entry.label, (run,)) for entry in seen_by_gold(compared) for run in entry.runs]
     if not runs:
         return 0, {}
@@ -45,7 +46,7 @@ def seen_by_gold(compared: Comparison) -> list[Entry]:
 
 def _estimate(rho: Floats, runs: int) -> Estimate:
     """Of correlations [1 + R], the first as observed."""
-    return stats.estimate(float(rho[0]), rho[1:] if runs > 1 else np.full(1, np.nan))
+    return stats.estimate(float(rho[0]), rho[1:] if runs >= ENOUGH else np.full(1, np.nan))
 
 
 def _checkpoints(runs: list[Entry], part: str) -> Floats:

@@ -167,7 +167,10 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
         costs = [text for pool in (True, False) for text in (_cost(row.cost[pool]), _ratio(row, row.ratio[pool], to))]
         costs.append(_ratio(row, row.staying, to))
         costs += [_mean_ratio(row, row.mean[pool], to) for pool in (True, False)]
-        at_level = ["not reached" if mark == "not reached" else _if_fair(row.parts[name]) for name in parts]
+        at_level = [
+            "not reached" if mark == "not reached" else _with_interval(row.parts[name], "too often not there")
+            for name in parts
+        ]
         cells.append([row.entry.label, mark, str(row.reward), *costs, *at_level])
         number: dict[str, object] = {
             "label": row.entry.label,
@@ -404,7 +407,7 @@ def prediction_table(compared: Comparison, checkpoints: int, correlations: Mappi
     header = ["figure", "rank correlation with gold [95 %]"]
     ordered = sorted(correlations.items(), key=lambda item: -np.nan_to_num(item[1].mean))
     names = labels(compared, [name for name, _ in ordered])
-    cells = [[name, str(rho)] for name, (_, rho) in zip(names, ordered, strict=True)]
+    cells = [[name, _with_interval(rho, "too few runs")] for name, (_, rho) in zip(names, ordered, strict=True)]
     numbers = pd.DataFrame([{"figure": name} | _spread("rank_correlation", rho) for name, rho in ordered])
     title = f"What predicts gold, over {checkpoints} checkpoints"
     return Table("predicts-gold", title, header, cells, numbers)
@@ -458,11 +461,11 @@ def _against(compared: Comparison, entry: Entry, difference: Estimate) -> str:
     return f"{_told(difference, ours, theirs)}{where}"
 
 
-def _if_fair(estimate: Estimate) -> str:
-    """With its interval, if there is one."""
+def _with_interval(estimate: Estimate, why_not: str) -> str:
+    """With its interval, or why there is none."""
     if math.isnan(estimate.mean) or not math.isnan(estimate.low):
         return str(estimate)
-    return f"{stats.three_decimals(estimate.mean)}, no interval: too often not there"
+    return f"{stats.three_decimals(estimate.mean)}, no interval: {why_not}"
 
 
 def _cost(cost: Estimate) -> str:
