@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
+from gdro_bench import content
 from gdro_bench.errors import BenchError
 from gdro_bench.files import REMEDIES
 from gdro_bench.version import __version__
@@ -43,7 +44,7 @@ class Group(click.Group):
         except OSError as error:
             if error.errno not in REMEDIES:
                 raise
-            click.echo(f"Error: {error.filename or 'A file'} cannot be written: {error.strerror}.", err=True)
+            click.echo(f"Error: {error.filename or 'A file'} cannot be used: {error.strerror}.", err=True)
             click.echo(REMEDIES[error.errno], err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
@@ -80,7 +81,11 @@ profile_option = click.option(
     "--profile", default="pocket", show_default=True, help="Model, instruments and budget: a folder of baselines/."
 )
 seed_option = click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of all random draws."
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, content.LARGEST_SEED),
+    help="Seed of all random draws.",
 )
 device_option = click.option(
     "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute."
@@ -168,6 +173,11 @@ def run(device: str, dry_run: bool, count: int, **options: Any) -> None:
     """Train a model on TASK with one method. Killed at any moment, the same command goes on."""
     from gdro_bench.engine.plan import make_plan
 
+    if count > 1 and not dry_run:
+        raise BenchError(
+            "--processes counts with --dry-run alone.",
+            f"Start so many with: torchrun --nproc-per-node {count} --no-python gdro-bench run ...", 2,
+        )  # fmt: skip
     plan = make_plan(**options)
     from gdro_bench import distributed, models, progress
     from gdro_bench.commands import summary

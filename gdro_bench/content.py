@@ -39,9 +39,10 @@ class Range:
 
     def __str__(self) -> str:
         low = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
-        return low if math.isinf(self.high) else f"{low} and at most {self.high:g}"
+        return f"{low} and finite" if math.isinf(self.high) else f"{low} and at most {self.high:g}"
 
 
+LARGEST_SEED = 2**63 - 1  # that a generator takes
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
@@ -101,7 +102,7 @@ def space_files(profile: str) -> dict[str, Path]:
 def read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # of TOML, or of UTF-8
         raise BenchError(f"{path} cannot be read: {error}.", "Mend the file or restore it from the package.") from error
 
 
@@ -122,7 +123,7 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
             raise unknown(f"setting in {where} called", key, fields)
     for key in fields:
         if key not in table and not _may_be_none(hints[key]):
-            raise BenchError(f"{where} lacks the setting {key!r}.", f"Add it: its type is {_type_name(hints[key])}.", 2)
+            raise BenchError(f"{where} lacks the setting {key!r}.", f"Add it: {_type_name(hints[key])}.", 2)
     return cls(**{key: _convert(hints[key], table.get(key), f"{where}: {key}") for key in fields})
 
 
@@ -131,9 +132,18 @@ def _may_be_none(hint: Any) -> bool:
 
 
 def _type_name(hint: Any) -> str:
-    if typing.get_origin(hint) is Annotated:
-        return _type_name(typing.get_args(hint)[0])
-    return str(getattr(hint, "__name__", hint))
+    """For people."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated or origin in UNIONS:
+        return _type_name(arguments[0])
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin is tuple:
+        return f"a list, each {_type_name(arguments[0])}"
+    if origin is dict or dataclasses.is_dataclass(hint):
+        return "a table of settings"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}
+    return names.get(hint, str(getattr(hint, "__name__", hint)))
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -160,13 +170,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise BenchError(f"{where} is {value!r}.", f"It must be of type {_type_name(hint)}.", 2)
+    raise BenchError(f"{where} is {value!r}.", f"It must be {_type_name(hint)}.", 2)
 
 
 def digest(*parts: Any) -> str:
     """A short name for values (dataclasses, tables, numbers, strings) by their content."""
     plain = [dataclasses.asdict(p) if dataclasses.is_dataclass(p) and not isinstance(p, type) else p for p in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def safe_name(text: str) -> str:
+    """A part of a path from anybody's text: letters, digits and `._=-`, no dot first."""
+    plain = "".join(c if c.isalnum() or c in "._=-" else "_" for c in text)
+    return f"_{plain}" if plain.startswith(".") else plain
 
 
 def seed(*key: str | int) -> int:

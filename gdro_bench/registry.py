@@ -38,7 +38,7 @@ TABLES: Mapping[Kind, Mapping[str, str]] = {
         "geneval": "gdro_bench.rewards.geneval:open_mended",
         "geneval-published": "gdro_bench.rewards.geneval:open_published",
     },
-    # how a line of a prompt file becomes a `Prompt`, by the reward's name; `text` takes the line as it is
+    # how a line of a prompt file becomes a `Prompt`, by the reward's name
     "prompt": {
         "ocr": "gdro_bench.task:quoted_prompt",
         "text-size": "gdro_bench.task:quoted_prompt",

@@ -61,7 +61,11 @@ class Task:
 def load(name: str) -> Task:
     """Raises:
     BenchError: there is no such task, or its file is not in order."""
-    return content.load(content.find("task", name) / "task.toml", Task)
+    path = content.find("task", name) / "task.toml"
+    task = content.load(path, Task)
+    if task.name != path.parent.name:  # its prompts would be looked for in that other task's folder
+        raise BenchError(f"{path} has the name {task.name!r}.", f'Write name = "{path.parent.name}", as its folder.', 2)
+    return task
 
 
 def first_quoted(line: str) -> str | None:

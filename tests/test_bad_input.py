@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_run import arguments
 
+from gdro_bench import content
 from gdro_bench.cli import main
 from gdro_bench.models.pocket.policy import WEIGHTS
 
@@ -126,6 +129,8 @@ ARGUMENTS = [
     "sweep ocr --jobs 0", "sweep ocr --jobs many", "sweep ocr --ray", "sweep ocr --ray nonsense",
     "compare nowhere", "compare --runs nowhere", "compare --x euros", "compare --level nan", "compare --level x",
     "compare --tuned nowhere",
+    "run ocr --processes 8", "run ocr --seed 99999999999999999999", "sweep ocr --seeds 0,99999999999999999999",
+    "run ocr --set profile.judge.name=unified-reward", "run ocr --set profile.judge.url=ftp://x",
     "judge nowhere", "judge --runs nowhere", "judge --judge nowhere", "judge --judge unified-reward",
     "judge --judge unified-reward --judge-url nonsense", "judge --gold nowhere", "judge --second-reader nowhere",
     "eval", "eval orc", "eval ocr --images nowhere", "eval ocr --images . --lora x", "eval ocr --lora nowhere",
@@ -189,6 +194,8 @@ LISTS: dict[str, bytes] = {
     "a value missing": b"path,prompt\na.png,\n",
     "a broken picture": b'path,prompt\nbroken.png,"a ""CAFE"""\n',
     "a folder as picture": b'path,prompt\nfolder,"a ""CAFE"""\n',
+    "a picture of a billion pixels": b'path,prompt\nhuge.png,"a ""CAFE"""\n',
+    "a cell without end": b'path,prompt\na.png,"a ""CAFE"" ' + b"x" * 200_000 + b'"\n',
 }
 
 
@@ -197,6 +204,9 @@ def test_a_list_of_pictures_that_cannot_be(name: str, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG oops")
     (tmp_path / "folder").mkdir()
+    size = struct.pack(">II", 40_000, 40_000) + b"\x08\x02\0\0\0"
+    header = struct.pack(">I", 13) + b"IHDR" + size + struct.pack(">I", zlib.crc32(b"IHDR" + size))
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header)
     (tmp_path / "list.csv").write_bytes(LISTS[name])
     refused(call("eval", "ocr", "--images", tmp_path / "list.csv", "--set", "profile.reader.workers=0"))
 
@@ -225,6 +235,25 @@ def test_geneval_metadata_that_cannot_be(metadata: bytes, tmp_path: Path) -> Non
     Image.new("RGB", (64, 64)).save(tmp_path / "00000" / "samples" / "0000.png")
     (tmp_path / "00000" / "metadata.jsonl").write_bytes(metadata)
     refused(call("eval", "geneval", "--images", tmp_path))
+
+
+def test_geneval_metadata_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "00000" / "metadata.jsonl").mkdir(parents=True)
+    refused(call("eval", "geneval", "--images", tmp_path))
+
+
+def test_a_task_that_has_another_s_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copied, and not renamed: its prompts would be those of the other."""
+    shutil.copytree(content.find("task", "ocr"), tmp_path / "tasks" / "mine")
+    monkeypatch.chdir(tmp_path)
+    result = call("run", "mine", *SHORT)
+    refused(result)
+    assert 'name = "mine"' in result.output
+
+
+def test_a_file_of_settings_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_bytes("# caf\u00e9".encode("latin-1"))
+    refused(call("claims", "--runs", content.root() / "reports", "--rules", tmp_path / "rules.toml"))
 
 
 @pytest.mark.parametrize("place", ["file/below", "file"])
@@ -278,10 +307,21 @@ def gone(path: Path) -> None:
     path.unlink()
 
 
+def _with(**fields: object) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    change.__name__ = f"with {fields}"
+    return change
+
+
 DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
     f"{name}, {damage.__name__}": (name, damage)
     for name, damages in {
-        "run.json": (cut, empty_list, noise),
+        "run.json": (
+            *(cut, empty_list, noise, _with(settings={}), _with(settings=[]), _with(digests=None), _with(digests={})),
+            *(_with(schema=2, settings={"method": [], "profile": {}}), _with(task=3), _with(points=[])),
+        ),
         "scores.parquet": (cut, noise, gone),
         "judged.parquet": (cut, noise),
         "timing.json": (cut, empty_list),

@@ -75,7 +75,7 @@ def test_help_answers_without_torch() -> None:
         (["run", "ocr", "--profile", "pockt"], "Did you mean 'pocket'?"),
         (["run", "ocr", "--set", "method.tao=1"], "Did you mean 'tau'?"),
         (["run", "ocr", "--set", "tau"], "is not of the form group.key=value"),
-        (["run", "ocr", "--set", "method.k=many"], "It must be of type int."),
+        (["run", "ocr", "--set", "method.k=many"], "It must be a whole number."),
         (["run", "ocr", "--budget", "0"], "must be above 0"),
         (["run", "ocr", "--prompts", "nowhere.txt"], "nowhere.txt cannot be read"),
         (["sweep", "ocr", "--over", "method.tau"], "is not of the form group.key=a,b"),

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from markupsafe import escape
 
-from gdro_bench import stats
+from gdro_bench import content, stats
 from gdro_bench.cli import AXIS_NAMES, main
 from gdro_bench.comparison import drawings, entries, grids, grouping, matched, prediction, report, searches, tables
 from gdro_bench.engine import record, samples
@@ -978,6 +978,24 @@ def test_another_cut_of_the_levels_is_told(compared: entries.Comparison) -> None
     whole = float(np.exp(np.log(1000 * levels / (300 + 200 * levels)).mean()))
     assert table.numbers["ratio"].iloc[-1] == pytest.approx(whole)
     assert table.cells[0][0] == "flow-grpo"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_record_from_anybody_writes_nowhere_but_under_out(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", profile="../../../escaped")
+    assert call("--runs", tmp_path / "runs", "--out", tmp_path / "out" / "deep").exit_code == 0
+    assert [path.name for path in (tmp_path / "out" / "deep").iterdir()] == ["ocr-.._.._.._escaped"]
+    assert not (tmp_path / "escaped").exists()
+    assert content.safe_name("..") == "_.."
+
+
+def test_what_was_tested_on_is_told(tmp_path: Path) -> None:
+    """Numbers of the prompts that methods' numbers are chosen on are no test."""
+    run = record.read(make_run(tmp_path / "a"))
+    assert report._tested_on(run) == "held-out prompts"
+    assert report._tested_on(replace(run, changed=("prompts=abc",))) == "the user's own prompts"
+    tuned_on = {"profile": {"prompts": "pocket-tuning"}, "method": {}}
+    assert "pocket-tuning, on which methods' numbers are chosen" in report._tested_on(replace(run, settings=tuned_on))
 
 
 def test_seeds_that_share_a_pool_are_told(tmp_path: Path) -> None:

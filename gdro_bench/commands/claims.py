@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from gdro_bench import content
 from gdro_bench.comparison import entries, grouping
 from gdro_bench.comparison.claims import page, rules, verdicts
 
@@ -20,7 +21,7 @@ def execute(console: Console, folders: tuple[Path, ...], runs: Path, out: Path |
     groups = grouping.apart([entries.load(folder) for folder in entries.finished(folders, runs)[0]])
     for profile in sorted({group.runs[0].run.profile for group in groups}):
         judged = verdicts.judge(read, [group for group in groups if group.runs[0].run.profile == profile])
-        folder = (out or runs / "claims") / profile
+        folder = (out or runs / "claims") / content.safe_name(profile)
         page.write(judged, folder, f"Claims, judged on {profile}", digest, read.seeds)
         for verdict in judged:
             console.print(f"- {verdict.told}: {verdict.claim.says}", soft_wrap=True, markup=False)

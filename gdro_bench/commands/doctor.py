@@ -284,7 +284,7 @@ def print_checks(console: Console, name: str, settings: Sequence[str] = ()) -> b
     for what, check in CHECKS.items():
         try:
             table.add_row(what, "[green]ok[/]", escape(check(name, profile)))
-        except (BenchError, ImportError) as error:
+        except (BenchError, ImportError, OSError, ValueError) as error:  # a broken file of a pipeline is one check's
             passed = False
             table.add_row(what, "[red]no[/]", escape(str(error)))
     console.print(table)

@@ -88,6 +88,8 @@ def execute(
             answering, once the rewards are written.
     """
     request.check(prompts)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before pictures are scored
     task, profile, held_out = evaluation_inputs(task_name, profile_name, settings, prompts)
     scorer, judge = instruments(task, profile, request)
     if request.images:
@@ -196,16 +198,19 @@ def _from_csv(path: Path) -> Iterator[tuple[Path, str, str]]:
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"The list {path} cannot be read: {error}.", "Save it as a CSV file in UTF-8.") from error
     table = csv.DictReader(io.StringIO(text, newline=""))
-    columns = table.fieldnames or []
+    try:
+        rows, columns = [(table.line_num, row) for row in table], table.fieldnames or []
+    except csv.Error as error:  # such as a cell of more than 131,072 characters
+        raise BenchError(f"{path}, line {table.line_num}, is no CSV: {error}.", "Mend that line.") from error
     for column in ("path", "prompt"):
         if columns and column not in columns:
             raise BenchError(
                 f"{path} has no column {column!r}; it has: {', '.join(map(repr, columns))}.",
                 "Name the columns path and prompt in its first line, with commas between them.",
             )
-    for row in table:
+    for number, row in rows:
         if not row.get("path") or not row.get("prompt"):
-            raise BenchError(f"{path}, line {table.line_num}, lacks a path or a prompt.", "Give both columns a value.")
+            raise BenchError(f"{path}, line {number}, lacks a path or a prompt.", "Give both columns a value.")
         yield path.parent / row["path"], row["prompt"], row.get("metadata") or ""
 
 
@@ -214,7 +219,7 @@ def _from_folders(path: Path) -> Iterator[tuple[Path, str, str]]:
         try:
             line = metadata.read_text(encoding="utf-8").strip()
             prompt = str(json.loads(line)["prompt"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise BenchError(f"{metadata} gives no prompt: {error}.", "It must be one JSON object with one.") from error
         pictures = sorted((metadata.parent / "samples").glob("*.png"))
         if not pictures:
@@ -225,7 +230,7 @@ def _from_folders(path: Path) -> Iterator[tuple[Path, str, str]]:
 def _open(path: Path) -> NDArray[np.uint8]:
     try:
         return np.asarray(Image.open(path).convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise BenchError(f"The picture {path} cannot be read: {error}.", "Mend or remove it.") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -35,5 +36,5 @@ def execute(
             with locked(folder):  # a run that ends just now judges itself
                 judging.judge_run(folder, judges, bar.evaluating)
                 card.write(folder)
-    looked_in = " ".join(map(str, folders)) or f"--runs {runs}"
+    looked_in = shlex.join(map(str, folders)) or f"--runs {shlex.quote(str(runs))}"
     console.print(f"Judged {len(finished)} runs. Next: gdro-bench compare {looked_in}", soft_wrap=True, markup=False)

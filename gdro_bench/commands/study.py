@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def _write(
     for line in (
         f"Give raters this file: {folder / PAGE}",
         f"Keep this one, which tells whose picture is where: {folder / pairs.KEY}",
-        f"Then: gdro-bench study --out {folder} --answers FILE --answers FILE",
+        f"Then: gdro-bench study --out {shlex.quote(str(folder))} --answers FILE --answers FILE",
     ):
         console.print(line, soft_wrap=True, markup=False)
 

@@ -118,7 +118,10 @@ def print_sweep(console: Console, outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.failure:
             _say(console, f"{outcome.plan.folder}: {outcome.failure}")
-    _say(console, f"Next: gdro-bench compare --runs {outcomes[0].plan.folder.parents[2]}")
+    if all(outcome.run is None for outcome in outcomes):
+        _say(console, "Next: mend what is said above and type the same command again.")
+    else:
+        _say(console, f"Next: gdro-bench compare --runs {shlex.quote(str(outcomes[0].plan.folder.parents[2]))}")
 
 
 def print_tune(console: Console, searches: Sequence[Tuned]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gdro_bench import content
 from gdro_bench.commands.board import Outcome, Watcher
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import plan, runner
@@ -19,11 +20,11 @@ def parse_seeds(written: str) -> list[int]:
     """Seeds from `0,1,2`.
 
     Raises:
-        BenchError: one is not a whole number of at least 0.
+        BenchError: one is not a whole number of at least 0, or too large for a generator.
     """
     parts = [part.strip() for part in written.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise BenchError(f"The seeds are {written!r}.", "Write whole numbers with commas: --seeds 0,1,2.", 2)
+    if not all(part.isdecimal() and int(part) <= content.LARGEST_SEED for part in parts):
+        raise BenchError(f"The seeds are {written[:80]!r}.", "Write whole numbers with commas: --seeds 0,1,2.", 2)
     return [int(part) for part in parts]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gdro_bench import figures
+from gdro_bench import content, figures
 from gdro_bench.comparison import matched, robust
 from gdro_bench.comparison.entries import AXES, CORRECTED, Comparison, Entry, setting_of
 from gdro_bench.comparison.tables import (
@@ -201,7 +201,8 @@ def _ablations(drawing: Drawing) -> Iterator[Figure]:
     panels = {"reward": "held-out reward"} | dict(list(drawing.statistics.items())[:2])
     for (method, number), entries in drawing.compared.ablations.items():
         title, caption = f"Ablation, {method}: {number}", "Runs that differ in this number alone. Band: 95 % interval."
-        figure = drawing.figure(f"ablation-{method}-{number.replace('.', '-')}", title, caption)
+        name = content.safe_name(f"ablation-{method}-{number.replace('.', '-')}")
+        figure = drawing.figure(name, title, caption)
         curves = _named_by_value(curve_table(entries, drawing.compared.prompts), entries, number)
         figures.ablation(figure.path, curves, panels, f"{method}: {number}", AXES["updates"])
         write_atomically(figure.path.with_suffix(".csv"), csv_bytes(curves))

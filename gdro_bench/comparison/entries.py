@@ -250,13 +250,27 @@ def load(folder: Path) -> LoadedRun:
             f"{folder / 'scores.parquet'} cannot be read: {error}.", f"Delete {folder} and run it again."
         ) from error
     parts = {"reward": parts.pop("value")} | parts
-    seconds, correction = _seconds(folder, run), task.load(run.task).correction
+    seconds, correction = _seconds(folder, run), _correction(folder, run)
     judges, judged = _judgements(run, folder)
     if judged is not None:
         parts |= _judged_parts(run, judged, parts["reward"], correction)
     to_judge, unjudged = (0, 0) if judged is None or "u" not in judged else (len(judged), int(judged["u"].isna().sum()))
     prompts = tuple(texts[: notes.shape[1]])
     return LoadedRun(run, folder, prompts, parts, notes.tolist(), seconds, judges, correction, to_judge, unjudged)
+
+
+def _correction(folder: Path, run: Run) -> Correction:
+    """Of the run's task.
+
+    Raises:
+        BenchError: the task is not to be found from here, or its file is not in order."""
+    try:
+        return task.load(run.task).correction
+    except BenchError as error:
+        raise BenchError(
+            f"{folder} is of the task {run.task!r}, which cannot be had here. {error.problem}",
+            "Type the command where the task's folder tasks/ lies, or name other runs.", 2,
+        ) from error  # fmt: skip
 
 
 TIMED = ("pool", "collection", "optimisation")

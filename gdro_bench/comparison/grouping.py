@@ -51,7 +51,7 @@ def apart(loaded: Sequence[LoadedRun]) -> list[Group]:
 
 
 def _base_name(run: LoadedRun) -> str:
-    return f"{run.run.task}-{run.run.profile}"
+    return _safe(f"{run.run.task}-{run.run.profile}")  # a folder's name; the record may be anybody's
 
 
 def _split(name: str, runs: Sequence[LoadedRun]) -> list[Group]:
@@ -90,7 +90,7 @@ def _counted(runs: Sequence[LoadedRun]) -> str:
 def _safe(text: str) -> str:
     """In letters that are safe in a path; what is too long is digested."""
     short = text if len(text) <= LONGEST else content.digest(text)[:12]
-    return "".join(c if c.isalnum() or c in "._=-" else "_" for c in short)
+    return content.safe_name(short)
 
 
 def _digested(group: Group) -> Group:

@@ -54,8 +54,10 @@ def render(
     figures: Sequence[Figure],
     grids: Sequence[Grid],
     runs: Sequence[RunRow],
+    tested_on: str,
 ) -> str:
-    """The page's HTML. tables: the one in short first. figures: the one below it first."""
+    """The page's HTML. tables: the one in short first. figures: the one below it first. tested_on: the prompts, in
+    words."""
     return _template("page.html.j2").render(
         title=title,
         headlines=headlines,
@@ -63,6 +65,7 @@ def render(
         figures=[_figure(figure) for figure in figures],
         grids=[_grid(grid) for grid in grids],
         runs=runs,
+        tested_on=tested_on,
         style=_own("page.css"),
         script=_own("page.js"),
     )

@@ -260,7 +260,8 @@ class _Judging:
             return old
         if not kept:
             raise BenchError(
-                f"The pictures of {self.folder} at {point.mark:.0%} are gone.", "Delete the folder and run it again."
+                f"The pictures of {self.folder} at {point.mark:.0%} are gone.",
+                "Its record stands. To judge it, repeat the run with another --out; leave it out here.",
             )
         rows = {row["prompt"]: row for row in old if not failures(row)}
         missing = [number for number in kept if number not in rows]

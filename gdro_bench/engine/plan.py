@@ -17,7 +17,7 @@ from gdro_bench import task as tasks
 from gdro_bench.engine import record
 from gdro_bench.errors import BenchError, unknown
 from gdro_bench.profile import Profile
-from gdro_bench.rewards.address import without_credentials
+from gdro_bench.rewards.address import check_judge, without_credentials
 from gdro_bench.rewards.instruments import check_auxiliaries
 from gdro_bench.task import Prompt, PromptOf, PromptSet, Task
 
@@ -229,8 +229,7 @@ def folder_name(method: str, changed: Sequence[str], seed: int) -> str:
     moving = [setting for setting in changed if setting.split("=")[0].removeprefix("profile.") not in unnamed]
     name = "-".join(setting.split(".", 1)[-1] for setting in moving)
     name = name if len(name) <= 60 else content.digest(name)[:12]
-    name = "".join(c if c.isalnum() or c in "._=-" else "_" for c in name)
-    return "-".join(part for part in (method, name, f"s{seed}") if part)
+    return "-".join(part for part in (method, content.safe_name(name), f"s{seed}") if part)
 
 
 def auxiliaries_of(config: Any) -> tuple[str, ...]:
@@ -250,6 +249,7 @@ def _check(profile: Profile) -> None:
     for name in (judges.name, judges.gold, judges.second_reader, watches):
         if name != "none":
             registry.check("judge", name)
+    check_judge(judges.name, judges.url)
 
 
 def _check_pool(method: Method, config: Any, profile: Profile) -> None:

@@ -123,9 +123,25 @@ def read_file(path: Path) -> Run:
     try:
         table = _of_schema_2(table) if schema == 2 else table
         points = tuple(point_from(point) for point in table["points"])
-        return Run(**table | {"points": points, "changed": tuple(table["changed"])})
-    except (TypeError, KeyError, BenchError) as error:
+        run = Run(**table | {"points": points, "changed": tuple(table["changed"])})
+        _check(run)
+    except (AttributeError, TypeError, KeyError, ValueError, BenchError) as error:
         raise _damaged(path, error) from error
+    return run
+
+
+def _check(run: Run) -> None:
+    """A record may be anybody's.
+
+    Raises:
+        TypeError, KeyError: it lacks what all have.
+    """
+    tables = (run.settings, run.settings["profile"], run.settings["method"], run.digests, run.instruments)
+    texts = (run.task, run.profile, run.method, run.digests["method"], run.instruments["reward"], *run.changed)
+    if not all(isinstance(table, dict) for table in tables) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("its settings, digests or names are of another kind")
+    if not run.points:
+        raise KeyError("points")
 
 
 def _of_schema_2(table: dict[str, Any]) -> dict[str, Any]:
@@ -181,5 +197,6 @@ def command(run: Run) -> str:
             remark += f"  # FILE: the {name} with digest {value}"
         else:
             options.append(f"--set {shlex.quote(setting)}")
-    start = f"gdro-bench run {run.task} --profile {run.profile} --method {run.method} --seed {run.seed}"
+    task, profile, method = map(shlex.quote, (run.task, run.profile, run.method))
+    start = f"gdro-bench run {task} --profile {profile} --method {method} --seed {run.seed}"
     return " ".join([start, *options]) + remark

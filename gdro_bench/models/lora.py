@@ -53,6 +53,8 @@ def load_lora(transformer: Any, folder: Path, prefix: str | None = None) -> None
     from diffusers.training_utils import cast_training_params
     from peft import set_peft_model_state_dict
 
+    if not folder.is_dir():
+        raise BenchError(f"There is no folder {folder}.", f"Give one with {FILE}, such as the lora/ of a finished run.")
     try:
         transformer.load_lora_adapter(folder, prefix=prefix, adapter_name=ADAPTER, use_safetensors=True)
         cast_training_params(transformer, torch.float32)

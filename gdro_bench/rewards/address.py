@@ -10,6 +10,24 @@ from urllib.parse import unquote, urlsplit
 
 from gdro_bench.errors import BenchError
 
+SERVED = ("unified-reward",)  # judges that are asked over HTTP
+
+
+def check_judge(name: str, url: str) -> None:
+    """Before a run, not after it.
+
+    Raises:
+        BenchError: the judge has no address, or what is given is none.
+    """
+    if name in SERVED and not url:
+        raise BenchError(
+            f"The judge {name} needs a server.",
+            "Serve its model with vLLM and give the address, which ends in /v1: --judge-url URL, or in a profile "
+            "profile.judge.url.", 2,
+        )  # fmt: skip
+    if url:
+        check_address(url)
+
 
 def check_address(url: str) -> None:
     """Raises:

@@ -33,7 +33,7 @@ from gdro_bench.errors import BenchError
 from gdro_bench.models import pick_device
 from gdro_bench.profile import JudgeConfig
 from gdro_bench.rewards import hub
-from gdro_bench.rewards.address import check_address, credentials, without_credentials
+from gdro_bench.rewards.address import check_judge, credentials, without_credentials
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
@@ -194,13 +194,7 @@ def open_server(config: JudgeConfig) -> UnifiedReward:
     Raises:
         BenchError: the profile gives no address, or one that cannot be an address.
     """
-    if not config.url:
-        raise BenchError(
-            "The judge unified-reward needs a server.",
-            "Serve the model with vLLM and set profile.judge.url to its address, which ends in /v1.",
-            2,
-        )
-    check_address(config.url)
+    check_judge("unified-reward", config.url)
     return UnifiedReward(Served(Server(config.url, config.model)))
 
 

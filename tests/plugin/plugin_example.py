@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from gdro_bench.methods import Method, rft
 from gdro_bench.score import Score
-from gdro_bench.task import Prompt
 
 
 # -- reward
@@ -17,11 +16,6 @@ class Redness:
 
 def open_redness(instruments):
     return Redness()
-
-
-# -- prompt
-def any_prompt(text, metadata, where):
-    return Prompt(text.strip(), target="")
 
 
 # -- method

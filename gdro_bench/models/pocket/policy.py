@@ -64,6 +64,8 @@ class PocketPolicy:
         from diffusers import FluxTransformer2DModel
         from diffusers.utils import logging
 
+        if not folder.is_dir():
+            raise BenchError(f"There is no folder {folder}.", "Give one with a pocket model's weights.")
         logging.set_verbosity_error()  # its advice on casting does not concern a float32 model
         try:
             widths = json.loads((folder / "autoencoder.json").read_text())
