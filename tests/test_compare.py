@@ -955,8 +955,10 @@ def test_variants_of_a_method_are_held_against_the_same_seeds(tmp_path: Path) ->
     assert ratio_of(compared, "gdro", label="gdro (tau=0.5)")[True] == Estimate(1.0, 1.0, 1.0)
     short = tables.short_table(compared, [], matched.at_budget(compared))
     assert short.cells[1][2].endswith(", seed 0 of both")
-    drawn = [entry.seed_weights for entry in entries.compare([entries.load(f) for f in own], False).entries]
-    assert (drawn[0] == compared.reference.seed_weights).all()  # whatever its numbers: seeds are drawn together
+    again = make_run(tmp_path / "e", seed=1, rewards=lower, changed=("method.tau=0.5",))
+    both = entries.compare([entries.load(folder) for folder in (*own, variant, again)], variants=True)
+    one, other = (entry.seed_weights for entry in both.entries)
+    assert (one == other).all()  # whatever their numbers: seeds are drawn together
 
 
 def test_what_too_few_resamples_reach_has_no_interval() -> None:

@@ -219,7 +219,10 @@ def cut_table(compared: Comparison, rows: Sequence[matched.AtReward], axis: str)
         return None
     to, cells, numbers = compared.reference.label, [], []
     for row in told:
-        ratios = {cut: matched.mean_ratio(compared, row.entry, axis, cut)[True] for cut in CUTS}
+        ratios = {
+            cut: (row.mean if cut == matched.UPTO else matched.mean_ratio(compared, row.entry, axis, cut))[True]
+            for cut in CUTS
+        }
         cells.append([row.entry.label, *(_times(ratio, to) for ratio in ratios.values())])
         numbers += [{"label": row.entry.label, "cut": cut} | _spread("ratio", ratio) for cut, ratio in ratios.items()]
     header = ["method", *(f"up to {cut:.0%}" for cut in CUTS)]
