@@ -82,9 +82,30 @@ def method_files(profile: str) -> dict[str, Path]:
     Raises:
         BenchError: there is no such profile.
     """
-    folders = (Path.cwd() / FOLDERS["profile"] / profile, find("profile", profile))
+    folders = (_own_folder(profile), find("profile", profile))
     paths = [path for folder in folders for path in sorted(folder.glob("*.toml"))]
     return {path.stem: path for path in paths if not path.name.endswith(SPACE_SUFFIX)}
+
+
+def method_file(profile: str, method: str) -> Path | None:
+    """The file of a method's numbers; None if the profile has none.
+
+    Raises:
+        BenchError: there is no such profile, or the current folder has another file in its place, which would not
+            count: everybody's GDRO is the package's.
+    """
+    path, own = method_files(profile).get(method), _own_folder(profile) / f"{method}.toml"
+    if path is not None and own.exists() and own.read_bytes() != path.read_bytes():
+        raise BenchError(
+            f"{own} is not read: the package has numbers for {method}, and yours are others.",
+            "Give those that differ with --set, which the record tells, or move the file away.",
+            2,
+        )
+    return path
+
+
+def _own_folder(profile: str) -> Path:
+    return Path.cwd() / FOLDERS["profile"] / profile
 
 
 def space_files(profile: str) -> dict[str, Path]:
@@ -94,7 +115,7 @@ def space_files(profile: str) -> dict[str, Path]:
     Raises:
         BenchError: there is no such profile.
     """
-    folders = (find("profile", profile), Path.cwd() / FOLDERS["profile"] / profile)
+    folders = (find("profile", profile), _own_folder(profile))
     paths = [path for folder in folders for path in sorted(folder.glob(f"*{SPACE_SUFFIX}"))]
     return {path.name.removesuffix(SPACE_SUFFIX): path for path in paths}
 

@@ -129,11 +129,6 @@ def estimate(mean: float, resampled: NDArray[np.float64]) -> Estimate:
     return Estimate(mean, float(low), float(high))
 
 
-def crossing(cost: NDArray[np.float64], reward: NDArray[np.float64], level: float) -> float:
-    """As `crossings`, of one curve of rewards [M]."""
-    return float(crossings(cost, reward[None], level)[0])
-
-
 def crossings(cost: NDArray[np.float64], rewards: NDArray[np.float64], level: float) -> NDArray[np.float64]:
     """Where curves of costs [M] and rewards [R, M], linear between their points, first reach a level: [R], inf if
     nowhere. Points with unknown (NaN) rewards are left out."""

@@ -188,11 +188,11 @@ def test_two_searches_of_one_method_are_not_chosen_between(compared: entries.Com
 
 
 def test_a_curve_is_crossed_between_its_points() -> None:
-    cost, reward = np.array([0.0, 10, 20]), np.array([0.0, 0.5, 1.0])
-    assert stats.crossing(cost, reward, 0.75) == 15
-    assert stats.crossing(cost, reward, 0.0) == 0
-    assert stats.crossing(cost, reward, 1.1) == math.inf
-    assert stats.crossing(cost, np.array([0.0, 0.9, 0.2]), 0.9) == 10  # the first time counts
+    cost, rewards = np.array([0.0, 10, 20]), np.array([[0.0, 0.5, 1.0], [0.0, 0.9, 0.2]])
+    assert stats.crossings(cost, rewards, 0.75).tolist() == [15, pytest.approx(25 / 3)]
+    assert stats.crossings(cost, rewards, 0.0).tolist() == [0, 0]
+    assert stats.crossings(cost, rewards, 0.9).tolist() == [18, 10]  # the first time counts
+    assert stats.crossings(cost, rewards, 1.1).tolist() == [math.inf, math.inf]
 
 
 def test_many_curves_are_crossed_as_each_alone_would_be() -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from gdro_bench import content, task
 from gdro_bench.engine import plan
+from gdro_bench.engine.refusals import check_numbers
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import gdro
+from gdro_bench.methods import Method, gdro
+from gdro_bench.profile import Sampler
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,6 +92,18 @@ def test_a_task_may_have_numbers_of_its_own(tmp_path):
         path.write_text(f"k = 6\n{wrong}\n")
         with pytest.raises(BenchError, match=said):
             plan.read_numbers(path, "ocr")
+
+
+def test_one_s_own_numbers_of_a_packaged_method_are_not_passed_over_silently(tmp_path, monkeypatch):
+    packaged, own = content.find("profile", "pocket") / "gdro.toml", tmp_path / "baselines" / "pocket" / "gdro.toml"
+    monkeypatch.chdir(tmp_path)
+    own.parent.mkdir(parents=True)
+    own.write_bytes(packaged.read_bytes())
+    assert content.method_file("pocket", "gdro") == packaged
+    own.write_text("tau = 1.0\n")
+    with pytest.raises(BenchError, match=r"baselines/pocket/gdro\.toml is not read: the package has numbers for gdro"):
+        plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path)
+    assert plan.make_plan("ocr", "dpo", "pocket", 0, tmp_path).method == "dpo"
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known():
@@ -237,3 +251,23 @@ def test_a_task_paints_a_prompt_at_least_once(tmp_path, monkeypatch):
     monkeypatch.setattr(content, "root", lambda: tmp_path)
     with pytest.raises(BenchError, match="images is 0"):
         task.load("none")
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "said"),
+    [
+        ("gdro", "method.k=1", "k is 1"),
+        ("flow-grpo", "method.window=100", "window of 100 steps"),
+        ("rft", "method.best=99", "best is 99"),
+    ],
+)
+def test_what_a_method_refuses_is_told_before_a_model_is_opened(method, setting, said, tmp_path):
+    with pytest.raises(BenchError, match=said):
+        plan.make_plan("ocr", method, "pocket", 0, tmp_path, [setting])
+
+
+def test_a_method_that_fails_without_a_model_has_refused_nothing():
+    def start(config, context):
+        return context.policy + 1
+
+    check_numbers(Method(dict, start), {}, [], Sampler(1, 32, 1.0, 1), 0)

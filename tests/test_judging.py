@@ -224,12 +224,29 @@ def test_pictures_that_are_gone_are_named(run: Path) -> None:
         quietly(run, Counting())
 
 
-def test_the_pocket_instruments_judge_from_the_command_line(run: Path) -> None:
+def with_grey_pictures(run: Path) -> None:
+    """Makes pictures and prompts those of the pocket's world."""
     for path in (run / "samples").iterdir():
         samples.write(path, np.full((len(samples.numbers(path)), 64, 64, 3), 90, dtype=np.uint8))
     scores = pd.read_parquet(run / "scores.parquet")
     scores["text"] = 'a large red sign that reads "TREE" at the top of a blue wall'
     scores.to_parquet(run / "scores.parquet")
+
+
+def test_a_run_without_pictures_does_not_keep_the_others_from_being_judged(run: Path) -> None:
+    with_grey_pictures(run)
+    emptied = run.parent / "a-run-before-it"
+    shutil.copytree(run, emptied)
+    samples.path_of(emptied, 1.0).unlink()
+    result = CliRunner().invoke(main, ["judge", str(emptied), str(run)])
+    assert result.exit_code == 1
+    assert judging.instruments(run)
+    assert "Judged 1 runs." in result.output
+    assert "are gone" in result.output
+
+
+def test_the_pocket_instruments_judge_from_the_command_line(run: Path) -> None:
+    with_grey_pictures(run)
     result = CliRunner().invoke(main, ["judge", str(run)])
     assert result.exit_code == 0, result.output
     table = judging.read(run)

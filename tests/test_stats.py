@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gdro_bench.stats import RESAMPLES, Estimate, bootstrap_mean, crossing, draws, draws_of, paired_gain, replicates
+from gdro_bench.stats import RESAMPLES, Estimate, bootstrap_mean, crossings, draws, draws_of, paired_gain, replicates
 
 
 def test_interval_covers_the_true_mean_about_nineteen_times_in_twenty():
@@ -87,9 +87,8 @@ def test_what_is_not_known_is_said_and_no_finding():
 
 
 def test_a_curve_is_crossed_past_points_that_are_not_known():
-    cost, reward = np.array([0.0, 10, 20]), np.array([0.0, np.nan, 1.0])
-    assert crossing(cost, reward, 0.5) == 10
-    assert crossing(cost, np.full(3, np.nan), 0.5) == np.inf
+    cost, rewards = np.array([0.0, 10, 20]), np.array([[0.0, np.nan, 1.0], [np.nan] * 3])
+    assert crossings(cost, rewards, 0.5).tolist() == [10, np.inf]
 
 
 @pytest.mark.parametrize("missing", [False, True])

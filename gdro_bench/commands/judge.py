@@ -11,6 +11,7 @@ from gdro_bench import progress
 from gdro_bench.comparison import entries
 from gdro_bench.engine import card, judging
 from gdro_bench.engine.folders import locked
+from gdro_bench.errors import BenchError
 from gdro_bench.profile import JudgeConfig
 
 
@@ -24,17 +25,25 @@ def execute(
     gold: str,
     second_reader: str,
 ) -> None:
-    """Judges every finished run in the folders, or under `runs`.
+    """Judges every finished run in the folders, or under `runs`; one without pictures does not keep the others from it.
 
     Raises:
-        BenchError: an unknown judge, one that does not answer or fails too often, or no finished run.
+        BenchError: an unknown judge, one that does not answer or fails too often, no finished run, or in the end those
+            whose pictures are gone.
     """
     judges = judging.open_judges(JudgeConfig(judge, gold, second_reader, judge_url, judge_model))
-    finished = entries.finished(folders, runs)[0]
+    finished, gone = entries.finished(folders, runs)[0], []
     with progress.EvaluationBar(console) as bar:
         for folder in finished:
             with locked(folder):  # a run that ends just now judges itself
-                judging.judge_run(folder, judges, bar.evaluating)
-                card.write(folder)
+                try:
+                    judging.judge_run(folder, judges, bar.evaluating)
+                except judging.PicturesGone as error:
+                    gone.append(error)
+                else:
+                    card.write(folder)
     looked_in = shlex.join(map(str, folders)) or f"--runs {shlex.quote(str(runs))}"
-    console.print(f"Judged {len(finished)} runs. Next: gdro-bench compare {looked_in}", soft_wrap=True, markup=False)
+    judged = f"Judged {len(finished) - len(gone)} runs. Next: gdro-bench compare {looked_in}"
+    console.print(judged, soft_wrap=True, markup=False)
+    if gone:
+        raise BenchError(" ".join(error.problem for error in gone), gone[0].remedy)

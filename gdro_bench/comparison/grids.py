@@ -55,7 +55,10 @@ def _moved(compared: Comparison, columns: list[Column], part: str, names: Sequen
     order = np.argsort(-change, kind="stable")
     rises, falls = order[change[order] > 0], order[::-1][change[order[::-1]] < 0]
     rows = {"first": kept, "rises": kept[rises], "falls": kept[falls], "judged": kept[falls]}
-    return [_grid(name, rows[name][: GRID_ROWS[name]], shown) for name in names if len(rows[name])]
+    of = len(compared.reference.runs[0].prompts)
+    chosen = "" if len(kept) == of else f" (of the {len(kept)} prompts whose pictures are kept, of {of})"
+    titles = GRID_TITLES | {name: GRID_TITLES[name] + chosen for name in ("rises", "falls", "judged")}
+    return [_grid(name, titles[name], rows[name][: GRID_ROWS[name]], shown) for name in names if len(rows[name])]
 
 
 def _columns(compared: Comparison, at_reward: Sequence[matched.AtReward]) -> list[Column]:
@@ -92,9 +95,9 @@ def _change(entry: Entry, index: int, part: str) -> NDArray[np.float64]:
     return changed
 
 
-def _grid(name: str, rows: NDArray[np.int64], shown: Sequence[Column]) -> Grid:
+def _grid(name: str, title: str, rows: NDArray[np.int64], shown: Sequence[Column]) -> Grid:
     sources = {title: _samples(entry, index) for title, entry, index in shown}
     columns = {title: samples.read(path, rows.tolist()) for title, path in sources.items()}
     captions = {title: [entry.runs[0].notes[index][i] for i in rows] for title, entry, index in shown}
     prompts = [shown[0][1].runs[0].prompts[i] for i in rows]
-    return Grid(name, GRID_TITLES[name], prompts, rows.tolist(), sources, columns, captions)
+    return Grid(name, title, prompts, rows.tolist(), sources, columns, captions)

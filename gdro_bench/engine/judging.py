@@ -46,6 +46,10 @@ Done = Callable[[int, int], None]  # pictures judged, of how many
 Row = dict[str, Any]
 
 
+class PicturesGone(BenchError):
+    """A run whose pictures were deleted; others can be judged all the same."""
+
+
 def open_judges(config: JudgeConfig) -> dict[str, Scorer]:
     """The instruments by role: `judge`, `gold` and `second reader`, those that the profile names.
 
@@ -64,8 +68,9 @@ def judge_run(folder: Path, judges: Mapping[str, Scorer], done: Done) -> None:
     """Judges those of a finished run's pictures that these very instruments have not judged yet.
 
     Raises:
-        BenchError: the run is not finished, its pictures are gone, a judge does not answer, or it failed on more than
-            the profile's share `max_unscored` of an evaluation point.
+        PicturesGone: they were deleted.
+        BenchError: the run is not finished, a judge does not answer, or it failed on more than the profile's share
+            `max_unscored` of an evaluation point.
     """
     run, names = record.read(folder), _names(judges)
     rows, begun = _rows_by(folder, names)
@@ -252,14 +257,15 @@ class _Judging:
         asking once too many have failed.
 
         Raises:
-            BenchError: the pictures are gone, or a judge does not answer.
+            PicturesGone: they were deleted.
+            BenchError: a judge does not answer.
         """
         path = samples.path_of(self.folder, point.mark)
         kept = samples.numbers(path)
         if not kept and old:
             return old
         if not kept:
-            raise BenchError(
+            raise PicturesGone(
                 f"The pictures of {self.folder} at {point.mark:.0%} are gone.",
                 "Its record stands. To judge it, repeat the run with another --out; leave it out here.",
             )

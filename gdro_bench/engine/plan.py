@@ -126,7 +126,7 @@ def make_plan(
     held_out = _held_out_prompts(task_, profile_, prompts)
     method_ = registry.lookup("method", method)
     config = _config(method_, tables["method"], path.name, seed)
-    _check_pool(method_, config, profile_)
+    _check_method(method_, config, train, profile_, seed)
     check_auxiliaries(auxiliaries_of(config), task_, profile_)
     changed += (f"prompts={tasks.digest_with_targets(held_out)[:8]}",) if prompts else ()
     changed += (f"train_prompts={tasks.digest_with_targets(train)[:8]}",) if train_prompts else ()
@@ -148,10 +148,10 @@ def _numbers_of(method: str, profile: str) -> Path:
     """The file of a method's numbers.
 
     Raises:
-        BenchError: there is no such method, or the profile has no numbers for it.
+        BenchError: there is no such method, the profile has no numbers for it, or two files of them differ.
     """
     registry.check("method", method)
-    path = content.method_files(profile).get(method)
+    path = content.method_file(profile, method)
     if path is None:
         remedy = f"Write baselines/{profile}/{method}.toml in the current folder."
         raise BenchError(f"Profile {profile!r} has no numbers for {method!r}.", remedy, 2)
@@ -168,7 +168,7 @@ def with_numbers(made: Plan, numbers: Mapping[str, Any]) -> Plan:
     changed = content.apply_settings(tables, [f"method.{k}={json.dumps(value)}" for k, value in numbers.items()])
     method: Method = registry.lookup("method", made.method)
     config = _config(method, tables["method"], f"{made.method}.toml", made.seed)
-    _check_pool(method, config, made.profile)
+    _check_method(method, config, made.train, made.profile, made.seed)
     by_name = {setting.partition("=")[0]: setting for setting in (*made.changed, *changed)}
     return replace(made, config=config, settings=tables, changed=tuple(by_name.values()))
 
@@ -250,6 +250,15 @@ def _check(profile: Profile) -> None:
         if name != "none":
             registry.check("judge", name)
     check_judge(judges.name, judges.url)
+
+
+def _check_method(method: Method, config: Any, train: list[Prompt], profile: Profile, seed: int) -> None:
+    """Raises:
+    BenchError: the budget ends before its pools are trained on, or the method refuses a number."""
+    from gdro_bench.engine.refusals import check_numbers  # it imports torch, which a wrong name need not wait for
+
+    _check_pool(method, config, profile)
+    check_numbers(method, config, train, profile.sampler, seed)
 
 
 def _check_pool(method: Method, config: Any, profile: Profile) -> None:

@@ -6,15 +6,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from gdro_bench import content, registry
+from gdro_bench import content
 from gdro_bench.engine import plan, record
 from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.tuning import space as spaces
 from gdro_bench.engine.tuning.space import Space
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import Method, TrainContext
 
 TUNING = "-tuning"  # the end of a prompt set's name that is for choosing numbers
 CHEAP = {  # few evaluations, and nothing looked at that does not choose a trial
@@ -113,11 +112,9 @@ def _checked(first: Plan, numbers: Mapping[str, Any], what: str, path: Path) -> 
         BenchError: they cannot be, or the method refuses them.
     """
     try:
-        made = plan.with_numbers(first, numbers)
-        _ask_the_method(made)
+        return plan.with_numbers(first, numbers)
     except BenchError as error:
         raise BenchError(f"{what}: {error.problem}", f"{error.remedy} Or mend {path.name}.", 2) from error
-    return made
 
 
 def _identity(first: Plan, space: Space) -> dict[str, str]:
@@ -131,33 +128,3 @@ def _identity(first: Plan, space: Space) -> dict[str, str]:
         "profile": content.digest(record.identity_settings(first.settings["profile"])),
         "prompts": content.digest(first.digests["train"], first.digests["held_out"]),
     }
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# What a method refuses when it starts
-
-
-class _Touched(Exception):
-    """A method has begun to work: it refused nothing."""
-
-
-class _Untouched:
-    """Stands for model, reward and pool before there are any."""
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise _Touched(name)
-
-
-def _ask_the_method(made: Plan) -> None:
-    """Starts it as far as it goes without a model, since methods check their numbers first.
-
-    Raises:
-        BenchError: the method refuses a number.
-    """
-    method: Method = registry.lookup("method", made.method)
-    nothing: Any = _Untouched()
-    context = TrainContext(nothing, nothing, made.train, made.profile.sampler, nothing, made.seed)
-    try:
-        method.start(made.config, context)
-    except _Touched:
-        return
