@@ -19,9 +19,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.throughput import MODELS, PROMPTS, opened, operations, profile_name, profile_of
-from gdro_bench import content, registry
 from gdro_bench.commands import dry_run
-from gdro_bench.engine.plan import make_plan, read_numbers, read_profile
+from gdro_bench.engine.plan import costs_of, make_plan, read_profile
 from gdro_bench.models import memory
 from gdro_bench.profile import Profile
 
@@ -38,14 +37,19 @@ def evaluations(task: str, profile: str) -> int:
 
 def rows(name: str, profile: Profile, processes: int) -> list[tuple[str, ...]]:
     assert profile.pretrained is not None
-    counted, files, made = memory.count(profile), content.method_files(name), []
-    for method in sorted(files.keys() - {"profile"}):
-        one = registry.lookup("method", method)
-        config = content.build(one.config_type, read_numbers(files[method], None), files[method].name)
-        images = memory.images_together(config, one.costs(config, profile.sampler), profile.sampler)
-        for checkpointed in (True, False):
-            changed = replace(profile, pretrained=replace(profile.pretrained, gradient_checkpointing=checkpointed))
-            needs = memory.foretell(changed, counted, images, processes)
+    counted, costs, made = memory.count(profile), costs_of(name, profile), []
+    by_checkpointing = {
+        checkpointed: memory.of_methods(
+            costs,
+            replace(profile, pretrained=replace(profile.pretrained, gradient_checkpointing=checkpointed)),
+            counted,
+            processes,
+        )
+        for checkpointed in (True, False)
+    }
+    for method in costs:
+        for checkpointed, of_methods in by_checkpointing.items():
+            images, needs = of_methods[method]
             saved = counted.checkpointed if checkpointed else counted.unchecked
             wide = 0.0 if checkpointed else counted.float32
             numbers = (saved, wide, needs.encoding, needs.sampling, needs.training, needs.peak)

@@ -194,7 +194,8 @@ def _gdro(name: str, policy: Any, k: int, folder: Path) -> Job:
 
 
 def _flow_grpo(name: str, policy: Any, sampler: Sampler, folder: Path) -> Job:
-    """An epoch of two groups; the first one tells what was clipped at its first update."""
+    """An epoch of two groups; the first one tells what rounding alone would clip, of log-probabilities that were kept
+    while sampling."""
     k = max(2, sampler.batch)
     config = make_plan("ocr", "flow-grpo", name, 0, folder, ("method.prompts=2", f"method.k={k}")).config
     pool = Pool(folder, Ledger(1))
@@ -203,8 +204,9 @@ def _flow_grpo(name: str, policy: Any, sampler: Sampler, folder: Path) -> Job:
 
     def epoch() -> None:
         training.step()
-        reported.setdefault("clipped_at_first", training.step().metrics["clipped"])
-        for _ in range(config.updates_per_epoch - 1):
+        if not reported:
+            reported.update(training.rounding())
+        for _ in range(config.updates_per_epoch):
             training.step()
 
     return Job(epoch, 2 * k, sampler.batch * sampler.passes, "training", reported)

@@ -99,7 +99,7 @@ def evaluate(
     prompts: AnyPath | None = None,
     judge: str = "none",
     judge_url: str = "",
-    judge_model: str = "UnifiedReward",
+    judge_model: str = "",
     mask2former: str | None = None,
     clip: str | None = None,
     settings: Settings | None = None,
@@ -115,9 +115,9 @@ def evaluate(
     Args:
         lora: a folder of adapters, such as a run's `lora/`. weights: a folder of the model's, instead of the profile's.
             images: pictures to score instead of generating them: a CSV file (path, prompt), or a folder in GenEval's
-            layout. prompts: a file of one's own. judge, judge_url, judge_model: who rates the pictures besides.
-            mask2former, clip: sources of another detector. settings: as for `run`. out: folder for `eval.json` and
-            `scores.csv`. device, quiet: as for `run`.
+            layout. prompts: a file of one's own. judge, judge_url, judge_model: who rates the pictures besides; an
+            empty address or model is the profile's. mask2former, clip: sources of another detector. settings: as for
+            `run`. out: folder for `eval.json` and `scores.csv`. device, quiet: as for `run`.
 
     Raises:
         BenchError: bad input, an instrument that cannot be had, or too many pictures without a score.

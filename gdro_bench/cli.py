@@ -16,6 +16,7 @@ from rich.console import Console
 from gdro_bench import content
 from gdro_bench.errors import BenchError
 from gdro_bench.files import REMEDIES
+from gdro_bench.profile import DEFAULT_JUDGE_MODEL
 from gdro_bench.version import __version__
 
 AXIS_NAMES = ("evaluations", "seconds", "images", "updates")
@@ -111,13 +112,13 @@ train_prompts_option = _path(
 )
 
 
-def judge_options(default: str) -> Callable[[F], F]:
-    """`--judge`, `--judge-url` and `--judge-model`."""
+def judge_options(default: str, model: str) -> Callable[[F], F]:
+    """`--judge`, `--judge-url` and `--judge-model`; a model '' is the profile's."""
     options = (
         click.option("--judge", default=default, show_default=True, help="Judge by name; unified-reward, for one."),
         click.option("--judge-url", default="", help="Address of the judge's server; it ends in /v1."),
         click.option(
-            "--judge-model", default="UnifiedReward", show_default=True,
+            "--judge-model", default=model, show_default=model or "the profile's",
             help="What the server calls the judge; for unified-reward-local a folder or hub id.",
         ),
     )  # fmt: skip
@@ -374,7 +375,7 @@ def study(folders: tuple[Path, ...], runs: Path, question: str | None, **options
 @main.command(**_examples("judge", "judge runs/ocr --judge unified-reward --judge-url http://127.0.0.1:8080/v1"))
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
 @runs_option
-@judge_options(default="pocket")
+@judge_options(default="pocket", model=DEFAULT_JUDGE_MODEL)
 @click.option("--gold", default="pocket-facts", show_default=True, help="Score of known truth: pocket-facts, or none.")
 @click.option("--second-reader", default="none", show_default=True, help="The OCR reward by another reader: tesseract.")
 def judge(folders: tuple[Path, ...], runs: Path, **options: str) -> None:
@@ -402,7 +403,7 @@ def judge(folders: tuple[Path, ...], runs: Path, **options: str) -> None:
 @prompts_option
 @click.option("--mask2former", metavar="SOURCE", help="Detector for geneval: folder, hub id, or mmdet's checkpoint.")
 @click.option("--clip", metavar="SOURCE", help="Tells --mask2former's colours: folder, hub id, or open_clip's file.")
-@judge_options(default="none")
+@judge_options(default="none", model="")
 @_path("--out", help="Folder that eval.json and scores.csv go to.")
 @set_option
 @device_option

@@ -121,10 +121,26 @@ def space_files(profile: str) -> dict[str, Path]:
 
 
 def read(path: Path) -> dict[str, Any]:
+    """A TOML file.
+
+    Raises:
+        BenchError: it cannot be read.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # of TOML, or of UTF-8
         raise BenchError(f"{path} cannot be read: {error}.", "Mend the file or restore it from the package.") from error
+
+
+def tables_in(value: Any, where: str) -> dict[str, dict[str, Any]]:
+    """A table of tables, as TOML gave it.
+
+    Raises:
+        BenchError: it is something else.
+    """
+    if not isinstance(value, dict) or not all(isinstance(table, dict) for table in value.values()):
+        raise BenchError(f"{where} is {value!r}.", "It must hold a table of settings for each name.", 2)
+    return value
 
 
 def load(path: Path, cls: type[T]) -> T:
@@ -303,6 +319,9 @@ def without(table: Mapping[str, Any], names: Collection[str], group: str = "") -
 
 
 def _like(old: Any, new: Any) -> Any:
+    """The new value spelled as the old one: 1 is 1.0 where a number was, in lists, too."""
+    if isinstance(old, list) and isinstance(new, list) and old:
+        return [_like(old[0], item) for item in new]
     return float(new) if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool) else new
 
 
@@ -312,6 +331,7 @@ def _said(value: Any) -> str:
 
 def _toml_value(written: str) -> Any:
     try:
-        return tomllib.loads(f"value = {written}")["value"]
+        value = tomllib.loads(f"value = {written}")["value"]
     except tomllib.TOMLDecodeError:
         return written
+    return value if isinstance(value, bool | int | float | str | list | dict) else written  # no dates

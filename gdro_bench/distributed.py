@@ -45,8 +45,16 @@ HALF_AN_HOUR = "1800"
 
 
 def patience() -> float:
-    """Seconds that processes wait for each other."""
-    return float(os.environ.get(TIMEOUT_SECONDS, HALF_AN_HOUR))
+    """Seconds that processes wait for each other.
+
+    Raises:
+        BenchError: the environment says something else than a number.
+    """
+    written = os.environ.get(TIMEOUT_SECONDS, HALF_AN_HOUR)
+    try:
+        return float(written)
+    except ValueError as error:
+        raise BenchError(f"{TIMEOUT_SECONDS} is {written!r}.", "Give seconds, such as 1800.", 2) from error
 
 
 def batches(count: int, most: int, processes: int = 1) -> list[slice]:
@@ -217,6 +225,23 @@ class ProcessGroup:
             ) from error
 
 
+def _place() -> tuple[int, int]:
+    """This process's rank, and of how many it is one.
+
+    Raises:
+        BenchError: the environment tells it in part, or not in numbers.
+    """
+    size = os.environ.get("WORLD_SIZE", "1")
+    try:
+        return (0, 1) if int(size) == 1 else (int(os.environ["RANK"]), int(size))
+    except (KeyError, ValueError) as error:
+        raise BenchError(
+            f"WORLD_SIZE is {size!r} and RANK {os.environ.get('RANK', 'not set')!r}.",
+            "Start several processes with torchrun, which sets both, or unset them.",
+            2,
+        ) from error
+
+
 @contextmanager
 def process_group(device: str) -> Iterator[ProcessGroup]:
     """The processes that this process was launched into, or one of its own; `device` is `cpu` or `cuda`.
@@ -227,11 +252,10 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     Raises:
         BenchError: the processes do not find each other.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, size = _place()
     if size == 1:
         yield ProcessGroup(device=device)
         return
-    rank = int(os.environ["RANK"])
     timeout = timedelta(seconds=patience())
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', rank)}"
@@ -242,7 +266,8 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     except (RuntimeError, ValueError) as error:
         raise BenchError(
             f"Process {rank} of {size} finds no others: {first_line(error)}.",
-            "Start them with torchrun, and see that all machines reach MASTER_ADDR and MASTER_PORT.",
+            "Start them with torchrun, and see that all machines reach MASTER_ADDR and MASTER_PORT. Where a machine "
+            "has several networks, name one: GLOO_SOCKET_IFNAME=eth0, say.",
         ) from error
     ended = False
     try:

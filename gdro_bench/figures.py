@@ -262,45 +262,80 @@ def _dots(axis: Axes, rows: pd.DataFrame, column: str, heights: NDArray[np.float
 VERDICT_COLOURS = {"reproduced": "#009E73", "partly": "#56B4E9", "not reproduced": "#D55E00"}
 
 
+VERDICT_UNITS = {  # group of tests -> how their axis is labelled
+    "ratio": "ratio of costs",
+    "difference": "difference, or share by which it changes",
+    "correlation": "rank correlation",
+}
+
+
 def verdicts(path: Path, tests: pd.DataFrame) -> None:
-    """The interval against its bound of every test whose number is known, a row a test, in units of its own; the
-    claimed side is shaded. An interval without an end ends in an arrow.
+    """The interval of every test against its bound, a row a test and a panel a unit; the claimed side is shaded. An
+    interval without an end ends in an arrow; a number that is not known is said to be so.
 
     Args:
-        tests: rows with columns claim, task, measured, value, value_low, value_high, bound, weakly, side, seeds and
-            verdict.
+        tests: rows with columns number (of the claim), task, measured, unit (a key of `VERDICT_UNITS`), value,
+            value_low, value_high, bound, weakly, side, seeds and verdict.
     """
-    judged = tests[np.isfinite(tests["value"])] if np.isfinite(tests["value"]).any() else tests
-    figure, axes = plt.subplots(len(judged), 1, figsize=(10.5, 0.62 * len(judged) + 0.4), squeeze=False)
-    axes[0, 0].set_title("Grey: where the test holds. Dashed: its bound; dotted: the weaker one.", fontsize=8)
-    for axis, (_, test) in zip(axes[:, 0], judged.iterrows(), strict=True):
-        known = [test[name] for name in ("value", "value_low", "value_high") if np.isfinite(test[name])]
-        shown = [test["bound"], *known, *([test["weakly"]] if np.isfinite(test["weakly"]) else [])]
-        span = max(max(shown) - min(shown), 0.02)
-        low, high = min(shown) - 0.25 * span, max(shown) + 0.25 * span
-        side = (low, test["bound"]) if test["side"] == "at most" else (test["bound"], high)
-        axis.axvspan(*side, color="0.9", lw=0)
-        axis.axvline(test["bound"], color="0.35", linewidth=1, linestyle=(0, (5, 3)))
-        if np.isfinite(test["weakly"]):
-            axis.axvline(test["weakly"], color="0.35", linewidth=1, linestyle=(0, (1, 2)))
-        colour = VERDICT_COLOURS.get(test["verdict"], "0.35")
-        if np.isfinite(test["value_low"]):
-            axis.plot([test["value_low"], min(test["value_high"], high)], [0, 0], color=colour, linewidth=2.5)
-        if test["value_high"] > high:
-            axis.plot(high, 0, marker=">", color=colour, markersize=7, clip_on=False)
-        if np.isfinite(test["value"]):
-            axis.plot(test["value"], 0, marker="o", color=colour, markersize=6)
-        axis.set(xlim=(low, high), ylim=(-1, 1), yticks=[])
-        axis.tick_params(labelsize=7)
-        axis.xaxis.set_major_locator(MaxNLocator(5))
-        for edge in ("left", "right", "top"):
-            axis.spines[edge].set_visible(False)
-        told = textwrap.fill(_plain(f"{test['claim']}, {test['task']}: {test['measured']}"), 70, break_on_hyphens=False)
-        beside = {"transform": axis.transAxes, "va": "center"}
-        axis.text(-0.02, 0.5, told, ha="right", fontsize=7.5, **beside)
-        seeds = f"{test['seeds']} seed{'s'[: test['seeds'] != 1]}"
-        axis.text(1.02, 0.5, f"{test['verdict']}, {seeds}", ha="left", fontsize=8, color=colour, **beside)
+    groups = [tests[tests["unit"] == unit] for unit in VERDICT_UNITS if (tests["unit"] == unit).any()]
+    figure, axes = plt.subplots(
+        len(groups),
+        1,
+        figsize=(11.0, 0.33 * len(tests) + 0.6 * len(groups)),
+        squeeze=False,
+        height_ratios=[len(group) + 1.5 for group in groups],
+    )
+    axes[0, 0].set_title("Grey: where the test holds. Dashed: its bound; dotted: the weaker one.", fontsize=9)
+    for axis, group in zip(axes[:, 0], groups, strict=True):
+        _tests(axis, group)
     save(figure, path)
+
+
+def _tests(axis: Axes, tests: pd.DataFrame) -> None:
+    """A row each, on one axis; of ratios it has powers of 2."""
+    unit, places = tests["unit"].iloc[0], np.arange(len(tests))
+    shown = tests[["value", "value_low", "value_high", "bound", "weakly"]].to_numpy(float)
+    shown = shown[np.isfinite(shown) & ((shown > 0) | (unit != "ratio"))]
+    low, high = float(shown.min()), float(shown.max())
+    if unit == "ratio":
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        low, high = low / 1.3, high * 1.3
+    else:
+        low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
+    axis.set(xlim=(low, high), ylim=(len(tests) - 0.4, -0.6))
+    for place, (_, test) in zip(places, tests.iterrows(), strict=True):
+        _one_test(axis, test, float(place), low, high)
+    names = [f"{row['number']}. {row['task']}: {row['measured']}" for _, row in tests.iterrows()]
+    axis.set_yticks(places, [_wrapped(_plain(name), 66) for name in names])
+    axis.tick_params(axis="y", length=0, labelsize=7)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.set_xlabel(VERDICT_UNITS[unit], fontsize=9)
+    for edge in ("left", "right", "top"):
+        axis.spines[edge].set_visible(False)
+
+
+def _one_test(axis: Axes, test: pd.Series, place: float, low: float, high: float) -> None:
+    span, colour = [place - 0.38, place + 0.38], VERDICT_COLOURS.get(test["verdict"], "0.35")
+    side = [low, test["bound"]] if test["side"] == "at most" else [test["bound"], high]
+    axis.fill_between(side, span[0], span[1], color="0.92", lw=0)
+    axis.plot([test["bound"]] * 2, span, color="0.35", linewidth=1, linestyle=(0, (3, 2)))
+    if np.isfinite(test["weakly"]):
+        axis.plot([test["weakly"]] * 2, span, color="0.35", linewidth=1, linestyle=(0, (1, 1.5)))
+    known = np.isfinite(test["value"])
+    if known and not np.isnan(test["value_low"]):
+        axis.plot(
+            [max(test["value_low"], low), min(test["value_high"], high)], [place] * 2, color=colour, linewidth=2.2
+        )
+    if test["value_high"] > high:
+        axis.plot(high, place, marker=">", color=colour, markersize=6, clip_on=False)
+    if known:
+        axis.plot(test["value"], place, marker="o", color=colour, markersize=5)
+    seeds = f"{test['seeds']} seed{'s'[: test['seeds'] != 1]}" if test["seeds"] else "no runs"
+    told = f"{test['verdict']}, {seeds}" if test["seeds"] else seeds
+    told += "" if known or not test["seeds"] else " (not known)"
+    axis.annotate(told, (1, place), (6, 0), ("axes fraction", "data"), "offset points", va="center", color=colour,
+                  fontsize=8)  # fmt: skip
 
 
 def ablation(path: Path, curves: pd.DataFrame, panels: dict[str, str], name: str, x_label: str) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import json
 import math
 import os
+import time
 import uuid
 from pathlib import Path
 from typing import IO, Any
@@ -60,9 +61,7 @@ def take(path: Path) -> IO[str] | None:
         BenchError: the file cannot be made.
     """
     file = _lock_file(path)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not lock(file, wait=False):
         file.close()
         return None
     return file
@@ -71,8 +70,36 @@ def take(path: Path) -> IO[str] | None:
 def wait_for(path: Path) -> IO[str]:
     """As `take`, once nobody else holds it."""
     file = _lock_file(path)
-    fcntl.flock(file, fcntl.LOCK_EX)
+    lock(file, wait=True)
     return file
+
+
+def lock(file: IO[str], wait: bool) -> bool:
+    """Locks an open file; whether it could, if it was not to wait for whoever holds it.
+
+    Raises:
+        BenchError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise BenchError(
+            f"{file.name} cannot be locked: {error.strerror or error}.",
+            "Give --out on a disk with file locks, or mount this one with them (Lustre: -o flock).",
+        ) from error
+    return True
+
+
+def await_file(path: Path, seconds: float = 90.0) -> None:
+    """Until a file that another machine wrote is seen here, or so long: NFS may tell for a while that it is not there,
+    and listing its folder makes it look again."""
+    end = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            os.listdir(path.parent)
+        time.sleep(0.2)
 
 
 def _lock_file(path: Path) -> IO[str]:
@@ -83,9 +110,9 @@ def _lock_file(path: Path) -> IO[str]:
         raise not_written(path, error) from error
 
 
-def strict_json(value: Any) -> bytes:
-    """Tables, lists and numbers as JSON. JSON has no NaN: an unknown number is null."""
-    return json.dumps(_without_nan(value), indent=1, allow_nan=False).encode()
+def strict_json(value: Any, sort: bool = False) -> bytes:
+    """Tables, lists and numbers as JSON, tables sorted by name if asked. JSON has no NaN: an unknown number is null."""
+    return json.dumps(_without_nan(value), indent=1, sort_keys=sort, allow_nan=False).encode()
 
 
 def _without_nan(value: Any) -> Any:

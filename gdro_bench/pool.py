@@ -27,7 +27,7 @@ from torch import Tensor
 from gdro_bench.budget import Cost, Ledger
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
-from gdro_bench.files import not_written, wait_for, write_atomically
+from gdro_bench.files import await_file, not_written, wait_for, write_atomically
 from gdro_bench.score import AUXILIARY, Score
 
 LATENTS, SCORES = ".safetensors", ".parquet"  # the files of a shard
@@ -86,7 +86,7 @@ class Pool:
 
     def shard(self, index: int, make: Callable[[], Sampled]) -> Shard:
         """The shard: made now, or taken from the store and charged what it once cost."""
-        if self.processes.broadcast(index in self):
+        if self._is_there(index):
             shard = self.read(index)
             if self.processes.is_main:  # what it cost all of them
                 self.ledger.collection += shard.cost
@@ -105,11 +105,17 @@ class Pool:
 
     def restore(self, index: int, make: Callable[[], Sampled]) -> None:
         """Makes a shard again that the run has paid for and that was deleted since, at no charge."""
-        if not self.processes.broadcast(index in self):
+        if not self._is_there(index):
             before = self.ledger.accounts()
             self.shard(index, make)
             for name, cost in before.items():
                 setattr(self.ledger, name, cost)
+
+    def _is_there(self, index: int) -> bool:
+        """As the main process sees it. Others do not look before it is written: NFS would go on telling them that it
+        is not."""
+        there: bool = self.processes.broadcast(self.processes.is_main and index in self)
+        return there
 
     def __contains__(self, index: int) -> bool:
         return self._stem(index).with_suffix(".json").exists()
@@ -155,12 +161,15 @@ class Pool:
             BenchError: a file is missing or differs from its checksum.
         """
         stem = self._stem(index)
+        if self.processes.size > 1:
+            for suffix in (".json", LATENTS, SCORES):
+                await_file(stem.with_suffix(suffix))
         try:
             entry = json.loads(stem.with_suffix(".json").read_text())
             if entry["checksums"] != self._checksums(index):
                 raise ValueError("its checksum differs")
-            latents = load_file(str(stem.with_suffix(".safetensors")))["latents"]
-            table = pd.read_parquet(stem.with_suffix(".parquet"))
+            latents = load_file(str(stem.with_suffix(LATENTS)))["latents"]
+            table = pd.read_parquet(stem.with_suffix(SCORES))
             cost = Cost(**entry["cost"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise BenchError(
@@ -188,7 +197,8 @@ class Pool:
 
 
 def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _scores(table: pd.DataFrame, prompts: int) -> list[list[Score]]:

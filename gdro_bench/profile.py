@@ -146,6 +146,9 @@ class DetectorConfig:
     config: str | None = None
 
 
+DEFAULT_JUDGE_MODEL = "UnifiedReward"  # what a server calls it, where nobody says another name
+
+
 @dataclass(frozen=True, slots=True)
 class JudgeConfig:
     """`[judge]` of a profile: names of a judge, a gold score and a second reader, `none` for none; for a judge behind a

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gdro_bench import content
+from gdro_bench.content import Positive
 from gdro_bench.distributed import batches
 from gdro_bench.policy import Cond, Policy
 from gdro_bench.profile import Sampler
@@ -49,7 +51,7 @@ class SdeConfig:
     `constant` (DanceGRPO, arXiv 2505.07818: sigma = a) or `cps` (coefficients-preserving, arXiv 2509.05952)."""
 
     kind: Literal["flow", "constant", "cps"]
-    level: float
+    level: Positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,4 +184,9 @@ def fixed_images(policy: Policy, prompts: Sequence[Prompt], task_name: str, samp
     # the first draw has no number in its key: records from before there were others keep their noise
     keys = [(task_name, purpose, p.text) + ((p.draw,) if p.draw else ()) for p in prompts]
     noise = noise_for(keys, policy.latent_shape)
-    return policy.decode(sample(policy, noise, prompts, sampler, reference=False))
+    return decoded(policy, sample(policy, noise, prompts, sampler, reference=False), sampler.batch)
+
+
+def decoded(policy: Policy, x: Tensor, batch: int) -> Images:
+    """Pictures [B, H, W, 3] of latents [B, *latent_shape], a batch at a time: an autoencoder's work is large."""
+    return np.concatenate([policy.decode(x[rows]) for rows in batches(len(x), batch)])

@@ -85,7 +85,9 @@ def check(scores: Sequence[Score], max_unscored: float) -> None:
 def check_axes(judge: Scorer, judgements: Sequence[Score], correction: Correction) -> None:
     """Raises:
     BenchError: the judge does not rate what the task's corrected score is made of."""
-    missing = [axis for axis in correction.axes if judgements and axis not in judgements[0].parts]
+    rated = part_names(judgements)
+    told = bool(rated) or any(judgement.scored for judgement in judgements)  # of failures alone nothing is known
+    missing = [axis for axis in correction.axes if told and axis not in rated]
     if missing:
         raise BenchError(
             f"{judge.name} does not rate {', '.join(missing)}, of which the corrected score is made.",
@@ -93,9 +95,19 @@ def check_axes(judge: Scorer, judgements: Sequence[Score], correction: Correctio
         )
 
 
-def judge_mean(parts: Mapping[str, NDArray[np.float64]], correction: Correction) -> NDArray[np.float64]:
-    """u: the mean of the task's axes of a judge's parts, each [N] in 1..5; NaN where one is."""
-    mean: NDArray[np.float64] = np.mean([parts[axis] for axis in correction.axes], axis=0)
+def part_names(scores: Sequence[Score]) -> list[str]:
+    """Of all parts that any of them has."""
+    return list(dict.fromkeys(name for score in scores for name in score.parts))
+
+
+def column(scores: Sequence[Score], part: str) -> NDArray[np.float64]:
+    """A part of scores, [N]; NaN where one has none."""
+    return np.array([score.parts.get(part, math.nan) for score in scores])
+
+
+def judge_mean(judgements: Sequence[Score], correction: Correction) -> NDArray[np.float64]:
+    """u: the mean of the task's axes of judgements, [N], each axis in 1..5; NaN where one is not known."""
+    mean: NDArray[np.float64] = np.mean([column(judgements, axis) for axis in correction.axes], axis=0)
     return mean
 
 

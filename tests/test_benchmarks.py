@@ -38,7 +38,7 @@ def test_throughput(
     assert [row["what"] for row in found["rows"]] == JOBS * passes
     assert [row["images_a_pass"] for row in found["rows"] if row["what"] == "GDRO update"] == [2] * passes
     assert all(row["foretold_gb"] > 0 for row in found["rows"])
-    assert [row["clipped_at_first"] for row in found["rows"] if "clipped_at_first" in row] == [0] * passes
+    assert [row["kept_clipped"] for row in found["rows"] if "kept_clipped" in row] == [0] * passes
     assert all(row["images_per_second"] > 0 and row["tflop_per_second"] > 0 for row in found["rows"])
     assert "images/s" in capsys.readouterr().out
 

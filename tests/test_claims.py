@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from test_compare import SLOWER, judge, make_run
 
 from gdro_bench.cli import main
-from gdro_bench.comparison import entries
+from gdro_bench.comparison import entries, page
 from gdro_bench.comparison.claims import rules, verdicts
 from gdro_bench.comparison.claims.rules import Test as Rule
 from gdro_bench.comparison.claims.rules import Who
@@ -30,8 +30,9 @@ def rule(**fields: object) -> Rule:
         (0.2, 0.4, "reproduced"),
         (0.5, 0.9, "partly"),
         (0.4, 0.9, "partly"),
-        (0.9, 1.2, "undecided"),
-        (1.0, 1.2, "undecided"),
+        (0.5, 1.2, "undecided"),
+        (0.6, 1.0, "not reproduced"),
+        (0.9, 1.2, "not reproduced"),
         (1.1, 3.0, "not reproduced"),
         (1.1, float("inf"), "not reproduced"),
         (float("nan"), float("nan"), "undecided"),
@@ -46,7 +47,8 @@ def test_a_whole_interval_decides(low: float, high: float, word: str) -> None:
 
 def test_what_does_not_move_neither_rises_nor_falls() -> None:
     still = Estimate(0.0, 0.0, 0.0)
-    assert verdicts.verdict(rule(at_most=-0.05, weakly=0.0), still) == "undecided"
+    assert verdicts.verdict(rule(at_most=-0.05, weakly=0.0), still) == "not reproduced"
+    assert verdicts.verdict(rule(at_most=0.0), still) == "undecided"
     assert verdicts.verdict(rule(at_least=0.0), still) == "undecided"
 
 
@@ -186,6 +188,18 @@ def test_entries_are_found_by_the_number_that_was_changed(tmp_path: Path) -> Non
 # -- end to end
 
 
+def test_a_word_is_neither_above_a_number_nor_equal_to_one(tmp_path: Path) -> None:
+    among = [entry(tmp_path, "a", "method.online.sampler=old")]
+    for fields in ((None, None, 1.0, None), (2.0, None, None, None)):
+        assert verdicts.find(Who("gdro", "online.sampler", *fields), among) is None
+    assert verdicts.find(Who("gdro", "online.sampler", None, None, None, "old"), among) is among[0]
+
+
+def test_numbers_are_told_in_spans() -> None:
+    assert page.told_numbers([9, 1, 2, 3, 7, 8, 7]) == "1 to 3, 7 to 9"
+    assert page.told_numbers([1, 2, 5]) == "1, 2, 5"
+
+
 def call(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["claims", *map(str, arguments)])
 
@@ -209,6 +223,9 @@ def test_the_page_has_every_verdict_with_its_numbers_and_commands(tmp_path: Path
     assert "a &lt;b&gt;paper&lt;/b&gt;" in html
     assert "<b>" not in html
     assert (folder / "claims.pdf").exists()
+    assert "Runs: 1 to 4." in text
+    assert "Runs: 1 to 4." in html
+    assert text.count("--method gdro --seed 1") == 1  # each once, at the end
 
 
 @pytest.mark.usefixtures("sketched")

@@ -10,10 +10,8 @@ import pytest
 
 from gdro_bench import content, task
 from gdro_bench.engine import plan
-from gdro_bench.engine.refusals import check_numbers
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import Method, gdro
-from gdro_bench.profile import Sampler
+from gdro_bench.methods import gdro
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,6 +102,44 @@ def test_one_s_own_numbers_of_a_packaged_method_are_not_passed_over_silently(tmp
     with pytest.raises(BenchError, match=r"baselines/pocket/gdro\.toml is not read: the package has numbers for gdro"):
         plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path)
     assert plan.make_plan("ocr", "dpo", "pocket", 0, tmp_path).method == "dpo"
+
+
+def test_only_a_judge_s_address_loses_its_password(tmp_path):
+    settings = ["profile.judge.model=UnifiedReward@v2", "profile.judge.url=http://me:secret@127.0.0.1:80/v1"]
+    made = plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, settings)
+    assert made.changed == ("profile.judge.url=http://127.0.0.1:80/v1", "profile.judge.model=UnifiedReward@v2")
+    assert made.profile.judge.model == made.settings["profile"]["judge"]["model"] == "UnifiedReward@v2"
+
+
+def test_what_a_file_leaves_out_can_be_set_for_an_evaluation_too():
+    assert plan.read_profile("pocket", ["profile.score_ahead=2"]).score_ahead == 2
+
+
+def test_numbers_in_lists_have_one_spelling(tmp_path):
+    whole, same = (
+        plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, [f"profile.budget.marks=[0.5, {end}]"])
+        for end in ("1", "1.0")
+    )
+    assert whole.digests == same.digests
+    assert whole.changed == same.changed == ("profile.budget.marks=[0.5, 1.0]",)
+
+
+@pytest.mark.parametrize("written", ["2025-01-01", "10:00:00"])
+def test_a_date_is_no_number(written, tmp_path):
+    with pytest.raises(BenchError, match=r"tau is .*a number"):
+        plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, [f"method.tau={written}"])
+
+
+@pytest.mark.parametrize("text", ["tasks = 3", "[tasks]\nocr = 3"])
+def test_a_table_that_is_none_is_named(text, tmp_path):
+    (tmp_path / "gdro.toml").write_text(f"k = 6\n{text}\n")
+    with pytest.raises(BenchError, match=r"\[tasks\] in .* must hold a table"):
+        plan.read_numbers(tmp_path / "gdro.toml", "ocr")
+
+
+def test_only_a_line_s_end_ends_a_prompt(tmp_path):
+    (tmp_path / "own.txt").write_text('a sign that says "A\u2028B"\r\na sign that says "C"\n', encoding="utf-8")
+    assert [prompt.target for prompt in task.read_prompts(tmp_path / "own.txt")] == ["A\u2028B", "C"]
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known():
@@ -258,16 +294,16 @@ def test_a_task_paints_a_prompt_at_least_once(tmp_path, monkeypatch):
     [
         ("gdro", "method.k=1", "k is 1"),
         ("flow-grpo", "method.window=100", "window of 100 steps"),
+        ("flow-grpo", "method.optimiser.batch=6", "passes of the sampler's batch"),
+        ("flow-grpo", "method.noising.level=nan", "noising.level|level is nan"),
         ("rft", "method.best=99", "best is 99"),
+        ("dpo", "method.groups=0", "groups is 0"),
+        *((name, "method.online.k=1", "online.k is 1") for name in ("nft", "awm", "dgpo", "crd")),
+        ("nft", "method.online.prompts=99999", "An epoch takes 99999 prompts"),
+        ("crd", "method.online.updates_per_epoch=500", "500 updates share"),
+        ("awm", "method.online.last=99", "do not lie in a grid"),
     ],
 )
 def test_what_a_method_refuses_is_told_before_a_model_is_opened(method, setting, said, tmp_path):
     with pytest.raises(BenchError, match=said):
         plan.make_plan("ocr", method, "pocket", 0, tmp_path, [setting])
-
-
-def test_a_method_that_fails_without_a_model_has_refused_nothing():
-    def start(config, context):
-        return context.policy + 1
-
-    check_numbers(Method(dict, start), {}, [], Sampler(1, 32, 1.0, 1), 0)

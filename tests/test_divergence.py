@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -80,6 +80,30 @@ def test_the_first_prompts_are_measured_and_the_others_are_nan():
     assert all(1 <= row["vendi"] <= 3 and row["path_kl"] > 0 for row in rows[:2])
     assert all(np.isnan(list(row.values())).all() for row in rows[2:])
     assert rows[:2] == divergence.measure(Moved(shift=0.1), PROMPTS, "ocr", SAMPLER, DivergenceConfig(2, 3, LEVEL))[:2]
+
+
+def test_memory_is_that_of_a_batch_and_numbers_are_the_same():
+    """Nothing that the model is asked for is larger than the sampler's batch."""
+
+    class Counts(Moved):
+        largest = 0
+
+        def velocity(self, x, t, cond):
+            self.largest = max(self.largest, len(x))
+            return super().velocity(x, t, cond)
+
+        def decode(self, x):
+            self.largest = max(self.largest, len(x))
+            return super().decode(x)
+
+    alone, together = Counts(shift=0.1), Counts(shift=0.1)
+    config = DivergenceConfig(5, 3, LEVEL)
+    rows = divergence.measure(alone, PROMPTS, "ocr", replace(SAMPLER, batch=2), config)
+    assert rows == divergence.measure(together, PROMPTS, "ocr", replace(SAMPLER, batch=100), config)
+    assert (alone.largest, together.largest) == (2, 15)
+    pictures = sampling.held_out_images(alone, PROMPTS, "ocr", replace(SAMPLER, batch=2))
+    assert (pictures == sampling.held_out_images(together, PROMPTS, "ocr", SAMPLER)).all()
+    assert alone.largest == 2
 
 
 def test_it_can_be_left_out():

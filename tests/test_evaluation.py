@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,16 @@ from numpy.random import default_rng
 from PIL import Image
 
 from gdro_bench import registry
+from gdro_bench.budget import Ledger
 from gdro_bench.cli import main
 from gdro_bench.commands import evaluate
-from gdro_bench.engine import plan, record
+from gdro_bench.engine import held_out, plan, record
+from gdro_bench.engine.run_state import RunState
 from gdro_bench.errors import BenchError
 from gdro_bench.models.pocket import prompts as pocket_prompts
 from gdro_bench.models.pocket import world
 from gdro_bench.rewards.instruments import Instruments
-from gdro_bench.score import Images, Score, corrected_score, judge_mean
+from gdro_bench.score import Images, Score, check_axes, corrected_score, judge_mean
 from gdro_bench.task import Correction, Prompt
 
 pytestmark = pytest.mark.usefixtures("sketched")
@@ -110,9 +113,37 @@ CORRECTION = Correction(("alignment", "coherence", "style"), pivot=3.0, shift=0.
 def test_the_corrected_score_is_the_paper_s():
     r, u = np.array([0.5, 1.0]), np.array([4.0, 3.0])
     assert corrected_score(r, u, CORRECTION) == pytest.approx([0.7, 0.2])
-    parts = {"alignment": np.array([5.0]), "coherence": np.array([3.0]), "style": np.array([1.0])}
-    assert judge_mean(parts, CORRECTION) == pytest.approx([3.0])
-    assert judge_mean(parts, Correction(("coherence", "style"), 3.0, 0.2)) == pytest.approx([2.0])
+    judged = [Score(3.0, {"alignment": 5.0, "coherence": 3.0, "style": 1.0})]
+    assert judge_mean(judged, CORRECTION) == pytest.approx([3.0])
+    assert judge_mean(judged, Correction(("coherence", "style"), 3.0, 0.2)) == pytest.approx([2.0])
+    assert np.isnan(judge_mean([Score(math.nan)], CORRECTION)).all()
+
+
+def test_a_score_that_failed_may_have_no_parts():
+    """As an instrument of another package may give it."""
+
+    class Named:
+        name = "reward"
+
+    asked, scores = [Prompt(text, "") for text in "abc"], [Score(math.nan, note="failed"), Score(1.0, {"exact": 1.0})]
+    found = evaluate.result(Named(), asked, [*scores, Score(0.0, {"exact": 0.0})], 0.5)
+    assert (found.unscored, found.parts["exact"].mean) == (1, 0.5)
+    check_axes(Named(), [Score(math.nan), Score(3.0, dict.fromkeys(CORRECTION.axes, 3.0))], CORRECTION)
+    with pytest.raises(BenchError, match="does not rate alignment, coherence, style"):
+        check_axes(Named(), [Score(math.nan), Score(3.0)], CORRECTION)
+    rows = [
+        {"mark": 0.0, "prompt": i, "text": "a", "value": s.value, "note": s.note, **s.parts}
+        for i, s in enumerate(scores)
+    ]
+    point = held_out.point_of(0.0, rows, rows, RunState(Ledger(limit=100)))
+    assert (point.unscored, point.parts) == (1, {"exact": 1.0})
+
+
+def test_the_judge_s_address_may_be_the_profile_s(server: Judge, listed: Path, tmp_path: Path) -> None:
+    arguments = ("--images", listed, "--judge", "unified-reward", "--set", f"profile.judge.url={server.url}")
+    result = call("ocr", *arguments, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "eval.json").read_text())["judge"].startswith("UnifiedReward")
 
 
 def test_both_orders_of_averaging_are_told_apart():
@@ -159,7 +190,8 @@ def test_a_judge_that_is_not_there_is_named(listed: Path) -> None:
 )
 def test_a_judge_that_does_not_suit_costs_no_reward(judge: str, side: int, said: str, tmp_path: Path) -> None:
     Image.new("RGB", (side, side), "red").save(tmp_path / "a.png")
-    (tmp_path / "list.csv").write_text('path,prompt\na.png,"a sign ""TREE"""\n')
+    prompt = 'a large red sign that reads ""TREE"" at the top of a blue wall'
+    (tmp_path / "list.csv").write_text(f'path,prompt\na.png,"{prompt}"\n')
     result = call("ocr", "--images", tmp_path / "list.csv", "--judge", judge, "--out", tmp_path / "o")
     assert result.exit_code == 1
     assert said in result.output

@@ -18,12 +18,15 @@ from tiny_pipelines import SIDE, save_flux, save_sd3
 from torch.nn import Linear
 
 from gdro_bench import registry, sampling
+from gdro_bench.budget import Ledger
 from gdro_bench.cli import main
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import plan, record, samples
+from gdro_bench.methods import TrainContext, flow_grpo
 from gdro_bench.models import open_policy
 from gdro_bench.models.lora import ADAPTER, add_lora, lora_parameters
 from gdro_bench.models.pretrained import PretrainedPolicy
+from gdro_bench.pool import Pool
 from gdro_bench.registry import TABLES
 from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images, Score
@@ -143,10 +146,14 @@ def test_a_run_trains_and_plain_diffusers_paints_what_it_paints(
 # -- on a device: the same tests on the CPU, and on a GPU where one is (`pytest -m cuda`)
 
 
-def opened(profile: str, source: Path, folder: Path, device: str) -> PretrainedPolicy:
+PROMPTS_OF_TWO = [Prompt('a sign that reads "OWL"', "OWL"), Prompt('a wall that reads "FOX"', "FOX")]
+
+
+def opened(profile: str, source: Path, folder: Path, device: str, **pretrained: object) -> PretrainedPolicy:
+    chosen = {"dtype": "float32", "gradient_checkpointing": "true"} | pretrained
     settings = (f"profile.{name}" for name in (
-        f"pretrained.source={source}", f"pretrained.side={SIDE}", "pretrained.dtype=float32", "lora.rank=4",
-        "pretrained.text_tokens=12", f"pretrained.text_cache={folder}",
+        f"pretrained.source={source}", f"pretrained.side={SIDE}", "lora.rank=4", "pretrained.text_tokens=12",
+        f"pretrained.text_cache={folder}", *(f"pretrained.{name}={value}" for name, value in chosen.items()),
     ))  # fmt: skip
     policy: Any = open_policy(plan.read_profile(profile, tuple(settings)), device, 0)
     with torch.no_grad():
@@ -160,20 +167,20 @@ def opened(profile: str, source: Path, folder: Path, device: str) -> PretrainedP
 def test_on_a_device_velocities_gradients_and_pictures_are_the_cpus(
     profile: str, device: str, saved: dict[str, Path], tmp_path: Path
 ) -> None:
-    prompts = [Prompt('a sign that reads "OWL"', "OWL"), Prompt('a wall that reads "FOX"', "FOX")]
-    seen = []
-    for place in ("cpu", device):
-        policy = opened(profile, saved[profile], tmp_path / place, place)
-        policy.encode_ahead([*prompts, Prompt("", "")], ProcessGroup())
-        noise = sampling.noise_for([("device", i) for i in range(2)], policy.latent_shape)
-        v = policy.velocity(noise, torch.tensor([0.4, 0.9]), policy.encode(prompts))
-        v.square().mean().backward()
-        gradients = [p.grad.cpu() for p in policy.parameters() if p.grad is not None]
-        once = replace(plan.read_profile(profile).sampler, steps=STEPS, batch=2)
-        with torch.no_grad():
-            pictures = policy.decode(sampling.sample(policy, noise, prompts, once, reference=False))
-        assert v.device.type == place
-        seen.append((v.detach().cpu(), gradients, pictures.astype(int)))
+    prompts, seen = PROMPTS_OF_TWO, []
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # as exact as the CPU's convolutions
+        for place in ("cpu", device):
+            policy = opened(profile, saved[profile], tmp_path / place, place)
+            policy.encode_ahead([*prompts, Prompt("", "")], ProcessGroup())
+            noise = sampling.noise_for([("device", i) for i in range(2)], policy.latent_shape)
+            v = policy.velocity(noise, torch.tensor([0.4, 0.9]), policy.encode(prompts))
+            v.square().mean().backward()
+            gradients = [p.grad.cpu() for p in policy.parameters() if p.grad is not None]
+            once = replace(plan.read_profile(profile).sampler, steps=STEPS, batch=2)
+            with torch.no_grad():
+                pictures = policy.decode(sampling.sample(policy, noise, prompts, once, reference=False))
+            assert v.device.type == place
+            seen.append((v.detach().cpu(), gradients, pictures.astype(int)))
     (v, gradients, pictures), (other, others, shown) = seen
     torch.testing.assert_close(other, v, rtol=1e-3, atol=1e-4)
     for one, two in zip(gradients, others, strict=True):
@@ -200,6 +207,33 @@ def test_on_a_device_a_run_in_bfloat16_ends(
     assert np.isfinite(norms).all()
     if method == "flow-grpo":
         assert steps[steps["kind"] == "optimise"]["clipped"].iloc[0] == 0
+
+
+class Alternates:
+    name = "alternates"
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        return [Score(float(i % 2)) for i in range(len(images))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointed", [True, False])
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_on_a_device_log_probabilities_kept_while_sampling_are_those_of_training(
+    profile: str, device: str, checkpointed: bool, saved: dict[str, Path], tmp_path: Path
+) -> None:
+    """In batches of one size, in bfloat16, with the weights not moved: an epoch's later updates compare with them."""
+    settings = {"dtype": "bfloat16", "gradient_checkpointing": str(checkpointed).lower()}
+    policy = opened(profile, saved[profile], tmp_path, device, **settings)
+    policy.encode_ahead([*PROMPTS_OF_TWO, Prompt("", "")], ProcessGroup())
+    numbers = ("method.prompts=2", "method.k=4", "method.drop_zero=false")
+    config = plan.make_plan("ocr", "flow-grpo", profile, 0, tmp_path, numbers).config
+    sampler = replace(plan.read_profile(profile).sampler, steps=STEPS, batch=2)
+    pool = Pool(tmp_path, Ledger(1))
+    training = flow_grpo.start(config, TrainContext(policy, Alternates(), PROMPTS_OF_TWO, sampler, pool, 0))
+    training.step()
+    assert training.rounding() == {"kept_clipped": 0, "kept_kl": 0}
 
 
 @pytest.mark.slow

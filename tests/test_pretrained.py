@@ -130,7 +130,7 @@ def test_plain_diffusers_loads_the_adapters(family: str, saved: dict[str, Path],
     trained = policy.velocity(x, t, cond)
     plain = type(policy.pipeline).from_pretrained(saved[family])
     plain.load_lora_weights(tmp_path / "lora")
-    theirs = type(policy)(plain, policy.config, "cpu")
+    theirs = type(policy)(plain, policy.config, "", "cpu")
     torch.testing.assert_close(theirs.velocity(x, t, cond), trained, rtol=0, atol=1e-5)
     again = open_model(profile(family, saved, tmp_path / "texts"), None, tmp_path / "lora", "cpu")
     torch.testing.assert_close(again.velocity(x, t, cond), trained, rtol=0, atol=1e-5)
@@ -198,6 +198,27 @@ def test_what_moves_a_picture_names_the_model(saved: dict[str, Path], tmp_path: 
     names = [open_policy(one, "cpu", 0).name for one in chosen]
     assert len(set(names)) == 4
     assert names[0] == names[-1]
+
+
+def test_models_whose_folders_are_called_alike_are_told_apart(saved: dict[str, Path], tmp_path: Path) -> None:
+    """Their pools are not shared, and adapters of one are not loaded onto the other, which --weights names."""
+    plain = profile("flux", saved, tmp_path / "texts")
+    own = open_policy(plain, "cpu", 0)
+    other = tmp_path / Path(plain.pretrained.source).name
+    tuned = type(own.pipeline).from_pretrained(plain.pretrained.source)
+    with torch.no_grad():
+        next(tuned.transformer.parameters()).mul_(1.5)
+    tuned.save_pretrained(other)
+    given = open_model(plain, other, None, "cpu")
+    again = open_policy(replace(plain, pretrained=replace(plain.pretrained, dtype="bfloat16")), "cpu", 0)
+    assert given.config.source == str(other)
+    assert given.name.split()[0] == own.name.split()[0]
+    assert given.name != own.name
+    assert again.base == own.base  # however it was loaded
+    given.save(tmp_path / "lora")
+    assert open_model(plain, other, tmp_path / "lora", "cpu").base == given.base
+    with pytest.raises(BenchError, match=r"were trained on .* not on .*--weights"):
+        open_model(plain, None, tmp_path / "lora", "cpu")
 
 
 def test_a_text_is_encoded_once_and_kept(policy: PretrainedPolicy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gdro_bench import content
-from gdro_bench.engine.plan import read_numbers, read_profile
+from gdro_bench.engine.plan import costs_of, read_profile
 from gdro_bench.errors import BenchError
 from gdro_bench.profile import PretrainedConfig, Profile
 from gdro_bench.rewards.geneval_rules import Detection, Detector
@@ -156,25 +156,15 @@ def _device(name: str, profile: Profile) -> str:
 
 def _largest_need(name: str, profile: Profile) -> tuple[str, float]:
     """The method of the profile that takes most memory on one device, and the bytes."""
-    from gdro_bench import registry
     from gdro_bench.models import memory
 
-    counted, needs = memory.count(profile), {}
-    files = content.method_files(name)
-    for method in files.keys() - {"profile"}:
-        one, path = registry.lookup("method", method), files[method]
-        if one.costs is not None:
-            config = content.build(one.config_type, read_numbers(path, None), path.name)
-            costs = one.costs(config, profile.sampler)
-            images = memory.images_together(config, costs, profile.sampler)
-            needs[method] = memory.foretell(profile, counted, images, copies=costs.copies).peak
-    return max(needs.items(), key=lambda item: item[1])
+    needs = memory.of_methods(costs_of(name, profile), profile, memory.count(profile))
+    return max(((method, need.peak) for method, (_, need) in needs.items()), key=lambda item: item[1])
 
 
 def _disk(name: str, profile: Profile) -> str:
     """Room for the largest pool of the profile's methods."""
-    tables = [content.read(path) for path in content.method_files(name).values()]
-    images = max((t["pool"]["prompts"] * t["pool"]["images"] for t in tables if "pool" in t), default=0)
+    images = max((cost.pool.images for _, cost in costs_of(name, profile).values()), default=0)
     need, free = images * _latent_bytes(profile), shutil.disk_usage(Path.cwd()).free
     description = f"{free / 1e9:.1f} GB free here, a pool takes {need / 1e9:.2f} GB"
     if ROOM * need > free:

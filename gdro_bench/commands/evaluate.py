@@ -21,14 +21,16 @@ from rich.console import Console
 from gdro_bench import progress, sampling, stats
 from gdro_bench.commands import summary
 from gdro_bench.commands.results import Result
+from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import judging
 from gdro_bench.engine.plan import evaluation_inputs, prompt_reader
 from gdro_bench.errors import BenchError
 from gdro_bench.files import strict_json, write_atomically
 from gdro_bench.models import open_model, pick_device
-from gdro_bench.profile import DetectorConfig, JudgeConfig, Profile
+from gdro_bench.policy import Policy
+from gdro_bench.profile import DEFAULT_JUDGE_MODEL, DetectorConfig, JudgeConfig, Profile
 from gdro_bench.rewards.instruments import open_reward
-from gdro_bench.score import Images, Score, Scorer, check, check_axes, corrected_score, judge_mean
+from gdro_bench.score import Images, Score, Scorer, check, check_axes, column, corrected_score, judge_mean, part_names
 from gdro_bench.stats import Estimate
 from gdro_bench.task import Correction, Prompt, PromptOf, Task
 
@@ -50,7 +52,8 @@ class EvalRequest:
     """What to score and to judge by, where it is not the profile's.
 
     `images` are pictures on disk; without them pictures are generated. `weights` is a folder of a model, `lora` one of
-    adapters; `mask2former` and `clip` are folders, hub ids or files; `judge` is a name, `none` for none.
+    adapters; `mask2former` and `clip` are folders, hub ids or files; `judge` is a name, `none` for none; its
+    address and model are the profile's if they are empty.
     """
 
     images: Path | None
@@ -63,13 +66,18 @@ class EvalRequest:
     judge_model: str
     device: str
 
-    def check(self, prompts: Path | None) -> None:
-        """Raises:
-        BenchError: options that exclude each other."""
+    def check(self, prompts: Path | None, out: Path | None) -> None:
+        """And makes the folder: what cannot be written is told before pictures are scored.
+
+        Raises:
+            BenchError: options that exclude each other.
+        """
         if self.images and (self.weights or self.lora or prompts):
             raise BenchError(
                 "With --images nothing is generated.", "Leave out --weights, --lora and --prompts, or --images.", 2
             )
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
 
 
 def execute(
@@ -87,9 +95,7 @@ def execute(
         BenchError: bad input, an instrument that cannot be had, too many pictures without a score; a judge that stops
             answering, once the rewards are written.
     """
-    request.check(prompts)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before pictures are scored
+    request.check(prompts, out)
     task, profile, held_out = evaluation_inputs(task_name, profile_name, settings, prompts)
     scorer, judge = instruments(task, profile, request)
     if request.images:
@@ -148,7 +154,9 @@ def instruments(task: Task, profile: Profile, request: EvalRequest) -> tuple[Sco
     Raises:
         BenchError: an instrument cannot be had.
     """
-    config = JudgeConfig(request.judge, "none", "none", request.judge_url, request.judge_model)
+    url = request.judge_url or profile.judge.url
+    model = request.judge_model or profile.judge.model or DEFAULT_JUDGE_MODEL
+    config = JudgeConfig(request.judge, "none", "none", url, model)
     judge = judging.open_judges(config).get("judge")
     if not (request.mask2former or request.clip):
         return open_reward(task, profile, pick_device(request.device)), judge
@@ -165,9 +173,15 @@ def instruments(task: Task, profile: Profile, request: EvalRequest) -> tuple[Sco
     return scorer, judge
 
 
+def encode(policy: Policy, prompts: Sequence[Prompt]) -> None:
+    """All texts before all pictures: an encoder may be larger than the model, and would travel for every batch."""
+    policy.encode_ahead([*prompts, Prompt("", "")], ProcessGroup())
+
+
 def generate(profile: Profile, prompts: list[Prompt], task_name: str, request: EvalRequest) -> Pictures:
     """The prompts' pictures, from the noise that a run's evaluation points use."""
     policy = open_model(profile, request.weights, request.lora, pick_device(request.device))
+    encode(policy, prompts)
     images = sampling.held_out_images(policy, prompts, task_name, profile.sampler)
     return Pictures([policy.name] * len(prompts), list(images), prompts)
 
@@ -202,10 +216,10 @@ def _from_csv(path: Path) -> Iterator[tuple[Path, str, str]]:
         rows, columns = [(table.line_num, row) for row in table], table.fieldnames or []
     except csv.Error as error:  # such as a cell of more than 131,072 characters
         raise BenchError(f"{path}, line {table.line_num}, is no CSV: {error}.", "Mend that line.") from error
-    for column in ("path", "prompt"):
-        if columns and column not in columns:
+    for name in ("path", "prompt"):
+        if columns and name not in columns:
             raise BenchError(
-                f"{path} has no column {column!r}; it has: {', '.join(map(repr, columns))}.",
+                f"{path} has no column {name!r}; it has: {', '.join(map(repr, columns))}.",
                 "Name the columns path and prompt in its first line, with commas between them.",
             )
     for number, row in rows:
@@ -265,7 +279,7 @@ def result(scorer: Scorer, prompts: Sequence[Prompt], scores: Sequence[Score], m
     def mean(of: NDArray[np.float64]) -> Estimate:
         return stats.bootstrap_mean(of, prompts=texts)
 
-    parts = {name: mean(np.array([score.parts[name] for score in scores])) for name in scores[0].parts}
+    parts = {name: mean(column(scores, name)) for name in part_names(scores)}
     return Result(scorer.name, len(scores), int(np.isnan(values).sum()), mean(values), parts)
 
 
@@ -279,8 +293,8 @@ def with_judge(
 ) -> Result:
     """The result with a judge's axes and the corrected score, both its orders of averaging, with 95 % intervals."""
     texts = [prompt.text for prompt in prompts]
-    parts = {name: np.array([one.parts[name] for one in judgements]) for name in judgements[0].parts}
-    reward, u = np.array([score.value for score in scores]), judge_mean(parts, correction)
+    parts = {name: column(judgements, name) for name in part_names(judgements)}
+    reward, u = np.array([score.value for score in scores]), judge_mean(judgements, correction)
     corrected = {
         "of the means": judging.corrected_mean(reward, u, texts, correction),
         "mean": stats.bootstrap_mean(corrected_score(reward, u, correction), prompts=texts),

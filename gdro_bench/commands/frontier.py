@@ -98,12 +98,13 @@ def execute(
     Raises:
         BenchError: as `evaluate.execute`; no adapters were named, or the model cannot scale them.
     """
-    request.check(prompts)
+    request.check(prompts, out)
     if request.lora is None:
         raise BenchError("--lora-scale needs adapters to scale.", "Add --lora FOLDER, such as a run's lora/.", 2)
     task, profile, held_out = evaluation_inputs(task_name, profile_name, settings, prompts)
     instruments = Instruments.open(task, profile, request)
     policy = open_model(profile, request.weights, request.lora, pick_device(request.device))
+    evaluate.encode(policy, held_out)
     with progress.EvaluationBar(console) as bar:
         seen = [look(policy, scale, held_out, task, profile, instruments, bar.evaluating) for scale in scales]
         lots = [one.pictures for one in seen]

@@ -84,9 +84,8 @@ def common_level(comparison: Comparison) -> float | None:
 
     None if fewer than two entries are compared, or none rises.
     """
-    bases = [base for entry in comparison.entries if not np.isnan(base := float(entry.mean("reward")[0]))]
     tops = [top for entry in comparison.entries if (top := _top(entry, comparison.prompts)) is not None]
-    return bases[-1] + min(tops) if tops and len(comparison.entries) > 1 else None
+    return float(comparison.reference.mean("reward")[0]) + min(tops) if tops and len(comparison.entries) > 1 else None
 
 
 def _top(entry: Entry, prompts: stats.Weights) -> float | None:

@@ -39,12 +39,12 @@ class RunRow:
 @dataclass(frozen=True, slots=True)
 class ClaimSection:
     """A claim on a page of verdicts: its verdict and source, the table of its tests (titled by the claim itself), and
-    the commands that repeat its runs."""
+    which of the page's commands repeat its runs, from 1 on."""
 
     verdict: str
     source: str
     table: Table
-    commands: list[str]
+    commands: list[int]
 
 
 def render(
@@ -72,7 +72,13 @@ def render(
 
 
 def render_claims(
-    title: str, sentences: Sequence[str], summary: Table, sections: Sequence[ClaimSection], figure: Path
+    title: str,
+    sentences: Sequence[str],
+    summary: Table,
+    sections: Sequence[ClaimSection],
+    commands: Sequence[str],
+    figure: Path,
+    figure_title: str,
 ) -> str:
     """The HTML of a page of verdicts. figure: a PNG file."""
     return _template("claims/claims.html.j2").render(
@@ -80,12 +86,30 @@ def render_claims(
         sentences=sentences,
         summary=_table(summary),
         sections=[
-            {"verdict": one.verdict, "source": one.source, "table": _table(one.table), "commands": one.commands}
+            {
+                "verdict": one.verdict,
+                "source": one.source,
+                "table": _table(one.table),
+                "runs": told_numbers(one.commands),
+            }
             for one in sections
         ],
+        commands=commands,
         figure=_uri(figure.read_bytes()),
+        figure_title=figure_title,
         style=_own("page.css"),
     )
+
+
+def told_numbers(numbers: Sequence[int]) -> str:
+    """Rising numbers for people, runs of three and more as a span: 1 to 3, 7, 9."""
+    spans: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1].append(number)
+        else:
+            spans.append([number])
+    return ", ".join(f"{s[0]} to {s[-1]}" if len(s) > 2 else ", ".join(map(str, s)) for s in spans)
 
 
 def _template(name: str) -> jinja2.Template:

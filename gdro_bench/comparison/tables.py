@@ -51,6 +51,10 @@ ENOUGH = 10  # seeds: where they alone differ, a bootstrap over five holds the t
 FEW = 10  # pictures: of fewer no share that is gone is told
 WIDE = 2  # an interval whose ends are further apart by factor is said to be wide
 NOT_KNOWN = str(Estimate(math.nan, math.nan, math.nan))
+TEX = str.maketrans(
+    {character: rf"\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 ONE = Estimate(1.0, 1.0, 1.0)  # of the reference to itself
 TABLED = ("corrected", "u", "gold", "text_area", "vendi", "path_kl")  # the columns of tables
 
@@ -518,9 +522,7 @@ def _more(change: Estimate) -> str:
 
 
 def _tex(text: str) -> str:
-    for plain, escaped in {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"}.items():
-        text = text.replace(plain, escaped)
-    return text.replace("R*", "$R^*$")
+    return text.translate(TEX).replace("R*", "$R^*$")
 
 
 def _instruments(compared: Comparison) -> str:

@@ -162,6 +162,7 @@ def _corrected(run: Run, scores: pd.DataFrame, judged: pd.DataFrame | None) -> t
 
 
 def _body(run: Run, folder: Path, scores: pd.DataFrame, judged: pd.DataFrame | None, corrected: str, sheet: str) -> str:
+    correction = task.load(run.task).correction
     last, judges, healthy = run.points[-1], judging.instruments(folder), health.read(folder)
     reward, *moved = _moved(run, scores, judged)
     return f"""# {run.method} on {run.task}, seed {run.seed}
@@ -175,8 +176,8 @@ LoRA adapters for {_named_base(run)}, trained with `{run.method}` on the reward 
 | corrected score, {corrected} | |
 
 Brackets are 95 % bootstrap intervals over prompts. {last.unscored} pictures at the end could not be scored.
-The corrected score is r (u - 3) + 0.2 of the means of the reward r and of a judge's rating u, which no training saw;
-judge: {judges.get("judge", "none, so it is not known")}.
+The corrected score is r (u - {correction.pivot:g}) + {correction.shift:g} of the means of the reward r and of a
+judge's rating u, which no training saw; judge: {judges.get("judge", "none, so it is not known")}.
 
 Spent: {last.evaluations:,} velocity evaluations (passes of one image through the model), {last.pool_evaluations:,} of
 them for a pool of images; {last.updates} updates; {last.reward_calls:,} calls of the reward.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gdro_bench import content, sampling
+from gdro_bench.distributed import batches
 from gdro_bench.policy import Policy
 from gdro_bench.profile import DivergenceConfig, Sampler
 from gdro_bench.rewards import panel
@@ -53,12 +54,26 @@ def paths(policy: Policy, prompts: Sequence[Prompt], task_name: str, sampler: Sa
     latent's elements: exact for this path, and its mean over paths is the KL of the sampled process. The last step
     injects no noise and is left out.
     """
+    x = sampling.noise_for([(task_name, "drift", p.text) for p in prompts], policy.latent_shape)
+    generator = torch.Generator().manual_seed(content.seed(task_name, "drift"))
+    eps = torch.stack([torch.randn(x.shape, generator=generator) for _ in range(sampler.steps - 1)])
+    noising = SdeConfig("flow", noise_level)
+    found = [
+        _follow(policy, prompts[rows], x[rows], eps[:, rows], sampler, noising)
+        for rows in batches(len(prompts), sampler.batch)
+    ]
+    return Paths(torch.cat([one.velocity_ratio for one in found]), torch.cat([one.kl for one in found]))
+
+
+def _follow(
+    policy: Policy, prompts: Sequence[Prompt], x: Tensor, eps: Tensor, sampler: Sampler, noising: SdeConfig
+) -> Paths:
+    """The paths from noise x [B, *latent_shape], with eps [S - 1, B, *latent_shape] injected on the way."""
     schedule = policy.timesteps(sampler.steps, sampler.shift)
     cond = policy.encode(prompts)
     device = cond.tensors[0].device
-    x = sampling.noise_for([(task_name, "drift", p.text) for p in prompts], policy.latent_shape).to(device)
+    x = x.to(device)
     new, old = (sampling.conditioned(policy, cond, sampler.guidance, reference) for reference in (False, True))
-    noising, generator = SdeConfig("flow", noise_level), torch.Generator().manual_seed(content.seed(task_name, "drift"))
     ratio, kl = torch.zeros(len(x), device=device), torch.zeros(len(x), device=device)
     for step in range(sampler.steps):
         t, t_next = (torch.full((len(x),), float(schedule[step + i]), device=device) for i in (0, 1))
@@ -67,8 +82,7 @@ def paths(policy: Policy, prompts: Sequence[Prompt], task_name: str, sampler: Sa
         if step < sampler.steps - 1:
             here, there = (sampling.transition(u, x, t, t_next, schedule, noising) for u in (v, v_ref))
             kl += (here.mean - there.mean).square().flatten(1).sum(1) / (2 * here.std.square())
-            eps = torch.randn(x.shape, generator=generator).to(device)
-            x = here.mean + here.std.view(-1, *[1] * (x.ndim - 1)) * eps
+            x = here.mean + here.std.view(-1, *[1] * (x.ndim - 1)) * eps[step].to(device)
     return Paths(ratio, kl)
 
 
@@ -79,6 +93,6 @@ def _vendi(
     keys = [(task_name, "diversity", p.text, i) for p in prompts for i in range(config.images)]
     noise = sampling.noise_for(keys, policy.latent_shape)
     each = [p for p in prompts for _ in range(config.images)]
-    images = policy.decode(sampling.sample(policy, noise, each, sampler, reference=False))
+    images = sampling.decoded(policy, sampling.sample(policy, noise, each, sampler, reference=False), sampler.batch)
     groups: NDArray[np.uint8] = images.reshape(len(prompts), config.images, *images.shape[1:])
     return [panel.vendi(group) for group in groups]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -15,7 +14,7 @@ from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import record
 from gdro_bench.engine.plan import Plan
 from gdro_bench.errors import BenchError
-from gdro_bench.files import not_written, write_atomically
+from gdro_bench.files import lock, not_written, write_atomically
 
 ANEW = "Delete that file and type the same command again: the run goes on."
 
@@ -33,14 +32,12 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise not_written(folder, error) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not lock(file, wait=False):
             file.seek(0)
             raise BenchError(
                 f"{folder} is being run by process {file.read().strip() or 'another'}.",
                 "Wait for it, or give another --out.",
-            ) from error
+            )
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

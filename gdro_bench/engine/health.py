@@ -170,8 +170,7 @@ class Health:
             return [math.nan] * len(images)
         scores = self.judge(images, self.plan.health)
         check_axes(self.judge, scores, self.plan.task.correction)
-        parts = {axis: np.array([score.parts[axis] for score in scores]) for axis in self.plan.task.correction.axes}
-        ratings: list[float] = judge_mean(parts, self.plan.task.correction).tolist()
+        ratings: list[float] = judge_mean(scores, self.plan.task.correction).tolist()
         return ratings
 
     def _path_kl(self) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -89,8 +90,13 @@ def point_of(mark: float, rows: Sequence[Row], base: Sequence[Row], state: RunSt
         reward=stats.bootstrap_mean(values, prompts=prompts),
         gain=stats.paired_gain(before, values, prompts=prompts),
         unscored=int(np.isnan(values).sum()),
-        parts={name: _mean([row[name] for row in scored]) for name in rows[0] if name not in record.SCORE_COLUMNS},
+        parts={name: _mean([row.get(name, math.nan) for row in scored]) for name in _parts(rows)},
     )
+
+
+def _parts(rows: Sequence[Row]) -> list[str]:
+    """The columns of all rows that are parts of the score; one that could not be scored may have none."""
+    return [name for name in dict.fromkeys(itertools.chain(*rows)) if name not in record.SCORE_COLUMNS]
 
 
 def _mean(values: list[float]) -> float:

@@ -306,8 +306,7 @@ class _Judging:
 def _columns(scores: Mapping[str, Score], correction: Correction) -> Row:
     columns: Row = {f"{role.replace(' ', '_')}_note": score.note for role, score in scores.items()}
     if "judge" in scores:
-        axes = {name: np.array([value]) for name, value in scores["judge"].parts.items()}
-        columns |= {"u": float(judge_mean(axes, correction)[0]), **scores["judge"].parts}
+        columns |= {"u": float(judge_mean([scores["judge"]], correction)[0]), **scores["judge"].parts}
     if "gold" in scores:
         columns |= {"gold": scores["gold"].value, **scores["gold"].parts}
     if "second reader" in scores:

@@ -22,8 +22,11 @@ from gdro_bench.rewards.instruments import check_auxiliaries
 from gdro_bench.task import Prompt, PromptOf, PromptSet, Task
 
 if TYPE_CHECKING:
-    from gdro_bench.methods import Method
+    from gdro_bench.methods import CostModel, Method
     from gdro_bench.methods.offline import PoolConfig
+
+
+JUDGE_URL = "profile.judge.url"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +129,21 @@ def make_plan(
     held_out = _held_out_prompts(task_, profile_, prompts)
     method_ = registry.lookup("method", method)
     config = _config(method_, tables["method"], path.name, seed)
-    _check_method(method_, config, train, profile_, seed)
+    _check_method(method_, config, train, profile_)
     check_auxiliaries(auxiliaries_of(config), task_, profile_)
     changed += (f"prompts={tasks.digest_with_targets(held_out)[:8]}",) if prompts else ()
     changed += (f"train_prompts={tasks.digest_with_targets(train)[:8]}",) if train_prompts else ()
-    changed = tuple(map(without_credentials, changed))  # records and folders are shared; passwords are not
+    changed = tuple(map(_shareable, changed))
     tables["profile"]["judge"]["url"] = without_credentials(profile_.judge.url)
     run_folder = out / task / profile / folder_name(method, changed, seed)
     shared = (train, held_out, tables, changed, run_folder, prompts, tuple(dict.fromkeys(track)))
     return Plan(task_, profile, profile_, method, config, seed, *shared, train_prompts)
+
+
+def _shareable(setting: str) -> str:
+    """As records and folders, which others see, may show it: without a password."""
+    name, _, value = setting.partition("=")
+    return f"{name}={without_credentials(value)}" if name == JUDGE_URL else setting
 
 
 def _check_trackers(names: Sequence[str]) -> None:
@@ -168,7 +177,7 @@ def with_numbers(made: Plan, numbers: Mapping[str, Any]) -> Plan:
     changed = content.apply_settings(tables, [f"method.{k}={json.dumps(value)}" for k, value in numbers.items()])
     method: Method = registry.lookup("method", made.method)
     config = _config(method, tables["method"], f"{made.method}.toml", made.seed)
-    _check_method(method, config, made.train, made.profile, made.seed)
+    _check_method(method, config, made.train, made.profile)
     by_name = {setting.partition("=")[0]: setting for setting in (*made.changed, *changed)}
     return replace(made, config=config, settings=tables, changed=tuple(by_name.values()))
 
@@ -180,6 +189,22 @@ def _config(method: Method, table: Mapping[str, Any], where: str, seed: int) -> 
     return config if pool is None else replace(config, pool=pool.of_run(seed))
 
 
+def costs_of(profile_name: str, profile: Profile) -> dict[str, tuple[Any, CostModel]]:
+    """For each method that the profile has numbers of, and that foretells its costs: its config, for no task in
+    particular, and its costs.
+
+    Raises:
+        BenchError: a file of numbers is not in order.
+    """
+    found = {}
+    for name, path in sorted(content.method_files(profile_name).items()):
+        method: Method | None = registry.lookup("method", name) if name != "profile" else None
+        if method is not None and method.costs is not None:
+            config = content.build(method.config_type, read_numbers(path, None), path.name)
+            found[name] = config, method.costs(config, profile.sampler)
+    return found
+
+
 def read_numbers(path: Path, task: str | None) -> dict[str, Any]:
     """A profile's or a method's numbers for a task: the file's, with those of its table `[tasks.<task>]` in the place
     of general ones; the general ones alone for no task.
@@ -188,7 +213,7 @@ def read_numbers(path: Path, task: str | None) -> dict[str, Any]:
         BenchError: the file cannot be read, or such a table names no task or no number of the file.
     """
     table = content.read(path)
-    by_task = table.pop("tasks", {})
+    by_task = content.tables_in(table.pop("tasks", {}), f"[tasks] in {path}")
     for name in by_task:
         content.find("task", name)
     of = (tasks.load(task).numbers or task) if task else ""
@@ -216,7 +241,7 @@ def read_profile(name: str, settings: Sequence[str] = (), task: str | None = Non
         BenchError: as for `make_plan`.
     """
     tables = {"profile": read_numbers(content.find("profile", name) / "profile.toml", task)}
-    content.apply_settings(tables, settings)
+    content.apply_settings(tables, settings, {"profile": lambda: Profile})
     return content.build(Profile, tables["profile"], "profile.toml")
 
 
@@ -252,13 +277,12 @@ def _check(profile: Profile) -> None:
     check_judge(judges.name, judges.url)
 
 
-def _check_method(method: Method, config: Any, train: list[Prompt], profile: Profile, seed: int) -> None:
+def _check_method(method: Method, config: Any, train: list[Prompt], profile: Profile) -> None:
     """Raises:
-    BenchError: the budget ends before its pools are trained on, or the method refuses a number."""
-    from gdro_bench.engine.refusals import check_numbers  # it imports torch, which a wrong name need not wait for
-
+    BenchError: the method refuses a number, or the budget ends before its pools are trained on."""
+    if method.check is not None:
+        method.check(config, train, profile.sampler)
     _check_pool(method, config, profile)
-    check_numbers(method, config, train, profile.sampler, seed)
 
 
 def _check_pool(method: Method, config: Any, profile: Profile) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 from gdro_bench import content
 from gdro_bench.errors import BenchError, first_line
-from gdro_bench.files import write_atomically
+from gdro_bench.files import strict_json, write_atomically
 from gdro_bench.stats import Estimate
 
 SCHEMA = 3
@@ -93,7 +94,7 @@ def result_settings(profile: dict[str, Any]) -> dict[str, Any]:
 
 def write(run: Run, folder: Path) -> None:
     """Writes run.json, last and atomically: a folder with it is a finished run."""
-    write_atomically(folder / "run.json", json.dumps(dataclasses.asdict(run), indent=1, sort_keys=True).encode())
+    write_atomically(folder / "run.json", strict_json(dataclasses.asdict(run), sort=True))
 
 
 def read(folder: Path) -> Run:
@@ -166,7 +167,18 @@ def _damaged(path: Path, error: Exception) -> BenchError:
 
 
 def point_from(table: dict[str, Any]) -> Point:
-    return content.build(Point, table, "a point of the record")
+    """An evaluation point as a record's JSON has it, null for numbers that are not known.
+
+    Raises:
+        BenchError: it lacks a field, or one is of another type.
+    """
+    return content.build(Point, _with_nan(table), "a point of the record")
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_nan(item) for name, item in value.items()}
+    return math.nan if value is None else value
 
 
 def read_scores(folder: Path) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,7 +56,7 @@ def execute(plan: Plan, listener: ProgressListener, processes: ProcessGroup) -> 
         BenchError: the folder is in use, damaged or another run's, or a part of the run fails for good.
     """
     with _locked(plan, processes):
-        if processes.broadcast((plan.folder / "run.json").exists()):
+        if processes.broadcast(processes.is_main and (plan.folder / "run.json").exists()):
             run = record.read(plan.folder)
             folders.check_claim(plan, run.digests["model"], run.instruments["reward"])
         else:
@@ -70,7 +71,10 @@ def _judge(plan: Plan, run: Run, listener: ProgressListener, tick: Callable[[], 
         listener.evaluating(done, total)
         tick()
 
-    judging.finish(run, plan.folder, plan.profile.judge, judged)
+    try:
+        judging.finish(run, plan.folder, plan.profile.judge, judged)
+    except BenchError as error:  # the run is finished and stands; a judge's server may be up another day
+        listener.warn(f"The run is finished, but not judged. {error.problem} {error.remedy}")
     card.write(plan.folder)
 
 
@@ -116,11 +120,17 @@ class Execution:
         self.auxiliaries = open_named(plan.auxiliaries, plan.profile, processes.device)
         folders.claim(plan, self.policy.name, scorer.name, processes.is_main)
         folders.check_shared(plan.folder, processes)
-        processes.check_same(plan.digests | {"model": self.policy.name, "adapters": _digest(self.policy)})
+        processes.check_same(plan.digests | self._instruments() | {"adapters": _digest(self.policy)})
         self._warn()
         self.policy.encode_ahead(plan.all_prompts, processes)
         self.training = self._start()
         self.tracking = Tracking(plan if processes.is_main else replace(plan, track=()), self.state, listener.warn)
+
+    def _instruments(self) -> dict[str, str]:
+        """What every machine must have alike."""
+        watching = ", ".join(f"{name}: {scorer.name}" for name, scorer in self.auxiliaries.items())
+        libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers"))
+        return {"model": self.policy.name, "reward": self.scorer.name, "auxiliaries": watching, "libraries": libraries}
 
     def _warn(self) -> None:
         """Of one's own prompts that the model cannot show: their scores say nothing of a method."""
@@ -136,7 +146,8 @@ class Execution:
 
     def _start(self) -> Training:
         """The training, fresh or as the checkpoint has it."""
-        saved = self._read_checkpoint() if self.processes.broadcast(self.checkpoint.exists()) else None
+        there = self.processes.broadcast(self.processes.is_main and self.checkpoint.exists())
+        saved = self._read_checkpoint() if there else None
         if saved is not None:
             self.state = RunState.from_json(saved["state"])
         plan, ledger = self.plan, self.state.ledger

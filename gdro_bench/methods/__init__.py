@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -93,9 +93,11 @@ class Method:
 
     `config_type` is a dataclass that the method's TOML file is read into; `start(config, context)` begins a training;
     `costs(config, sampler)` foretells what it will spend (as far as that can be known before: groups that teach nothing
-    may save some); without it a run has no dry run.
+    may save some); without it a run has no dry run. `check(config, prompts, sampler)` refuses numbers that do not go
+    together, by a `BenchError`, before a model is opened; prompts are those of training.
     """
 
     config_type: type[Any]
     start: Callable[[Any, TrainContext], Training]
     costs: Callable[[Any, Sampler], CostModel] | None = None
+    check: Callable[[Any, Sequence[Prompt], Sampler], None] | None = None

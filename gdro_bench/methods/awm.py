@@ -23,6 +23,7 @@ Where this differs from the published code:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,14 +31,15 @@ from torch import Tensor
 
 from gdro_bench.content import NonNegative, Positive
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import CostModel, Method, TrainContext, forward_process
+from gdro_bench.methods import forward_process
 from gdro_bench.methods.ema import Decay
 from gdro_bench.methods.forward_data import OfflineConfig, OnlineConfig, Std
-from gdro_bench.methods.forward_process import ForwardTraining, Mode, Role, Rule, Seen, distance, error, kl, kl_roles
+from gdro_bench.methods.forward_process import Mode, Role, Rule, Seen, distance, error, kl, kl_roles
 from gdro_bench.methods.grpo import clipped_loss
 from gdro_bench.methods.offline import PoolConfig
 from gdro_bench.methods.trainer import OptimiserConfig
 from gdro_bench.profile import Sampler
+from gdro_bench.task import Prompt
 
 TINY = 1e-10  # keeps the slope of a root finite at 0
 Likelihood = Literal["ghuber", "huber", "uniform", "t", "t2"]
@@ -105,18 +107,14 @@ def rule(config: Config) -> Rule:
     return Rule("awm", loss, frozenset({*copies, *kl_roles(c)}), copies, lambda updates: None)
 
 
-def start(config: Config, context: TrainContext) -> ForwardTraining:
+def check(config: Config, prompts: Sequence[Prompt], sampler: Sampler) -> None:
     """Raises:
-    BenchError: the policy that sampled would be forgotten within an epoch."""
-    if config.online.updates_per_epoch > 1 and config.online.move_copies == "update":
+    BenchError: numbers that do not go together, or the policy that sampled would be forgotten within an epoch."""
+    forward_process.check(config, prompts, sampler)
+    if config.mode == "online" and config.online.updates_per_epoch > 1 and config.online.move_copies == "update":
         raise BenchError(
             "AWM compares all updates of an epoch with its start.", 'Set method.online.move_copies="epoch".', 2
         )
-    return ForwardTraining(config, rule(config), context)
 
 
-def costs(config: Config, sampler: Sampler) -> CostModel:
-    return forward_process.costs(config, rule(config), sampler)
-
-
-METHOD = Method(Config, start, costs)
+METHOD = forward_process.method(Config, rule, check)

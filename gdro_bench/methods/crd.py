@@ -30,11 +30,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gdro_bench.content import NonNegative, Positive
-from gdro_bench.methods import CostModel, Method, TrainContext, forward_process
+from gdro_bench.methods import forward_process
 from gdro_bench.methods.ema import Decay
 from gdro_bench.methods.forward_data import OfflineConfig, OnlineConfig, Std
 from gdro_bench.methods.forward_process import (
-    ForwardTraining,
     Mode,
     Rule,
     Seen,
@@ -46,7 +45,6 @@ from gdro_bench.methods.forward_process import (
 from gdro_bench.methods.nft import LEAST, optimality
 from gdro_bench.methods.offline import PoolConfig
 from gdro_bench.methods.trainer import OptimiserConfig
-from gdro_bench.profile import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +97,4 @@ def rule(config: Config) -> Rule:
     return Rule("crd", loss, reads, {"old": c.old, "sampler": c.sampler}, lambda updates: "sampler")
 
 
-def start(config: Config, context: TrainContext) -> ForwardTraining:
-    return ForwardTraining(config, rule(config), context)
-
-
-def costs(config: Config, sampler: Sampler) -> CostModel:
-    return forward_process.costs(config, rule(config), sampler)
-
-
-METHOD = Method(Config, start, costs)
+METHOD = forward_process.method(Config, rule)

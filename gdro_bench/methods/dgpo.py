@@ -29,13 +29,12 @@ import torch
 from torch import Tensor
 
 from gdro_bench.content import Natural, NonNegative, Positive
-from gdro_bench.methods import CostModel, Method, TrainContext, forward_process
+from gdro_bench.methods import forward_process
 from gdro_bench.methods.ema import Decay
 from gdro_bench.methods.forward_data import OfflineConfig, OnlineConfig, Std
-from gdro_bench.methods.forward_process import ForwardTraining, Mode, Role, Rule, Seen, error, kl, kl_roles
+from gdro_bench.methods.forward_process import Mode, Role, Rule, Seen, error, kl, kl_roles
 from gdro_bench.methods.offline import PoolConfig
 from gdro_bench.methods.trainer import OptimiserConfig
-from gdro_bench.profile import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +99,4 @@ def rule(config: Config) -> Rule:
     return Rule("dgpo", loss, frozenset(reads), {"old": c.old}, lambda updates: None if updates < acts else "old")
 
 
-def start(config: Config, context: TrainContext) -> ForwardTraining:
-    return ForwardTraining(config, rule(config), context)
-
-
-def costs(config: Config, sampler: Sampler) -> CostModel:
-    return forward_process.costs(config, rule(config), sampler)
-
-
-METHOD = Method(Config, start, costs)
+METHOD = forward_process.method(Config, rule)

@@ -7,11 +7,12 @@ GDRO's. Differences from the published method:
 1. The pair comes from the pool of the reference model's own images, ranked by the reward, not by people.
 2. t and noise are shared in a pair if `share_t`, `share_noise` say so; published code shares both.
 3. A pair has two different rewards (`draw`): equal ones carry no preference, and published code takes them out of the
-   data, too. Until 2026-11-29 any two images were drawn here, two fifths of them equal, at the full cost of an update.
+   data, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -20,6 +21,7 @@ from gdro_bench.methods import CostModel, Method, TrainContext, Training, gdro
 from gdro_bench.methods.offline import PoolConfig
 from gdro_bench.methods.trainer import OptimiserConfig
 from gdro_bench.profile import Sampler
+from gdro_bench.task import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ def as_gdro(config: Config) -> gdro.Config:
 
 
 def start(config: Config, context: TrainContext) -> Training:
-    # its random numbers are GDRO's stream: another one would move the shipped results (second edition: one of its own)
+    # its random numbers are GDRO's stream: another one would move the shipped results
     return gdro.start(as_gdro(config), context)
 
 
@@ -52,4 +54,8 @@ def costs(config: Config, sampler: Sampler) -> CostModel:
     return gdro.costs(as_gdro(config), sampler)
 
 
-METHOD = Method(Config, start, costs)
+def check(config: Config, prompts: Sequence[Prompt], sampler: Sampler) -> None:
+    gdro.check(as_gdro(config), prompts, sampler)
+
+
+METHOD = Method(Config, start, costs, check)

@@ -25,11 +25,11 @@ Where this differs from the published code (numbers: see baselines/methods/flow-
 from __future__ import annotations
 
 from gdro_bench.methods import Method, TrainContext
-from gdro_bench.methods.grpo import Config, RolloutTraining, costs
+from gdro_bench.methods.grpo import Config, RolloutTraining, check, costs
 
 
 def start(config: Config, context: TrainContext) -> RolloutTraining:
     return RolloutTraining("flow-grpo", config, context)
 
 
-METHOD = Method(Config, start, costs)
+METHOD = Method(Config, start, costs, check)

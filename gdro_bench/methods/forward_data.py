@@ -124,12 +124,9 @@ class Rollouts:
         context: TrainContext,
         acting: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        """Raises:
-        BenchError: numbers that do not go together."""
         self.name, self.config, self.std, self.limit = name, config, std, limit
         self.context, self.acting = context, acting
         self.sampler = rollout_sampler(config, context.sampler)
-        _check_online(config, self.sampler.steps, len(context.prompts))
         self.schedule = context.policy.timesteps(self.sampler.steps, self.sampler.shift)
         self.number = 0  # of epochs so far
         self.epoch: Epoch | None = None
@@ -201,10 +198,6 @@ class FixedPool:
     """GDRO's pool of the reference model's images, with advantages among the k that are drawn of a group."""
 
     def __init__(self, config: OfflineConfig, pool: PoolConfig, std: Std, limit: float, context: TrainContext) -> None:
-        """Raises:
-        BenchError: k does not fit the pool's groups."""
-        if not 2 <= config.k <= pool.images:
-            raise BenchError(f"offline.k is {config.k}.", f"It must lie between 2 and pool.images ({pool.images}).", 2)
         self.config, self.std, self.limit, self.context = config, std, limit, context
         self.source = Source(pool, context)
 
@@ -232,7 +225,16 @@ class FixedPool:
         self.source.collected = state["collected"]
 
 
-def _check_online(config: OnlineConfig, steps: int, prompts: int) -> None:
+def check_offline(config: OfflineConfig, pool: PoolConfig) -> None:
+    """Raises:
+    BenchError: k does not fit the pool's groups."""
+    if not 2 <= config.k <= pool.images:
+        raise BenchError(f"offline.k is {config.k}.", f"It must lie between 2 and pool.images ({pool.images}).", 2)
+
+
+def check_online(config: OnlineConfig, steps: int, prompts: int) -> None:
+    """Raises:
+    BenchError: numbers that do not go together, or that a grid of so many steps or so few prompts does not allow."""
     c = config
     if c.k < 2:
         raise BenchError(f"online.k is {c.k}.", "A group needs at least 2 images.", 2)

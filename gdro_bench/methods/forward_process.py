@@ -21,7 +21,7 @@ older copies and reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -32,7 +32,7 @@ from torch import Tensor
 from gdro_bench.budget import GRADIENT_COST, Cost
 from gdro_bench.content import NonNegative, Positive
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import CostModel, Step, TrainContext
+from gdro_bench.methods import CostModel, Method, Step, TrainContext
 from gdro_bench.methods.ema import Decay, Ema
 from gdro_bench.methods.forward_data import (
     FixedPool,
@@ -41,6 +41,8 @@ from gdro_bench.methods.forward_data import (
     OnlineConfig,
     Rollouts,
     check_grid,
+    check_offline,
+    check_online,
     rollout_sampler,
 )
 from gdro_bench.methods.offline import PoolConfig, pool_cost
@@ -51,6 +53,7 @@ from gdro_bench.sampling import guided
 from gdro_bench.task import Prompt
 
 Mode = Literal["online", "offline"]
+Check = Callable[[Any, Sequence[Prompt], Sampler], None]  # of a method's numbers: `Method.check`
 Role = Literal["old", "sampler", "reference", "teacher"]  # whose velocities a loss may compare the policy's with
 
 
@@ -134,9 +137,18 @@ def kl_roles(config: Numbers) -> frozenset[Role]:
     return frozenset({"reference" if config.teacher_guidance == 1 else "teacher"})
 
 
-def check_teacher(config: Numbers, sampler: Sampler) -> None:
+def check(config: Numbers, prompts: Sequence[Prompt], sampler: Sampler) -> None:
     """Raises:
-    BenchError: a guided teacher teaches guidance, which the sampler would then apply once more."""
+    BenchError: numbers that do not go together."""
+    _check_teacher(config, sampler)
+    if config.mode == "offline":
+        check_offline(config.offline, config.pool)
+    else:
+        check_online(config.online, rollout_sampler(config.online, sampler).steps, len(prompts))
+
+
+def _check_teacher(config: Numbers, sampler: Sampler) -> None:
+    """A guided teacher teaches guidance, which the sampler would then apply once more."""
     if config.kl_weight and config.teacher_guidance != 1 and sampler.guidance != 1:
         raise BenchError(
             f"The teacher is guided ({config.teacher_guidance}), and so are the pictures ({sampler.guidance}).",
@@ -191,12 +203,23 @@ def _asked(decay: Decay, online: OnlineConfig) -> float:
     return 0.0 if online.move_copies == "update" else 1 - 1 / online.updates_per_epoch
 
 
+def method(config_type: type[Any], rule_of: Callable[[Any], Rule], check: Check = check) -> Method:
+    """A method that is this loop with the rule that its numbers make."""
+
+    def start(config: Any, context: TrainContext) -> ForwardTraining:
+        """Raises:
+        BenchError: numbers that do not go together."""
+        check(config, context.prompts, context.sampler)
+        return ForwardTraining(config, rule_of(config), context)
+
+    return Method(config_type, start, lambda config, sampler: costs(config, rule_of(config), sampler), check)
+
+
 class ForwardTraining:
     """Collects what it trains on, then trains on it, an update a step."""
 
     def __init__(self, config: Numbers, rule: Rule, context: TrainContext) -> None:
         self.config, self.rule, self.context = config, rule, context
-        check_teacher(config, context.sampler)
         self.trainer = Trainer(context.policy, config.optimiser, context.processes)
         online = config.mode == "online"
         decays = rule.copies if online else {}

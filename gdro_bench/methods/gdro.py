@@ -26,6 +26,7 @@ Left open by the paper, hence options (the numbers are in baselines/<profile>/gd
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -48,13 +49,14 @@ from gdro_bench.methods.offline import (
     pool_cost,
     residual,
 )
-from gdro_bench.methods.online import ONCE, OnlineConfig, OnlineTraining, Rounds, online_costs
+from gdro_bench.methods.online import ONCE, OnlineConfig, OnlineTraining, Rounds, check_online, online_costs
 from gdro_bench.methods.pool_regulariser import PoolGuard, trusted
 from gdro_bench.methods.regularise import AuxiliaryConfig, PoolRegulariser
 from gdro_bench.methods.trainer import OptimiserConfig
 from gdro_bench.policy import Policy
 from gdro_bench.profile import Sampler
 from gdro_bench.sampling import ConditionalVelocity
+from gdro_bench.task import Prompt
 
 Ties = Literal["joint", "order"]
 SATURATED = 0.99  # a group's largest softmax of s, above which it hardly teaches
@@ -146,12 +148,9 @@ def group_costs(pool: PoolConfig, optimiser: OptimiserConfig, sampler: Sampler, 
 def start(config: Config, context: TrainContext) -> Training:
     """Raises:
     BenchError: numbers that do not go together."""
-    if config.k > config.pool.images or config.k < 2:
-        raise BenchError(f"k is {config.k}.", f"It must lie between 2 and pool.images ({config.pool.images}).", 2)
+    check(config, context.prompts, context.sampler)
     controller = Controller(config.adaptive_beta, config.beta, config.tau, context.seed)
     online = config.online or ONCE
-    regularise.check(config.regulariser, config.auxiliary)
-    regularise.check_pool(config.regulariser, online.elite and online.rounds > 1)
     guard = PoolGuard(config.regulariser, config.auxiliary)
     if controller.rule == "fixed" and online.rounds == 1 and not online.held_back:
         source = Source(config.pool, context, guard=guard)
@@ -172,6 +171,18 @@ def begin_rounds(
     rounds = Rounds(config.pool, online, context, guard)
     objective = Objective(config, rounds, context.policy, controller)
     return OnlineTraining(objective, rounds, config.optimiser, context, config.draws)
+
+
+def check(config: Config, prompts: Sequence[Prompt], sampler: Sampler) -> None:
+    """Raises:
+    BenchError: numbers that do not go together."""
+    if config.k > config.pool.images or config.k < 2:
+        raise BenchError(f"k is {config.k}.", f"It must lie between 2 and pool.images ({config.pool.images}).", 2)
+    online = config.online or ONCE
+    Controller(config.adaptive_beta, config.beta, config.tau, 0)
+    regularise.check(config.regulariser, config.auxiliary)
+    regularise.check_pool(config.regulariser, online.elite and online.rounds > 1)
+    check_online(online, config.pool, prompts)
 
 
 def _check_whole(config: Config, context: TrainContext) -> None:
@@ -196,7 +207,7 @@ def costs(config: Config, sampler: Sampler) -> CostModel:
     return online_costs(model, config.pool, config.online or ONCE, sampler, config.groups, config.draws, every)
 
 
-METHOD = Method(Config, start, costs)
+METHOD = Method(Config, start, costs, check)
 
 
 class Errors(NamedTuple):

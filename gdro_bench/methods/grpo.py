@@ -11,7 +11,7 @@ An epoch samples a group of images for each of some prompts, keeps every state o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from gdro_bench.profile import Sampler
 from gdro_bench.rewards.auxiliary import watched
 from gdro_bench.sampling import Chain, SdeConfig
 from gdro_bench.score import GeneratedBatch, Score
+from gdro_bench.task import Prompt
 
 Std = Literal["global", "group", "none"]
 EPSILON = 1e-4  # Flow-GRPO's `std_epsilon`
@@ -168,7 +169,7 @@ class RolloutTraining:
     def __init__(self, name: str, config: Config, context: TrainContext) -> None:
         """Raises:
         BenchError: numbers that do not go together."""
-        _check(config, context)
+        check(config, context.prompts, context.sampler)
         self.name, self.config, self.context = name, config, context
         self.trainer = Trainer(context.policy, config.optimiser, context.processes)
         shift = context.sampler.shift if config.rollout_shift is None else config.rollout_shift
@@ -330,6 +331,22 @@ class RolloutTraining:
             measured["kl_base"] = measured["kl"] if adapters is None else self._kl(new, x, step, cond).mean().item()
         return kl, measured
 
+    def rounding(self) -> dict[str, float]:
+        """Of an epoch that was sampled and not trained on yet: what rounding alone does to its ratios against the
+        log-probabilities kept while sampling. The weights have not moved, so all are 0 where a forward with gradient
+        equals one without, and an epoch's later updates rely on that.
+
+        Returns:
+            `kept_clipped`, the share that would be clipped, and `kept_kl`, half the mean square of the log ratio.
+        """
+        assert self.rollout is not None
+        images, steps = self.rollout.steps.shape
+        pairs = torch.tensor([(i, j) for j in range(steps) for i in range(images)])
+        batches = distributed.batches(len(pairs), self.context.sampler.batch)
+        seen = [(len(pairs[rows]), self._loss(self.rollout, pairs[rows], on_policy=False)[1]) for rows in batches]
+        names = {"kept_clipped": "clipped", "kept_kl": "approx_kl"}
+        return {name: sum(n * one[of] for n, one in seen) / len(pairs) for name, of in names.items()}
+
     def _transition(self, velocity: sampling.Velocity, x: Tensor, step: Tensor) -> sampling.Transition:
         schedule = self.schedule.to(x.device)
         t, t_next = schedule[step], schedule[step + 1]
@@ -365,14 +382,19 @@ class RolloutTraining:
         self.guard.load_state_dict(state.get("guard", {}))
 
 
-def _check(config: Config, context: TrainContext) -> None:
-    c, steps = config, config.rollout_steps or context.sampler.steps
+def check(config: Config, prompts: Sequence[Prompt], sampler: Sampler) -> None:
+    """Raises:
+    BenchError: numbers that do not go together."""
+    c, steps = config, config.rollout_steps or sampler.steps
     regularise.check(c.regulariser, c.auxiliary)
     regularise.check_paid(c.regulariser, c.kl_weight)
     if c.k < 2:
         raise BenchError(f"k is {c.k}.", "A group needs at least 2 images.", 2)
-    if c.prompts > len(context.prompts):
-        raise BenchError(f"An epoch takes {c.prompts} prompts of {len(context.prompts)}.", "Lower method.prompts.", 2)
+    if c.optimiser.batch:
+        raise BenchError("Rollouts are trained in passes of the sampler's batch.",
+                         "Leave method.optimiser.batch out, and set profile.sampler.batch.", 2)  # fmt: skip
+    if c.prompts > len(prompts):
+        raise BenchError(f"An epoch takes {c.prompts} prompts of {len(prompts)}.", "Lower method.prompts.", 2)
     last = steps if c.noisy_last else steps - 1
     if c.window and not c.window <= min(c.window_range, last):
         remedy = f"Set method.window to at most {last} and method.window_range to no less."
@@ -380,7 +402,5 @@ def _check(config: Config, context: TrainContext) -> None:
     if c.window and c.timestep_fraction != 1:
         remedy = "Set method.timestep_fraction=1, or method.window=0."
         raise BenchError("All steps of a window are trained; no timestep_fraction of them.", remedy, 2)
-    if c.noising.level <= 0:
-        raise BenchError("Without noise there is no likelihood to train on.", "Raise method.noising.level above 0.", 2)
     if c.noising.kind == "cps" and c.noisy_last:
         raise BenchError("CPS injects no noise in the last step.", "Set method.noisy_last=false.", 2)

@@ -25,13 +25,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gdro_bench.content import NonNegative, Positive
-from gdro_bench.methods import CostModel, Method, TrainContext, forward_process
+from gdro_bench.methods import forward_process
 from gdro_bench.methods.ema import Decay
 from gdro_bench.methods.forward_data import OfflineConfig, OnlineConfig, Std
-from gdro_bench.methods.forward_process import ForwardTraining, Mode, Rule, Seen, error, kl, kl_roles
+from gdro_bench.methods.forward_process import Mode, Rule, Seen, error, kl, kl_roles
 from gdro_bench.methods.offline import PoolConfig
 from gdro_bench.methods.trainer import OptimiserConfig
-from gdro_bench.profile import Sampler
 
 LEAST = 1e-5  # of the weights w
 
@@ -87,12 +86,4 @@ def rule(config: Config) -> Rule:
     return Rule("nft", loss, reads, {"old": config.old}, lambda updates: "old")
 
 
-def start(config: Config, context: TrainContext) -> ForwardTraining:
-    return ForwardTraining(config, rule(config), context)
-
-
-def costs(config: Config, sampler: Sampler) -> CostModel:
-    return forward_process.costs(config, rule(config), sampler)
-
-
-METHOD = Method(Config, start, costs)
+METHOD = forward_process.method(Config, rule)

@@ -89,7 +89,7 @@ def online_costs(
     return CostModel(each, each + fresh, update, updates, batch, copies=copies, rounds=config.rounds, measured=after)
 
 
-def check(config: OnlineConfig, pool: PoolConfig, context: TrainContext) -> None:
+def check_online(config: OnlineConfig, pool: PoolConfig, prompts: Sequence[Prompt]) -> None:
     """Raises:
     BenchError: numbers that do not go together."""
     rounds, share = config.rounds, pool.prompts // config.rounds
@@ -101,7 +101,7 @@ def check(config: OnlineConfig, pool: PoolConfig, context: TrainContext) -> None
             2,
         )
     needed = pool.prompts if config.prompts == "new" else share
-    known = len(pool_order(context.prompts, 0))
+    known = len(pool_order(prompts, 0))
     if rounds > 1 and needed > known:
         raise BenchError(
             f"{rounds} rounds need {needed} training prompts; there are {known}.",
@@ -128,7 +128,7 @@ class Rounds:
     ) -> None:
         """Raises:
         BenchError: numbers that do not go together."""
-        check(config, pool, context)
+        check_online(config, pool, context.prompts)
         self.guard = guard
         self.pool, self.config, self.context = pool, config, context
         self.share = pool.prompts // config.rounds

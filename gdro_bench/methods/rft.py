@@ -9,6 +9,7 @@ Differences from the published method: one round only (the pool is not sampled a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,7 @@ from gdro_bench.methods.offline import Drawn, OfflineTraining, PoolConfig, Sourc
 from gdro_bench.methods.trainer import OptimiserConfig
 from gdro_bench.policy import Policy
 from gdro_bench.profile import Sampler
+from gdro_bench.task import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,18 @@ def draw_best(r: Tensor, n: int, generator: torch.Generator) -> Tensor:
 
 def start(config: Config, context: TrainContext) -> OfflineTraining:
     """Raises:
+    BenchError: numbers that do not go together."""
+    check(config, context.prompts, context.sampler)
+    source = Source(config.pool, context)
+    return OfflineTraining("rft", Objective(config, source, context.policy), source, config.optimiser, context)
+
+
+def check(config: Config, prompts: Sequence[Prompt], sampler: Sampler) -> None:
+    """Raises:
     BenchError: `best` does not fit the pool's groups."""
     n = config.pool.images
     if not 1 <= config.best <= n:
         raise BenchError(f"best is {config.best}.", f"It must lie between 1 and pool.images ({n}).", 2)
-    source = Source(config.pool, context)
-    return OfflineTraining("rft", Objective(config, source, context.policy), source, config.optimiser, context)
 
 
 def costs(config: Config, sampler: Sampler) -> CostModel:
@@ -59,7 +67,7 @@ def costs(config: Config, sampler: Sampler) -> CostModel:
     return CostModel(pool_cost(config.pool, sampler), Cost(), update, updates=1, batch=batch)
 
 
-METHOD = Method(Config, start, costs)
+METHOD = Method(Config, start, costs, check)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,11 @@ text encoders are on the device only while they work. Adapters are written as pl
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,7 @@ from gdro_bench.profile import LoraConfig, PretrainedConfig, Profile
 from gdro_bench.score import Images
 from gdro_bench.task import Prompt
 
+NUMBERS_SEEN = 64  # of each weight, in a fingerprint
 TEXT_BATCH = 16  # texts encoded at a time
 TEXTS_HELD = 256  # in memory; all lie on disk
 PREFIX = "transformer"  # of adapters' names, as diffusers' pipelines have them
@@ -53,10 +56,12 @@ PREFIX = "transformer"  # of adapters' names, as diffusers' pipelines have them
 class PretrainedPolicy:
     """See `gdro_bench.policy.Policy`. A family adds how its transformer is called and how its latents lie."""
 
-    def __init__(self, pipeline: Any, config: PretrainedConfig, device: str) -> None:
+    def __init__(self, pipeline: Any, config: PretrainedConfig, fingerprint: str, device: str) -> None:
+        """fingerprint: of the transformer's weights; it stands in the names of the model and of adapters' base."""
         self.pipeline, self.config, self.device = pipeline, config, device
         numbers = (config.dtype, config.distilled_guidance, config.text_tokens, config.float8)
-        self.name = f"{Path(config.source).name} {config.side} px {content.digest(*numbers)[:8]}"  # its pools', too
+        self.base = f"{Path(config.source).name} {fingerprint}".strip()
+        self.name = f"{self.base} {config.side} px {content.digest(*numbers)[:8]}"  # its pools', too
         if config.compiled:  # before the blocks are sharded, as FSDP wants it
             compile_blocks(pipeline.transformer)
         if config.sharded and distributed.is_initialized():
@@ -190,10 +195,10 @@ class PretrainedPolicy:
         numbers = self.transformer.peft_config[ADAPTER].to_dict()
         type(self.pipeline).save_lora_weights(folder, weights, transformer_lora_adapter_metadata=numbers)
         settle(folder)
-        note_base(folder, Path(self.config.source).name)
+        note_base(folder, self.base)
 
     def load(self, folder: Path) -> None:
-        check_base(folder, Path(self.config.source).name)
+        check_base(folder, self.base)
         load_lora(self.transformer, folder, PREFIX)
 
 
@@ -321,7 +326,7 @@ def open_flux(
 ) -> FluxPolicy:
     from diffusers import FluxPipeline
 
-    return FluxPolicy(*_opened(FluxPipeline, profile, lora, seed, weights), device)
+    return FluxPolicy(*_opened(FluxPipeline, profile, lora, seed, weights), device=device)
 
 
 def open_sd3(
@@ -329,13 +334,14 @@ def open_sd3(
 ) -> SD3Policy:
     from diffusers import StableDiffusion3Pipeline
 
-    return SD3Policy(*_opened(StableDiffusion3Pipeline, profile, lora, seed, weights), device)
+    return SD3Policy(*_opened(StableDiffusion3Pipeline, profile, lora, seed, weights), device=device)
 
 
 def _opened(
     cls: Any, profile: Profile, lora: LoraConfig | None, seed: int, weights: Path | None
-) -> tuple[Any, PretrainedConfig]:
-    """The pipeline, with fresh adapters if `lora` is given.
+) -> tuple[Any, PretrainedConfig, str]:
+    """The pipeline, with fresh adapters if `lora` is given; its numbers, with the source that it came from; and the
+    fingerprint of the transformer's weights.
 
     Raises:
         BenchError: the profile says nothing of the model or what cannot be, or its weights cannot be had.
@@ -353,8 +359,19 @@ def _opened(
             f"The model {source!r} cannot be loaded: {first_line(error)}.",
             "Accept its licence on the hub and log in (`hf auth login`), or set profile.pretrained.source to a folder.",
         ) from error
+    weights_digest = fingerprint(pipeline.transformer)
     if config.float8:
         to_float8(pipeline.transformer)
     if lora is not None:
         add_lora(pipeline.transformer, lora, seed)
-    return pipeline, config
+    return pipeline, replace(config, source=source), weights_digest
+
+
+def fingerprint(transformer: Any) -> str:
+    """What tells a model's weights from another's, which a folder's name does not: a digest of the first numbers of
+    each, in bfloat16, so that it is the same however they were loaded."""
+    found = hashlib.sha256()
+    for name, weight in transformer.named_parameters():
+        first = weight.detach().flatten()[:NUMBERS_SEEN].bfloat16().float().cpu().numpy()
+        found.update(f"{name} {tuple(weight.shape)}".encode() + first.tobytes())
+    return found.hexdigest()[:8]

@@ -96,10 +96,10 @@ def open_shapes(
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=flux)
     policy: PretrainedPolicy
     if flux:
-        policy = FluxPolicy(FluxPipeline(scheduler, vae, None, None, None, None, network), config, device)
+        policy = FluxPolicy(FluxPipeline(scheduler, vae, None, None, None, None, network), config, "", device)
     else:
         parts = (network, scheduler, vae, *[None] * 6)
-        policy = SD3Policy(StableDiffusion3Pipeline(*parts), config, device)
+        policy = SD3Policy(StableDiffusion3Pipeline(*parts), config, "", device)
     tokens = config.text_tokens + (0 if flux else CLIP_TOKENS)
     texts = torch.randn(1, tokens, network.config.joint_attention_dim, device=device, dtype=dtype)
     pooled = torch.randn(1, network.config.pooled_projection_dim, device=device, dtype=dtype)

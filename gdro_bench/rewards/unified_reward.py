@@ -74,7 +74,7 @@ class _Failed(Exception):
 def parse(answer: str) -> dict[str, float] | None:
     """The three axes of an answer, or None unless each is there as a number in 1..5; the last mention counts, because
     some models repeat the instruction first."""
-    last = {axis.lower(): rating for axis, rating in _ANSWER.findall(answer)}
+    last = {axis.lower(): rating.strip("*.,;") for axis, rating in _ANSWER.findall(answer)}
     if set(last) != set(AXES) or not all(_NUMBER.fullmatch(rating) for rating in last.values()):
         return None
     rated = {axis: float(last[axis]) for axis in AXES}

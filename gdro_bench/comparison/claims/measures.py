@@ -21,14 +21,18 @@ Measured = Callable[[Comparison, Entry, str], Estimate]
 class Measure:
     """`says`: what it is, in words. `scope`: the entries of the comparison that it sees: the one alone, a pair whose
     reference the other one is, or all that gold has seen. `of_part`: whether it is of a part of the scores, such as
-    `gold`. `matched`:
-    whether it is read at the two entries' R*, or at levels up to it."""
+    `gold`. `matched`: whether it is read at the two entries' R*, or at levels up to it."""
 
     says: str
     measured: Measured
     scope: Literal["alone", "pair", "gold"] = "alone"
     of_part: bool = True
     matched: bool = False
+
+    @property
+    def unit(self) -> Literal["ratio", "difference", "correlation"]:
+        """On what axis it is drawn."""
+        return "correlation" if self.scope == "gold" else "ratio" if not self.of_part else "difference"
 
 
 def _cost_ratio(with_pool: bool) -> Measured:

@@ -15,6 +15,7 @@ from gdro_bench.comparison.claims.verdicts import Finding, Verdict
 from gdro_bench.comparison.tables import OTHERS, PARTS, Table
 from gdro_bench.files import write_atomically
 
+FIGURE = "Every test's interval against its bound"
 HEADER = ["task", "what is measured", "runs", "rule", "measured [95 %]", "seeds", "verdict"]
 
 
@@ -30,18 +31,23 @@ def write(verdicts: Sequence[Verdict], out: Path, title: str, digest: str, seeds
     write_atomically(out / "claims.csv", rows.to_csv(index=False, float_format="%.6g").encode())
     sentences = _sentences(verdicts, digest, seeds)
     write_atomically(out / "claims.md", _markdown(verdicts, title, sentences).encode())
-    html = page.render_claims(title, sentences, summary(verdicts), list(map(_section, verdicts)), out / "claims.png")
+    commands = _commands(verdicts)
+    sections = [_section(number, verdict, commands) for number, verdict in enumerate(verdicts, 1)]
+    html = page.render_claims(title, sentences, summary(verdicts), sections, commands, out / "claims.png", FIGURE)
     write_atomically(out / "claims.html", html.encode())
 
 
 def numbers(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """A row a test: claim, task, what is measured, number with interval, bounds, seeds and verdict."""
+    """A row a test: claim and its number on the page, task, what is measured, number with interval, bounds, seeds and
+    verdict."""
     return pd.DataFrame(
         {
             "claim": verdict.claim.name,
+            "number": number,
             "task": finding.test.task,
             "measured": what(finding),
             "measure": finding.test.measure,
+            "unit": MEASURES[finding.test.measure].unit,
             "value": finding.estimate.mean,
             "value_low": finding.estimate.low,
             "value_high": finding.estimate.high,
@@ -52,7 +58,7 @@ def numbers(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "verdict": finding.verdict,
             "claim_verdict": verdict.told,
         }
-        for verdict in verdicts
+        for number, verdict in enumerate(verdicts, 1)
         for finding in verdict.findings
     )
 
@@ -68,8 +74,15 @@ def what(finding: Finding) -> str:
 
 
 def summary(verdicts: Sequence[Verdict]) -> Table:
-    cells = [[v.claim.says, v.claim.kind, v.told, str(min(f.seeds for f in v.findings))] for v in verdicts]
+    cells = [
+        [_heading(number, v), v.claim.kind, v.told, str(min(f.seeds for f in v.findings))]
+        for number, v in enumerate(verdicts, 1)
+    ]
     return Table("verdicts", "Verdicts", ["claim", "kind", "verdict", "seeds"], cells, numbers(verdicts))
+
+
+def _heading(number: int, verdict: Verdict) -> str:
+    return f"{number}. {verdict.claim.says}"
 
 
 def _sentences(verdicts: Sequence[Verdict], digest: str, seeds: int) -> list[str]:
@@ -78,8 +91,9 @@ def _sentences(verdicts: Sequence[Verdict], digest: str, seeds: int) -> list[str
     return [
         f"Of {len(claims)} claims: " + ", ".join(f"{count} {word}" for word, count in counted.items()) + ".",
         f"Rules: digest {digest}; that they are older than the runs, their history has to tell. A test holds if its "
-        "whole 95 % interval is on the claimed side of its bound, in part if it is on that side of the weaker one; it "
-        "fails if the whole interval is on the other side of that, and is undecided else.",
+        "whole 95 % interval is on the claimed side of its bound, in part if it is on that side of the weaker one; "
+        "else it fails if the whole interval is short of the bound, and is undecided if it is not. Of every twenty "
+        "such intervals about one misses the truth; nothing here corrects for their number.",
         f"A verdict from fewer than {seeds} seeds is provisional. Intervals are over prompts, and over seeds where "
         "there are several: of one seed they do not hold its luck, and of seeds that share a pool not the pool's.",
     ]
@@ -91,22 +105,29 @@ def _row(finding: Finding) -> list[str]:
     return [finding.test.task, what(finding), finding.runs, rule, value, seeds, finding.verdict]
 
 
-def _section(verdict: Verdict) -> page.ClaimSection:
-    table = Table(verdict.claim.name, verdict.claim.says, HEADER, list(map(_row, verdict.findings)), pd.DataFrame())
-    return page.ClaimSection(verdict.told, verdict.claim.source, table, _commands(verdict))
+def _section(number: int, verdict: Verdict, commands: Sequence[str]) -> page.ClaimSection:
+    """commands: of the whole page, in whose numbering the claim's own are told."""
+    rows = list(map(_row, verdict.findings))
+    table = Table(verdict.claim.name, _heading(number, verdict), HEADER, rows, pd.DataFrame())
+    own = [commands.index(command) + 1 for command in _commands([verdict])]
+    return page.ClaimSection(verdict.told, verdict.claim.source, table, own)
 
 
-def _commands(verdict: Verdict) -> list[str]:
-    return list(dict.fromkeys(command for finding in verdict.findings for command in finding.commands))
+def _commands(verdicts: Sequence[Verdict]) -> list[str]:
+    """What repeats the runs that were judged, each once."""
+    return list(dict.fromkeys(c for verdict in verdicts for finding in verdict.findings for c in finding.commands))
 
 
 def _markdown(verdicts: Sequence[Verdict], title: str, sentences: Sequence[str]) -> str:
     parts = [f"# {title}\n", "\n".join(f"- {sentence}" for sentence in sentences) + "\n"]
-    parts += [summary(verdicts).markdown(), "![every test's interval against its bound](claims.png)\n"]
-    for verdict in verdicts:
-        section = _section(verdict)
-        parts.append(f"## {verdict.claim.says}\n\n**{verdict.told}**. {verdict.claim.source}.\n")
+    parts += [summary(verdicts).markdown(), f"![{FIGURE}](claims.png)\n"]
+    commands = _commands(verdicts)
+    for number, verdict in enumerate(verdicts, 1):
+        section = _section(number, verdict, commands)
+        runs = f" Runs: {page.told_numbers(section.commands)}." if section.commands else ""
+        parts.append(f"## {section.table.title}\n\n**{verdict.told}**. {verdict.claim.source}.{runs}\n")
         parts.append(section.table.markdown())
-        if section.commands:
-            parts.append("\n".join(f"    {command}" for command in section.commands) + "\n")
+    if commands:
+        lines = "\n".join(f"{number}. `{command}`" for number, command in enumerate(commands, 1))
+        parts.append(f"## The runs, as commands\n\n{lines}\n")
     return "\n".join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,7 +128,7 @@ def find(who: Who, among: Sequence[Entry]) -> Entry | None:
     """The entry that is meant; of several (of `above` and `named`) the one with most seeds, then the one with fewest
     changed numbers, then the lowest number, then the first by its label."""
     fitting = [entry for entry in among if entry.method == who.method and _fits(who, entry, among)]
-    lowest = {e.label: float(_value(who, e)) if who.above is not None else 0.0 for e in fitting}
+    lowest = {e.label: _number(who, e) if who.above is not None else 0.0 for e in fitting}
     ordered = sorted(fitting, key=lambda e: (-len(e.runs), len(_changes(e)), lowest[e.label], e.label))
     return ordered[0] if ordered else None
 
@@ -143,26 +144,33 @@ def _value(who: Who, entry: Entry) -> Any:
     return entries.setting_of(entry, who.number)
 
 
+def _number(who: Who, entry: Entry) -> float:
+    """The value, NaN for a word: it is neither above a number nor equal to one."""
+    value = _value(who, entry)
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
 def _fits(who: Who, entry: Entry, among: Sequence[Entry]) -> bool:
     changes = _changes(entry)
     if who.number is None or who.number not in changes:
         return who.number is None and not changes
-    value = _value(who, entry)
+    value = _number(who, entry)
     if who.named is not None:
-        return str(value) == who.named
+        return str(_value(who, entry)) == who.named
     if who.above is not None:
-        return float(value) > who.above
+        return value > who.above
     if len(changes) > 1:
         return False
     if who.value is not None:
-        return float(value) == who.value
+        return value == who.value
     own = next((e for e in among if e.method == who.method and not _changes(e)), None)
-    return own is not None and np.isclose(float(value), (who.times or 1) * entries.setting_of(own, who.number))
+    return own is not None and math.isclose(value, (who.times or 1) * _number(who, own))
 
 
 def verdict(test: Test, estimate: Estimate) -> str:
-    """By the whole interval: on the claimed side of the bound, of the weaker one, on the other side of it, or none. An
-    interval that ends on a bound is on neither side: what does not move at all neither rises nor falls."""
+    """By the whole interval: on the claimed side of the bound, or of the weaker one; short of the bound, which rules
+    out what is claimed; or none. An interval that ends on a bound is on neither side: what does not move at all neither
+    rises nor falls."""
     if np.isnan([estimate.mean, estimate.low, estimate.high]).any():
         return UNDECIDED
     sign = 1 if test.at_most is None else -1
@@ -172,7 +180,7 @@ def verdict(test: Test, estimate: Estimate) -> str:
         return REPRODUCED
     if worst > sign * weakly:
         return PARTLY
-    return NOT if best < sign * weakly else UNDECIDED
+    return NOT if best < sign * test.bound else UNDECIDED
 
 
 def _combined(claim: Claim, findings: Sequence[Finding]) -> str:

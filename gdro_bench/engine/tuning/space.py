@@ -83,12 +83,12 @@ def read(path: Path, task: str, own: Mapping[str, Any]) -> Space:
     """
     table = content.read(path)
     _only(table, ("space", "tasks"), path)
-    entries = table.get("space", {})
-    by_task = table.get("tasks", {})
+    by_task = content.tables_in(table.get("tasks", {}), f"[tasks] in {path}")
+    entries = content.tables_in(table.get("space", {}), f"[space] in {path}")
     for name, one in by_task.items():
         content.find("task", name)
         _only(one, ("space",), path)
-    entries = entries | by_task.get(task, {}).get("space", {})
+    entries = entries | content.tables_in(by_task.get(task, {}).get("space", {}), f"[tasks.{task}.space] in {path}")
     if not entries:
         raise BenchError(
             f"{path} has no [space].", 'Add one, such as "optimiser.learning_rate" = {choices = [1e-3]}.', 2
