@@ -8,9 +8,9 @@
 Parts, the most telling first: the tests marked `cuda`; FLUX.1-dev's throughput at its profile's numbers (pictures in 4
 steps, since a picture's time is that of its steps), and without checkpointing; SD3.5-medium's; pocket runs on the GPU;
 the others without checkpointing, compiled and in TF32. Throughput rows bring memory, seen and foretold, LoRA's share
-and how many ratios rounding alone would clip against log-probabilities kept while sampling (it should be none). Each part is a
-process of its own with a limit of its own; what fails or finds no time left is recorded as that. The JSON is written
-anew after each part, so that a machine that goes away takes nothing with it.
+and how many ratios rounding alone would clip against log-probabilities kept while sampling (it should be none). Each
+part is a process of its own with a limit of its own; what fails or finds no time left is recorded as that. The JSON is
+written anew after each part, so that a machine that goes away takes nothing with it.
 """
 
 from __future__ import annotations

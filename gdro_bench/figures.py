@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ def sample_sheet(
     wrapped = {
         title: [_wrapped(_plain(text or "(nothing read)"), 34) for text in texts] for title, texts in captions.items()
     }
-    lines = 1 + max((text.count("\n") + 1 for texts in wrapped.values() for text in texts), default=0)
+    lines = max((_wrapped(title, 34).count("\n") + 1 for title in columns), default=0)
+    lines += max((text.count("\n") + 1 for texts in wrapped.values() for text in texts), default=0)
     size = (2.0 * beside * width, (1.85 + 0.15 * lines) * rows)
     figure, axes = plt.subplots(rows, beside * width, figsize=size, squeeze=False)
     for axis in axes.flat:
@@ -58,7 +59,9 @@ def sample_sheet(
         )
         for j, (title, images) in enumerate(columns.items(), first + 1):
             axes[row, j].imshow(images[i], interpolation="nearest")
-            axes[row, j].set_title("\n".join([_plain(title), *wrapped.get(title, [])[i : i + 1]]), fontsize=8)
+            axes[row, j].set_title(
+                "\n".join([_wrapped(_plain(title), 34), *wrapped.get(title, [])[i : i + 1]]), fontsize=8
+            )
     figure.tight_layout()  # once more than `save`: squares that it made smaller leave other room to their titles
     save(figure, path)
 
@@ -101,17 +104,15 @@ def cost_curves(
             _band(axis, rows, column, y, str(label), styles[str(label)], crowded)
             if crowded:
                 _end_bar(axis, rows[rows["seed"] == "mean"].iloc[-1], column, y, styles[str(label)], i)
-        base, place = curves[y].iloc[0], ("axes fraction", "data")  # below a line, where no curve ends that crossed it
-        box = {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 0.5}
-        # over bands and under curves: where a curve ends there, its end is seen
-        plain: dict[str, Any] = {"ha": "right", "va": "top", "bbox": box, "zorder": 1.9}
-        if np.isfinite(base):
-            axis.axhline(base, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
-            axis.annotate(f"base {base:.3f}", (1, base), (-2, -3), place, "offset points", **plain)
-        if level is not None:
-            axis.axhline(level, color="0.35", linewidth=1, linestyle=(0, (5, 3)))
-            axis.annotate(f"R* {level:.3f}", (1, level), (-2, -3), place, "offset points", **plain)
+        for height, line in ((curves[y].iloc[0], BASE_LINE), (level, LEVEL_LINE)):
+            if height is not None and np.isfinite(height):
+                axis.axhline(height, color="0.35", linewidth=1, linestyle=line)
         _cost_axis(axis, x_label)
+    beside = 7 + (END_BAR * curves["label"].nunique() if crowded else 0)
+    for height, name in ((curves[y].iloc[0], "base"), (level, "R*")):
+        if height is not None and np.isfinite(height):
+            place = ("axes fraction", "data")  # where no curve is
+            axes[0, -1].annotate(f"{name} {height:.3f}", (1, height), (beside, 0), place, "offset points", va="center")
     axes[0, 0].set_ylabel(_wrapped(y_label, 48))
     _legend(figure, axes[0, 0])
     save(figure, path)
@@ -124,15 +125,16 @@ def ratio_curves(
     labels: Sequence[str],
     x_label: str,
     level: float | None,
+    upto: Mapping[str, float],
 ) -> None:
     """Ratios of cost against the level of reward, a panel a way of counting it: a line with its 95 % band a label, on
     an axis of powers of 2. Where a ratio is not finite, nothing is drawn; where it has no interval its line is thin,
-    and where its interval has no end the band is hatched.
+    and where its interval has no end the band is hatched. A tick on a line is the level up to which costs are averaged.
 
     Args:
         curves: rows (label, level) in order of level; columns of ratios, each with its _low and _high. panels: column
             of a ratio -> its label. labels: of all entries, whose colours are kept. level: a reward to draw a line
-            at, R*.
+            at, R*. upto: label -> where its tick is.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels) + 0.6, 4.0), sharey=True, squeeze=False)
     styles = _styles(labels)
@@ -142,6 +144,8 @@ def ratio_curves(
     for axis, (column, y_label) in zip(axes[0], panels.items(), strict=True):
         for label, rows in curves.groupby("label", sort=False):
             _ratio_band(axis, rows, column, str(label), styles[str(label)], limits)
+            _tick(axis, rows["level"].to_numpy(float), rows[column].to_numpy(float), upto.get(str(label), math.nan),
+                  styles[str(label)])  # fmt: skip
         axis.axhline(1, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
         if level is not None:
             axis.axvline(level, color="0.35", linewidth=1, linestyle=(0, (5, 3)))
@@ -339,14 +343,17 @@ def _one_test(axis: Axes, test: pd.Series, place: float, low: float, high: float
 
 
 def ablation(path: Path, curves: pd.DataFrame, panels: dict[str, str], name: str, x_label: str) -> None:
-    """What one number does: reward and statistics against updates, a line a value (`label`), dark to light."""
+    """What one number does: reward and statistics against updates, a line a value (`label`), dark to light; right of
+    the axis the 95 % interval of its last point."""
     labels = list(dict.fromkeys(curves["label"]))
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(labels)))
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False)
     for axis, (column, y_label) in zip(axes[0], panels.items(), strict=True):
         for i, label in enumerate(labels):
             style = (colours[i], _MARKERS[i % len(_MARKERS)], "-")
-            _band(axis, curves[curves["label"] == label], "updates", column, label, style)
+            rows = curves[curves["label"] == label]
+            _band(axis, rows, "updates", column, label, style, without=True)
+            _end_bar(axis, rows[rows["seed"] == "mean"].iloc[-1], "updates", column, style, i)
         _cost_axis(axis, x_label)
         axis.set_ylabel(_wrapped(y_label, 40))
     figure.suptitle(name)
@@ -375,6 +382,8 @@ def frontier(path: Path, scales: list[float], curves: dict[str, list[Estimate]],
     save(figure, path)
 
 
+BASE_LINE, LEVEL_LINE = (0, (1, 2)), (0, (5, 3))  # dotted and dashed
+END_BAR = 6  # points from one bar right of an axis to the next
 CROWD = 4  # labels: of more, curves have no bands
 _COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),  # Okabe and Ito's
@@ -401,7 +410,7 @@ def _style(place: int) -> Style:
 
 def _end_bar(axis: Axes, end: pd.Series, x: str, y: str, style: Style, number: int) -> None:
     """The interval of a curve's last point, right of the axis and beside those of the others."""
-    beside = offset_copy(axis.get_yaxis_transform(), axis.get_figure(root=True), 7 + 6 * number, units="points")
+    beside = offset_copy(axis.get_yaxis_transform(), axis.get_figure(root=True), 7 + END_BAR * number, units="points")
     ends = [end[f"{y}_low"], end[f"{y}_high"]]
     if np.isfinite(ends).all():
         axis.update_datalim([(end[x], bound) for bound in ends])  # the axis must reach as far
@@ -433,6 +442,14 @@ def _ratio_band(axis: Axes, rows: pd.DataFrame, y: str, label: str, style: Style
     axis.fill_between(**band, where=ended, color=colour, alpha=0.15, lw=0)
     hatched: dict[str, Any] = {"hatch": "////", "facecolor": "none", "edgecolor": (*to_rgb(colour), 0.3), "lw": 0}
     axis.fill_between(**band, where=_and_before(sure & ~ended) & sure, **hatched)
+
+
+def _tick(axis: Axes, levels: NDArray[np.float64], ratios: NDArray[np.float64], at: float, style: Style) -> None:
+    """Across a line at a level, if it is drawn there."""
+    known = np.isfinite(ratios) & (ratios > 0)
+    if known.any() and levels[known].min() <= at <= levels[known].max():
+        height = float(np.exp(np.interp(at, levels[known], np.log(ratios[known]))))
+        axis.plot([at], [height], color=style[0], marker="|", markersize=16, markeredgewidth=2.5, linestyle="")
 
 
 def _and_before(here: NDArray[np.bool_]) -> NDArray[np.bool_]:

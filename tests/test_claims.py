@@ -238,7 +238,7 @@ def test_fewer_seeds_are_provisional_and_absent_runs_are_said(tmp_path: Path) ->
     assert "- incomplete: " in result.output
     text = (tmp_path / "runs" / "claims" / "pocket" / "claims.md").read_text()
     assert "no runs of geneval: gdro and flow-grpo" in text
-    assert "reproduced (provisional)" not in text.split("## On GenEval")[1].split("##")[0]
+    assert "reproduced (provisional)" not in text.split("## 2. On GenEval")[1].split("##")[0]
     assert "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", text.lower())
 
 

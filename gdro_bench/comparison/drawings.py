@@ -51,7 +51,8 @@ class Drawing:
 
     @property
     def reward_label(self) -> str:
-        return f"held-out {self.compared.first.instruments['reward']}"
+        tuning = "tuning" in str(self.compared.first.settings["profile"].get("prompts", ""))
+        return f"{self.compared.first.instruments['reward']}, {'tuning' if tuning else 'held-out'} prompts"
 
     @property
     def panels(self) -> dict[str, str]:
@@ -107,14 +108,15 @@ def _cost_ratio(drawing: Drawing) -> Iterator[Figure]:
         f"How many times the cost of {to} a method takes to each level of reward, from the base's to the highest of "
         f"{to}; below 1 it is cheaper. Band: 95 % interval, paired over prompts; none where in more than "
         "2.5 % of resamples neither gets there (thin line); hatched where it has no end, since one of the two does not "
-        "get there. Where it holds 1, the two are not told apart. A line ends where the method does not get. Dashed: "
-        "R*.",
+        "get there. Where it holds 1, the two are not told apart. A line ends where the method does not get. A tick: "
+        "up to there costs are averaged. Dashed: R*.",
     )
     curves = ratio_table(rows)
     columns = dict(zip(("ratio", "ratio_without_pool"), drawing.panels.values(), strict=False))
     panels = {column: f"times the cost of {to} ({label})" for column, label in columns.items()}
     every = [entry.label for entry in drawing.compared.entries]
-    figures.ratio_curves(figure.path, curves, panels, every, drawing.reward_label, drawing.level)
+    upto = {row.entry.label: row.upto for row in drawing.at_reward}
+    figures.ratio_curves(figure.path, curves, panels, every, drawing.reward_label, drawing.level, upto)
     write_atomically(figure.path.with_suffix(".csv"), csv_bytes(curves))
     yield figure
 
@@ -163,7 +165,7 @@ def _pareto(drawing: Drawing) -> Iterator[Figure]:
     )
     size = f"area: {AXES[drawing.axis]} to R*, pools counted"
     figures.pareto(
-        figure.path, ends, "gain in held-out reward over the base", "gold (share of facts), less the base's", size
+        figure.path, ends, f"gain over the base: {drawing.reward_label}", "gold (share of facts), less the base's", size
     )
     yield figure
 
@@ -200,7 +202,10 @@ def _ablations(drawing: Drawing) -> Iterator[Figure]:
     """One for each number that runs differ in alone, and its curves as CSV; lines are named by the number's value."""
     panels = {"reward": "held-out reward"} | dict(list(drawing.statistics.items())[:2])
     for (method, number), entries in drawing.compared.ablations.items():
-        title, caption = f"Ablation, {method}: {number}", "Runs that differ in this number alone. Band: 95 % interval."
+        title, caption = (
+            f"Ablation, {method}: {number}",
+            "Runs that differ in this number alone. Bars: 95 % intervals of the last points.",
+        )
         name = content.safe_name(f"ablation-{method}-{number.replace('.', '-')}")
         figure = drawing.figure(name, title, caption)
         curves = _named_by_value(curve_table(entries, drawing.compared.prompts), entries, number)

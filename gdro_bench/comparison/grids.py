@@ -42,7 +42,7 @@ def grids(compared: Comparison, at_reward: Sequence[matched.AtReward]) -> list[G
     end of the budget where the judge's rating fell most."""
     made = _moved(compared, _columns(compared, at_reward), "reward", ("first", "rises", "falls"))
     if "u" in compared.parts:
-        ends = [(f"{_whose(entry)}, 100%", entry, len(entry.points) - 1) for entry in compared.entries]
+        ends = [(f"{_whose(entry)}, at the end", entry, len(entry.points) - 1) for entry in compared.entries]
         made += _moved(compared, ends, "u", ("judged",))
     return made
 
@@ -70,7 +70,7 @@ def _columns(compared: Comparison, at_reward: Sequence[matched.AtReward]) -> lis
     for row in at_reward:
         index = len(row.entry.points) - 1 if row.mark is None else row.mark
         state = "not known" if np.isnan(row.cost[True].mean) else "not reached"
-        there = f"{row.entry.points[index].mark:.0%}" + (f", R* {state}" if row.mark is None else "")
+        there = f"at {row.entry.points[index].mark:.0%} of the budget" + (f", R* {state}" if row.mark is None else "")
         columns.append((f"{_whose(row.entry)}, {there}", row.entry, index))
     return columns
 

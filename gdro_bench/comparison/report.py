@@ -106,9 +106,10 @@ def _tables(
 
 
 def _predictions(compared: Comparison) -> list[Table]:
-    """What predicts gold, if that can be told."""
+    """What predicts gold, if that can be told of anything."""
     checkpoints, correlations = prediction.rank_correlations(compared)
-    return [prediction_table(compared, checkpoints, correlations)] if correlations else []
+    told = any(not math.isnan(rho.low) for rho in correlations.values())
+    return [prediction_table(compared, checkpoints, correlations)] if told else []
 
 
 def _check_axis(compared: Comparison, axis: str) -> None:

@@ -498,7 +498,7 @@ def _times(ratio: Estimate, to: str, where: str = "") -> str:
         return "1"
     if math.isfinite(ratio.mean) and math.isnan(ratio.low):
         return f"{ratio.mean:.2f}{where}, no interval: too often neither is there"
-    wide = f", wider than a factor {WIDE}" if math.isfinite(ratio.mean) and ratio.high > WIDE * ratio.low else ""
+    wide = ", wide" if math.isfinite(ratio.mean) and ratio.high > WIDE * ratio.low else ""
     return _bounded(ratio, lambda value: f"{value:.2f}" if value else f"{to} not there") + where + wide
 
 
@@ -562,7 +562,7 @@ def headlines(compared: Comparison, at_budget: Sequence[matched.AtBudget], level
             f"Costs to equal reward, in {AXES[axis]}, are geometric means over levels of reward: from the base's up to "
             f"the one that stands with them, {matched.UPTO:.0%} of the way to the highest that both methods surely "
             f"reach. Another cut gives another number (below); of one level alone, R* = {level:.3f}, they are known "
-            "worse."
+            f"worse. Wide: an interval whose ends are more than a factor {WIDE} apart, which tells little."
         )
     elif len(compared.entries) > 1:
         sentences.append("No method's reward rises above the base's beyond noise: nothing to match.")

@@ -15,6 +15,7 @@ from gdro_bench.engine.tuning import space as spaces
 from gdro_bench.engine.tuning.space import Space
 from gdro_bench.errors import BenchError
 
+EXHAUSTED = 1000  # points of a space that were looked at for a new one
 TUNING = "-tuning"  # the end of a prompt set's name that is for choosing numbers
 CHEAP = {  # few evaluations, and nothing looked at that does not choose a trial
     "profile.budget.marks": [0.5, 1.0],
@@ -74,7 +75,7 @@ def make_search(
     space = spaces.read(path, task, first.settings["method"])
     numbers = content.flatten(first.settings["method"])
     own = {name: numbers[name] for name in space}
-    drawn = (own, *(spaces.draw(space, seed, number) for number in range(1, trials)))
+    drawn = _drawn(space, own, seed, trials)
     for name, value in _ends(space):
         _checked(first, {name: value}, f"{path} lets {name} be {json.dumps(value)}", path)
     checked = [
@@ -83,6 +84,18 @@ def make_search(
     folder = out / task / profile / method
     plans = tuple(replace(one, folder=folder / f"trial-{number:03d}") for number, one in enumerate(checked))
     return Search(task, profile, method, seed, space, drawn, plans, folder, _identity(first, space))
+
+
+def _drawn(space: Space, own: dict[str, Any], seed: int, trials: int) -> tuple[dict[str, Any], ...]:
+    """The numbers of each trial, the method's own first. Numbers that an earlier search found are a point of the same
+    sequence: a point is passed over that has been had, unless the space is all but exhausted."""
+    found, number = [own], 0
+    while len(found) < trials:
+        number += 1
+        one = spaces.draw(space, seed, number)
+        if one not in found or number > EXHAUSTED:
+            found.append(one)
+    return tuple(found)
 
 
 def _cheap(profile: str, task: str) -> list[str]:
