@@ -26,7 +26,8 @@ from gdro_bench.rewards.instruments import open_reward
 from gdro_bench.score import Images, Score
 
 matplotlib.use("Agg")
-SHEET, SHOWN = 24, 4  # pictures on a sample sheet, and of each group there
+SHEET = 24  # pictures on a sample sheet
+SHOWN, EACH = 4, 4  # groups on a sheet of theirs, and pictures of each
 TUNING = "profile.prompts=pocket-tuning"
 GROUPS, GROUP = 40, 16  # groups that a card tells of, and their images: a pool's
 
@@ -128,12 +129,21 @@ def _grouped(policy: PocketPolicy, card_task: CardTask, sheet: Path, console: Co
         kind: float(np.mean([one[kind] > 0 for one in errors if not math.isnan(one.get(kind, math.nan))]))
         for kind in kinds
     }
-    shown = [i * GROUP + j for i in range(len(prompts)) for j in range(min(SHOWN, GROUP))][:SHEET]
-    notes = {"base": [", ".join(kind for kind, made in errors[i].items() if made > 0) or "no error" for i in shown]}
-    figures.sample_sheet(sheet, {"base": images[shown]}, notes, [each[i].text for i in shown])
+    _draw_groups(sheet, prompts, images.reshape(len(prompts), GROUP, *images.shape[1:]), errors)
     told = f"""{len(prompts)} tuning prompts of {card_task.task} with {GROUP} images each: the best of a group has
   {best}, {varied.mean():.0%} of the groups have variance; {np.isnan(rewards).sum()} images not scored."""
     return told, shares
+
+
+def _draw_groups(sheet: Path, prompts: list[task.Prompt], groups: Images, errors: list[dict[str, float]]) -> None:
+    """The first groups [P, GROUP, H, W, 3], a row each, above each picture its errors, [P * GROUP]."""
+    rows = range(min(SHOWN, len(prompts)))
+    columns = {f"noise {j + 1}": groups[: len(rows), j] for j in range(min(EACH, GROUP))}
+    notes = {
+        name: [", ".join(kind for kind, made in errors[i * GROUP + j].items() if made > 0) or "no error" for i in rows]
+        for j, name in enumerate(columns)
+    }
+    figures.sample_sheet(sheet, columns, notes, [prompts[i].text for i in rows])
 
 
 def _errors(image: Images, prompt: task.Prompt) -> dict[str, float]:
