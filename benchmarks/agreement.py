@@ -14,12 +14,12 @@ from torch import Tensor
 
 from gdro_bench.budget import Ledger
 from gdro_bench.engine.plan import make_plan
+from gdro_bench.instruments import open_reward
 from gdro_bench.methods import TrainContext
-from gdro_bench.methods.grpo import advantages
-from gdro_bench.methods.offline import Source, squared_error
+from gdro_bench.methods.parts.grpo import advantages
+from gdro_bench.methods.parts.offline import Source, squared_error
 from gdro_bench.models import open_policy
 from gdro_bench.pool import Pool
-from gdro_bench.rewards.instruments import open_reward
 
 TIMES = (0.97, 0.9, 0.8, 0.6, 0.35, 0.1)
 GROUPS = 48  # in each half, at most

@@ -24,10 +24,10 @@ from benchmarks.throughput import machine
 from gdro_bench.engine import judging
 from gdro_bench.engine.plan import read_profile
 from gdro_bench.errors import BenchError
+from gdro_bench.instruments import Instruments
 from gdro_bench.models import pick_device
 from gdro_bench.models.pocket import world
 from gdro_bench.profile import Profile
-from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images
 from gdro_bench.task import Prompt
 

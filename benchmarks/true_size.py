@@ -24,10 +24,10 @@ from pathlib import Path
 from benchmarks.bfloat16 import products_in_float32
 from gdro_bench.engine.plan import make_plan
 from gdro_bench.files import write_atomically
+from gdro_bench.instruments import Instruments
 from gdro_bench.methods import Method
 from gdro_bench.models import memory
 from gdro_bench.registry import TABLES, lookup
-from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 

@@ -52,9 +52,9 @@ TABLES: Mapping[Kind, Mapping[str, str]] = {
     "judge": {
         "pocket": "gdro_bench.models.pocket.judge:open_judge",
         "pocket-facts": "gdro_bench.models.pocket.gold:open_gold",
-        "tesseract": "gdro_bench.rewards.ocr:open_second_reader",
-        "unified-reward": "gdro_bench.rewards.unified_reward:open_server",
-        "unified-reward-local": "gdro_bench.rewards.unified_reward:open_local",
+        "tesseract": "gdro_bench.judges.second_reader:open_second_reader",
+        "unified-reward": "gdro_bench.judges.unified_reward:open_server",
+        "unified-reward-local": "gdro_bench.judges.unified_reward:open_local",
     },
     # what is trained: a function of (profile, device, LoRA numbers or None, seed, folder of weights or None)
     "model": {
@@ -65,13 +65,13 @@ TABLES: Mapping[Kind, Mapping[str, str]] = {
     # what finds objects for GenEval: a function of (`DetectorConfig` or None, device)
     "detector": {
         "pocket": "gdro_bench.models.pocket.detector:open_detector",
-        "mask2former": "gdro_bench.rewards.mask2former:open_detector",
-        "mmdet": "gdro_bench.rewards.mmdet:open_detector",
+        "mask2former": "gdro_bench.instruments.mask2former:open_detector",
+        "mmdet": "gdro_bench.instruments.mmdet:open_detector",
     },
     # what reads text: an `EngineKind`, which knows its name and how it starts
     "reader": {
-        "rapidocr": "gdro_bench.rewards.engines:RAPIDOCR",
-        "paddleocr": "gdro_bench.rewards.engines:PADDLEOCR",
+        "rapidocr": "gdro_bench.instruments.engines:RAPIDOCR",
+        "paddleocr": "gdro_bench.instruments.engines:PADDLEOCR",
     },
     # what shows curves while a run goes on: a function of the `Plan` that gives an `engine.tracking.Tracker`
     "tracker": {

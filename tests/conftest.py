@@ -11,7 +11,7 @@ import pytest
 import torch
 from judge_server import Judge
 
-from gdro_bench.rewards import unified_reward
+from gdro_bench.judges import unified_reward
 
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from gdro_bench import content
 from gdro_bench.errors import BenchError
-from gdro_bench.methods.adaptive_beta import (
+from gdro_bench.methods.gdro import gdro_loss
+from gdro_bench.methods.parts.adaptive_beta import (
     CLIP,
     AdaptiveBetaConfig,
     Controller,
@@ -23,8 +24,7 @@ from gdro_bench.methods.adaptive_beta import (
     running,
     snr_beta,
 )
-from gdro_bench.methods.agreement import kendall_tau
-from gdro_bench.methods.gdro import gdro_loss
+from gdro_bench.methods.parts.agreement import kendall_tau
 
 RULES: tuple[Rule, ...] = ("kl-target", "batch", "slope", "snr")
 SEEN = {"kappa": 2e-3, "slope_step": 0.5, "margin_at_first": 0.3, "margin_at_first_std": 0.2}

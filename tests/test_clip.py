@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from gdro_bench.errors import BenchError
-from gdro_bench.rewards import clip
+from gdro_bench.instruments import clip
 from gdro_bench.rewards.geneval_prompts import COLOURS
 from gdro_bench.rewards.geneval_rules import Detection
 

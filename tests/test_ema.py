@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from gdro_bench.methods.ema import Decay, Ema
+from gdro_bench.methods.parts.ema import Decay, Ema
 
 
 def averaged_after(values: list[float], slope: float, ceiling: float) -> Ema:

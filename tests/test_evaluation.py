@@ -23,9 +23,9 @@ from gdro_bench.commands import evaluate
 from gdro_bench.engine import held_out, plan, record
 from gdro_bench.engine.run_state import RunState
 from gdro_bench.errors import BenchError
+from gdro_bench.instruments import Instruments
 from gdro_bench.models.pocket import prompts as pocket_prompts
 from gdro_bench.models.pocket import world
-from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images, Score, check_axes, corrected_score, judge_mean
 from gdro_bench.task import Correction, Prompt
 

@@ -18,9 +18,10 @@ from gdro_bench import content, sampling
 from gdro_bench.budget import Ledger, MeteredPolicy, MeteredScorer
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import Method, TrainContext, awm, forward_data, forward_process, gdro, grpo
-from gdro_bench.methods.forward_process import ForwardTraining
-from gdro_bench.methods.offline import OfflineTraining
+from gdro_bench.methods import Method, TrainContext, awm, gdro
+from gdro_bench.methods.parts import forward_data, forward_process, grpo
+from gdro_bench.methods.parts.forward_process import ForwardTraining
+from gdro_bench.methods.parts.offline import OfflineTraining
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.policy import Cond
 from gdro_bench.pool import Pool

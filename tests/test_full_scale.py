@@ -22,13 +22,13 @@ from gdro_bench.budget import Ledger
 from gdro_bench.cli import main
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import plan, record, samples
+from gdro_bench.instruments import Instruments
 from gdro_bench.methods import TrainContext, flow_grpo
 from gdro_bench.models import open_policy
 from gdro_bench.models.lora import ADAPTER, add_lora, lora_parameters
 from gdro_bench.models.pretrained import PretrainedPolicy
 from gdro_bench.pool import Pool
 from gdro_bench.registry import TABLES
-from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 

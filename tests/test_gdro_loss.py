@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gdro_bench.methods.gdro import gdro_loss, implicit_reward, target_distribution, top1_mask
 from gdro_bench.methods.gdro import remaining_sets as remaining_sets_of
-from gdro_bench.methods.offline import draw_members
+from gdro_bench.methods.parts.offline import draw_members
 
 GROUPS, K = 32, 6
 TAUS = pytest.mark.parametrize("tau", [0.0, 0.05, 1.0])

@@ -15,7 +15,8 @@ from gdro_bench import content
 from gdro_bench.budget import Ledger
 from gdro_bench.engine import plan
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import TrainContext, grpo
+from gdro_bench.methods import TrainContext
+from gdro_bench.methods.parts import grpo
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.policy import Policy
 from gdro_bench.pool import Pool

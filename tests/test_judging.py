@@ -17,11 +17,12 @@ from test_compare import MARKS, make_run
 from gdro_bench.cli import main
 from gdro_bench.engine import judging, plan, record, samples
 from gdro_bench.errors import BenchError
+from gdro_bench.instruments.readers import EngineReader, TesseractReader
+from gdro_bench.judges import second_reader
+from gdro_bench.judges.unified_reward import Served, Server, UnifiedReward
 from gdro_bench.models.pocket import world
 from gdro_bench.profile import JudgeConfig, ReaderConfig
 from gdro_bench.rewards import ocr
-from gdro_bench.rewards.readers import EngineReader, TesseractReader
-from gdro_bench.rewards.unified_reward import Served, Server, UnifiedReward
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
@@ -211,7 +212,7 @@ def test_geneval_s_prompts_keep_their_metadata(tmp_path: Path) -> None:
 
 
 def test_a_second_reader_refuses_prompts_without_a_text(run: Path) -> None:
-    second = ocr.SecondReader(ocr.OcrReward(EngineReader(ReaderConfig(limit_side=128, workers=0))))
+    second = second_reader.SecondReader(ocr.OcrReward(EngineReader(ReaderConfig(limit_side=128, workers=0))))
     with pytest.raises(BenchError, match=r"with the text in quotes.*--second-reader"):
         judging.judge_run(run, {"second reader": second}, lambda done, total: None)
     metadata = Prompt('a red sign that reads "TREE"', '{"tag": "colors"}')  # of a reward that looks for something else

@@ -9,9 +9,9 @@ from judge_server import RIGHT
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from gdro_bench.errors import BenchError
+from gdro_bench.judges import unified_reward
+from gdro_bench.judges.unified_reward import Local, UnifiedReward
 from gdro_bench.profile import JudgeConfig
-from gdro_bench.rewards import unified_reward
-from gdro_bench.rewards.unified_reward import Local, UnifiedReward
 from gdro_bench.task import Prompt
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (1, 24, 24, 3), dtype=np.uint8)

@@ -11,7 +11,8 @@ from PIL import Image
 
 from gdro_bench.cli import main
 from gdro_bench.errors import BenchError
-from gdro_bench.rewards import geneval_prompts, mask2former
+from gdro_bench.instruments import mask2former
+from gdro_bench.rewards import geneval_prompts
 from gdro_bench.rewards.geneval_prompts import COLOURS
 from gdro_bench.rewards.geneval_rules import Detection
 

@@ -14,8 +14,8 @@ import tiny_instruments
 import torch
 
 from gdro_bench.errors import BenchError
-from gdro_bench.rewards import mask2former
-from gdro_bench.rewards.mmdet import MMDetDetector
+from gdro_bench.instruments import mask2former
+from gdro_bench.instruments.mmdet import MMDetDetector
 
 mmdet = pytest.importorskip("mmdet")
 pytestmark = pytest.mark.filterwarnings("default")  # it is older than what it warns of

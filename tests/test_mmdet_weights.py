@@ -9,8 +9,8 @@ import tiny_instruments
 import torch
 
 from gdro_bench.errors import BenchError
-from gdro_bench.rewards import mmdet_weights
-from gdro_bench.rewards.mask2former import Mask2FormerDetector
+from gdro_bench.instruments import mmdet_weights
+from gdro_bench.instruments.mask2former import Mask2FormerDetector
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ import pytest
 
 from gdro_bench import task
 from gdro_bench.errors import BenchError
+from gdro_bench.instruments import engines, readers
+from gdro_bench.instruments.readers import EngineReader, Reading, area
 from gdro_bench.models.pocket import prompts as pocket_prompts
 from gdro_bench.models.pocket import world
 from gdro_bench.profile import ReaderConfig
-from gdro_bench.rewards import engines, readers
 from gdro_bench.rewards.ocr import OcrReward, TextSize, ocr_reward
-from gdro_bench.rewards.readers import EngineReader, Reading, area
 from gdro_bench.task import Prompt
 
 SQUARE = ((0.0, 0.0), (8.0, 0.0), (8.0, 4.0), (0.0, 4.0))  # 32 square px

@@ -26,8 +26,8 @@ from gdro_bench.commands import dry_run
 from gdro_bench.engine import plan, record, runner
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import Step, TrainContext, Training, gdro
-from gdro_bench.methods.adaptive_beta import Controller
-from gdro_bench.methods.online import ONCE, OnlineTraining
+from gdro_bench.methods.parts.adaptive_beta import Controller
+from gdro_bench.methods.parts.online import ONCE, OnlineTraining
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.pool import Pool
 from gdro_bench.profile import LoraConfig, Sampler

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gdro_bench.rewards import panel
+from gdro_bench.instruments import panel
 
 
 def flat(*colours: tuple[int, int, int]) -> np.ndarray:

@@ -13,7 +13,7 @@ SCRIPT = """
 import sys
 import numpy as np
 from gdro_bench.profile import ReaderConfig
-from gdro_bench.rewards.readers import EngineReader
+from gdro_bench.instruments.readers import EngineReader
 
 if __name__ == "__main__":
     reader = EngineReader(ReaderConfig(limit_side=128, workers=2))
@@ -29,7 +29,7 @@ import gc
 import multiprocessing
 import numpy as np
 from gdro_bench.profile import ReaderConfig
-from gdro_bench.rewards.readers import EngineReader
+from gdro_bench.instruments.readers import EngineReader
 
 if __name__ == "__main__":
     reader = EngineReader(ReaderConfig(limit_side=128, workers=2))

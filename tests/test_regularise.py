@@ -13,12 +13,13 @@ from gdro_bench import content
 from gdro_bench.budget import Ledger, MeteredScorer
 from gdro_bench.engine import plan
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import TrainContext, aggregation, diversity, gate, gdro, grpo, regularise
-from gdro_bench.methods.aggregation import AggregationConfig
-from gdro_bench.methods.moving_reference import MovingReference, ReferenceConfig
-from gdro_bench.methods.offline import OfflineTraining
-from gdro_bench.methods.pool_regulariser import trusted
-from gdro_bench.methods.regularise import AuxiliaryConfig, PoolRegulariser, RolloutRegulariser
+from gdro_bench.methods import TrainContext, gdro
+from gdro_bench.methods.parts import aggregation, diversity, gate, grpo, regularise
+from gdro_bench.methods.parts.aggregation import AggregationConfig
+from gdro_bench.methods.parts.moving_reference import MovingReference, ReferenceConfig
+from gdro_bench.methods.parts.offline import OfflineTraining
+from gdro_bench.methods.parts.pool_regulariser import trusted
+from gdro_bench.methods.parts.regularise import AuxiliaryConfig, PoolRegulariser, RolloutRegulariser
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.policy import Policy
 from gdro_bench.pool import Pool

@@ -24,9 +24,9 @@ from gdro_bench import content
 from gdro_bench.cli import main
 from gdro_bench.commands import summary
 from gdro_bench.engine import divergence, folders, plan, record, samples
+from gdro_bench.instruments import panel, readers
 from gdro_bench.models.pocket import network
 from gdro_bench.registry import TABLES
-from gdro_bench.rewards import panel, readers
 
 pytestmark = pytest.mark.usefixtures("sketched")
 

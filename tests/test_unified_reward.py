@@ -11,9 +11,9 @@ from judge_server import RIGHT, Judge, half_closed, slow
 from PIL import Image
 
 from gdro_bench.errors import BenchError
-from gdro_bench.rewards import unified_reward
-from gdro_bench.rewards.address import without_credentials
-from gdro_bench.rewards.unified_reward import Served, Server, UnifiedReward
+from gdro_bench.judges import unified_reward
+from gdro_bench.judges.address import without_credentials
+from gdro_bench.judges.unified_reward import Served, Server, UnifiedReward
 from gdro_bench.task import Prompt
 
 ECHO = "Alignment Score (1-5): X\nCoherence Score (1-5): Y\nStyle Score (1-5): Z\n"

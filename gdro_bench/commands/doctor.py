@@ -23,9 +23,9 @@ from rich.table import Table
 from gdro_bench import content
 from gdro_bench.engine.plan import costs_of, read_profile
 from gdro_bench.errors import BenchError
+from gdro_bench.instruments import Instruments
 from gdro_bench.profile import PretrainedConfig, Profile
 from gdro_bench.rewards.geneval_rules import Detection, Detector
-from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.task import Prompt
 
 if TYPE_CHECKING:

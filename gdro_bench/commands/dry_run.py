@@ -17,10 +17,10 @@ from gdro_bench import registry, sampling
 from gdro_bench.budget import GRADIENT_COST, Cost, Ledger
 from gdro_bench.engine.plan import Plan
 from gdro_bench.errors import BenchError
+from gdro_bench.instruments import open_reward
 from gdro_bench.methods import CostModel, Method
 from gdro_bench.models import memory, open_policy, shapes
 from gdro_bench.policy import Policy
-from gdro_bench.rewards.instruments import open_reward
 from gdro_bench.score import Scorer
 
 FLOAT = 4  # bytes

@@ -26,10 +26,10 @@ from gdro_bench.engine import judging
 from gdro_bench.engine.plan import evaluation_inputs, prompt_reader
 from gdro_bench.errors import BenchError
 from gdro_bench.files import strict_json, write_atomically
+from gdro_bench.instruments import open_reward
 from gdro_bench.models import open_model, pick_device
 from gdro_bench.policy import Policy
 from gdro_bench.profile import DEFAULT_JUDGE_MODEL, DetectorConfig, JudgeConfig, Profile
-from gdro_bench.rewards.instruments import open_reward
 from gdro_bench.score import Images, Score, Scorer, check, check_axes, column, corrected_score, judge_mean, part_names
 from gdro_bench.stats import Estimate
 from gdro_bench.task import Correction, Prompt, PromptOf, Task

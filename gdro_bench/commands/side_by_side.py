@@ -18,7 +18,7 @@ from types import FrameType
 
 from gdro_bench.commands.board import GO_ON, Board, Message, Outcome, Watcher, work
 from gdro_bench.engine.plan import Plan
-from gdro_bench.rewards.readers import end_with_parent
+from gdro_bench.instruments.readers import end_with_parent
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 READY: Message = ("ready",)

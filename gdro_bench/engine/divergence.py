@@ -15,9 +15,9 @@ from torch import Tensor
 
 from gdro_bench import content, sampling
 from gdro_bench.distributed import batches
+from gdro_bench.instruments import panel
 from gdro_bench.policy import Policy
 from gdro_bench.profile import DivergenceConfig, Sampler
-from gdro_bench.rewards import panel
 from gdro_bench.sampling import SdeConfig
 from gdro_bench.task import Prompt
 

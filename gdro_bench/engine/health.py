@@ -27,8 +27,8 @@ from gdro_bench.engine import divergence
 from gdro_bench.engine.plan import Plan
 from gdro_bench.errors import BenchError
 from gdro_bench.files import strict_json, write_atomically
+from gdro_bench.instruments import panel
 from gdro_bench.policy import Policy
-from gdro_bench.rewards import panel
 from gdro_bench.score import Images, Scorer, check_axes, judge_mean
 
 FILE = "health.json"

@@ -17,8 +17,8 @@ from gdro_bench.engine import divergence, record
 from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.record import Point
 from gdro_bench.engine.run_state import RunState
+from gdro_bench.instruments import panel
 from gdro_bench.policy import Policy
-from gdro_bench.rewards import panel
 from gdro_bench.score import Images, Score, Scorer
 
 Row = dict[str, Any]  # of scores.parquet: one held-out picture

@@ -16,14 +16,14 @@ from gdro_bench import content, registry
 from gdro_bench import task as tasks
 from gdro_bench.engine import record
 from gdro_bench.errors import BenchError, unknown
+from gdro_bench.instruments import check_auxiliaries
+from gdro_bench.judges.address import check_judge, without_credentials
 from gdro_bench.profile import Profile
-from gdro_bench.rewards.address import check_judge, without_credentials
-from gdro_bench.rewards.instruments import check_auxiliaries
 from gdro_bench.task import Prompt, PromptOf, PromptSet, Task
 
 if TYPE_CHECKING:
     from gdro_bench.methods import CostModel, Method
-    from gdro_bench.methods.offline import PoolConfig
+    from gdro_bench.methods.parts.offline import PoolConfig
 
 
 JUDGE_URL = "profile.judge.url"

@@ -26,11 +26,11 @@ from gdro_bench.engine.run_state import RunState
 from gdro_bench.engine.tracking import Tracking
 from gdro_bench.errors import BenchError, first_line
 from gdro_bench.files import not_written
+from gdro_bench.instruments import open_named, open_reward
 from gdro_bench.methods import Method, TrainContext, Training
 from gdro_bench.models import open_policy
 from gdro_bench.policy import Policy
 from gdro_bench.pool import Pool
-from gdro_bench.rewards.instruments import open_named, open_reward
 from gdro_bench.score import Scorer
 
 CHECKPOINT_SECONDS = 60  # between checkpoints, at least

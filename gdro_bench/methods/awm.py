@@ -31,13 +31,13 @@ from torch import Tensor
 
 from gdro_bench.content import NonNegative, Positive
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import forward_process
-from gdro_bench.methods.ema import Decay
-from gdro_bench.methods.forward_data import OfflineConfig, OnlineConfig, Std
-from gdro_bench.methods.forward_process import Mode, Role, Rule, Seen, distance, error, kl, kl_roles
-from gdro_bench.methods.grpo import clipped_loss
-from gdro_bench.methods.offline import PoolConfig
-from gdro_bench.methods.trainer import OptimiserConfig
+from gdro_bench.methods.parts import forward_process
+from gdro_bench.methods.parts.ema import Decay
+from gdro_bench.methods.parts.forward_data import OfflineConfig, OnlineConfig, Std
+from gdro_bench.methods.parts.forward_process import Mode, Role, Rule, Seen, distance, error, kl, kl_roles
+from gdro_bench.methods.parts.grpo import clipped_loss
+from gdro_bench.methods.parts.offline import PoolConfig
+from gdro_bench.methods.parts.trainer import OptimiserConfig
 from gdro_bench.profile import Sampler
 from gdro_bench.task import Prompt
 

@@ -30,10 +30,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gdro_bench.content import NonNegative, Positive
-from gdro_bench.methods import forward_process
-from gdro_bench.methods.ema import Decay
-from gdro_bench.methods.forward_data import OfflineConfig, OnlineConfig, Std
-from gdro_bench.methods.forward_process import (
+from gdro_bench.methods.nft import LEAST, optimality
+from gdro_bench.methods.parts import forward_process
+from gdro_bench.methods.parts.ema import Decay
+from gdro_bench.methods.parts.forward_data import OfflineConfig, OnlineConfig, Std
+from gdro_bench.methods.parts.forward_process import (
     Mode,
     Rule,
     Seen,
@@ -42,9 +43,8 @@ from gdro_bench.methods.forward_process import (
     kl,
     kl_roles,
 )
-from gdro_bench.methods.nft import LEAST, optimality
-from gdro_bench.methods.offline import PoolConfig
-from gdro_bench.methods.trainer import OptimiserConfig
+from gdro_bench.methods.parts.offline import PoolConfig
+from gdro_bench.methods.parts.trainer import OptimiserConfig
 
 
 @dataclass(frozen=True, slots=True)

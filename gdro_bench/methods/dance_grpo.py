@@ -27,7 +27,7 @@ Where this differs from the published code (numbers: see baselines/methods/dance
 from __future__ import annotations
 
 from gdro_bench.methods import Method, TrainContext
-from gdro_bench.methods.grpo import Config, RolloutTraining, check, costs
+from gdro_bench.methods.parts.grpo import Config, RolloutTraining, check, costs
 
 
 def start(config: Config, context: TrainContext) -> RolloutTraining:

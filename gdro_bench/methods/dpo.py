@@ -18,8 +18,8 @@ from typing import Literal
 
 from gdro_bench.content import Count, NonNegative
 from gdro_bench.methods import CostModel, Method, TrainContext, Training, gdro
-from gdro_bench.methods.offline import PoolConfig
-from gdro_bench.methods.trainer import OptimiserConfig
+from gdro_bench.methods.parts.offline import PoolConfig
+from gdro_bench.methods.parts.trainer import OptimiserConfig
 from gdro_bench.profile import Sampler
 from gdro_bench.task import Prompt
 

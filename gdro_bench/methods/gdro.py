@@ -18,9 +18,9 @@ Left open by the paper, hence options (the numbers are in baselines/<profile>/gd
 5. `draw`: `random`; `unequal`, which always takes two images of different rewards; or `spread`, which always takes a
    best and a worst image of the 16.
 6. The reward that decides which image is stabilised may tie: ties share the term.
-7. `[online]`: the pool is sampled in rounds, later ones from the policy: see `gdro_bench/methods/online.py`.
-8. `[adaptive_beta]`: beta is moved while training: see `gdro_bench/methods/adaptive_beta.py`.
-9. `[auxiliary]`, `[regulariser]`: against reward hacking: see `gdro_bench/methods/pool_regulariser.py`.
+7. `[online]`: the pool is sampled in rounds, later ones from the policy: see `gdro_bench/methods/parts/online.py`.
+8. `[adaptive_beta]`: beta is moved while training: see `gdro_bench/methods/parts/adaptive_beta.py`.
+9. `[auxiliary]`, `[regulariser]`: against reward hacking: see `gdro_bench/methods/parts/pool_regulariser.py`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,16 @@ from torch import Tensor
 from gdro_bench.budget import GRADIENT_COST, Cost
 from gdro_bench.content import Count, NonNegative
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import CostModel, Method, TrainContext, Training, regularise
-from gdro_bench.methods.adaptive_beta import AdaptiveBetaConfig, Controller, covariance, draw_variance, error_slope
-from gdro_bench.methods.offline import (
+from gdro_bench.methods import CostModel, Method, TrainContext, Training
+from gdro_bench.methods.parts import regularise
+from gdro_bench.methods.parts.adaptive_beta import (
+    AdaptiveBetaConfig,
+    Controller,
+    covariance,
+    draw_variance,
+    error_slope,
+)
+from gdro_bench.methods.parts.offline import (
     Draw,
     Drawn,
     OfflineTraining,
@@ -49,10 +56,10 @@ from gdro_bench.methods.offline import (
     pool_cost,
     residual,
 )
-from gdro_bench.methods.online import ONCE, OnlineConfig, OnlineTraining, Rounds, check_online, online_costs
-from gdro_bench.methods.pool_regulariser import PoolGuard, trusted
-from gdro_bench.methods.regularise import AuxiliaryConfig, PoolRegulariser
-from gdro_bench.methods.trainer import OptimiserConfig
+from gdro_bench.methods.parts.online import ONCE, OnlineConfig, OnlineTraining, Rounds, check_online, online_costs
+from gdro_bench.methods.parts.pool_regulariser import PoolGuard, trusted
+from gdro_bench.methods.parts.regularise import AuxiliaryConfig, PoolRegulariser
+from gdro_bench.methods.parts.trainer import OptimiserConfig
 from gdro_bench.policy import Policy
 from gdro_bench.profile import Sampler
 from gdro_bench.sampling import ConditionalVelocity

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gdro_bench.content import NonNegative, Positive
-from gdro_bench.methods import forward_process
-from gdro_bench.methods.ema import Decay
-from gdro_bench.methods.forward_data import OfflineConfig, OnlineConfig, Std
-from gdro_bench.methods.forward_process import Mode, Rule, Seen, error, kl, kl_roles
-from gdro_bench.methods.offline import PoolConfig
-from gdro_bench.methods.trainer import OptimiserConfig
+from gdro_bench.methods.parts import forward_process
+from gdro_bench.methods.parts.ema import Decay
+from gdro_bench.methods.parts.forward_data import OfflineConfig, OnlineConfig, Std
+from gdro_bench.methods.parts.forward_process import Mode, Rule, Seen, error, kl, kl_roles
+from gdro_bench.methods.parts.offline import PoolConfig
+from gdro_bench.methods.parts.trainer import OptimiserConfig
 
 LEAST = 1e-5  # of the weights w
 

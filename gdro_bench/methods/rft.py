@@ -20,8 +20,16 @@ from gdro_bench.budget import GRADIENT_COST, Cost
 from gdro_bench.content import Count
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import CostModel, Method, TrainContext
-from gdro_bench.methods.offline import Drawn, OfflineTraining, PoolConfig, Source, draw_t, pool_cost, squared_error
-from gdro_bench.methods.trainer import OptimiserConfig
+from gdro_bench.methods.parts.offline import (
+    Drawn,
+    OfflineTraining,
+    PoolConfig,
+    Source,
+    draw_t,
+    pool_cost,
+    squared_error,
+)
+from gdro_bench.methods.parts.trainer import OptimiserConfig
 from gdro_bench.policy import Policy
 from gdro_bench.profile import Sampler
 from gdro_bench.task import Prompt

@@ -15,10 +15,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from gdro_bench.rewards import panel
+from gdro_bench.instruments import Instruments, panel
 from gdro_bench.rewards.geneval_prompts import plural
 from gdro_bench.rewards.geneval_rules import Detections, Detector
-from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import AUXILIARY, Images, Score, Scorer
 from gdro_bench.task import Prompt
 

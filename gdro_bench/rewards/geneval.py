@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 from gdro_bench.errors import BenchError, unknown
+from gdro_bench.instruments import Instruments
 from gdro_bench.rewards import geneval_rules as rules
 from gdro_bench.rewards.geneval_prompts import TAGS, Scene, parse
 from gdro_bench.rewards.geneval_rules import Colours, Detections, Detector, Objects
-from gdro_bench.rewards.instruments import Instruments
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 

@@ -13,16 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from rapidfuzz.distance import Levenshtein
 
-from gdro_bench.errors import BenchError
-from gdro_bench.profile import JudgeConfig
-from gdro_bench.rewards.instruments import Instruments
-from gdro_bench.rewards.readers import Reader, Reading, TesseractReader, area
+from gdro_bench.instruments import Instruments
+from gdro_bench.instruments.readers import Reader, Reading, area
 from gdro_bench.score import Images, Score
-from gdro_bench.task import Prompt, first_quoted
+from gdro_bench.task import Prompt
 
 
 def normal(text: str) -> str:
@@ -91,31 +88,6 @@ class TextSize:
 
 def open_text_size(instruments: Instruments) -> TextSize:
     return TextSize(open_reward(instruments))
-
-
-class SecondReader:
-    """The OCR reward by another reader, for judging: has a method learnt to write, or to please one engine? What it
-    looks for is the prompt's first quoted text (`task.first_quoted`), whatever the task's own reward looks for."""
-
-    def __init__(self, reward: OcrReward) -> None:
-        self.reward, self.name = reward, reward.name
-
-    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
-        """Raises:
-        BenchError: a prompt has no quoted text."""
-        for prompt in prompts:
-            if first_quoted(prompt.text) is None:
-                raise BenchError(
-                    f"The second reader compares what it reads with the text in quotes, and {prompt.text[:80]!r} "
-                    "has none.",
-                    "Leave out --second-reader, or set profile.judge.second_reader=none, for this task.",
-                    2,
-                )
-        return self.reward(images, [replace(prompt, target=first_quoted(prompt.text) or "") for prompt in prompts])
-
-
-def open_second_reader(config: JudgeConfig) -> SecondReader:
-    return SecondReader(OcrReward(TesseractReader()))
 
 
 def open_reward(instruments: Instruments) -> OcrReward:

@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 from gdro_bench import content, figures, progress, sampling, stats, task
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import plan
+from gdro_bench.instruments import open_reward
 from gdro_bench.models.pocket import gold, parse, world
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.models.pocket.prompts import words
 from gdro_bench.models.pocket.training.train_base import Pretrainer, Pretraining, Progress
 from gdro_bench.profile import Sampler
-from gdro_bench.rewards.instruments import open_reward
 from gdro_bench.score import Images, Score
 
 matplotlib.use("Agg")

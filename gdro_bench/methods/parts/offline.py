@@ -19,8 +19,8 @@ from gdro_bench.content import Count, Natural
 from gdro_bench.distributed import gather_scores
 from gdro_bench.errors import BenchError, TrainingFailed
 from gdro_bench.methods import Step, TrainContext
-from gdro_bench.methods.pool_regulariser import PoolGuard
-from gdro_bench.methods.trainer import OptimiserConfig, Trainer
+from gdro_bench.methods.parts.pool_regulariser import PoolGuard
+from gdro_bench.methods.parts.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
 from gdro_bench.pool import Groups, Pool, Sampled
 from gdro_bench.profile import Sampler

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from gdro_bench.errors import BenchError, first_line
-from gdro_bench.rewards import hub
+from gdro_bench.instruments import hub
 from gdro_bench.rewards.geneval_prompts import COLOURS
 from gdro_bench.rewards.geneval_rules import Detection
 

@@ -21,9 +21,9 @@ from torch.nn.functional import interpolate, pad
 
 from gdro_bench import content
 from gdro_bench.errors import BenchError
+from gdro_bench.instruments import hub, mmdet_weights
+from gdro_bench.instruments.clip import ClipColours, open_clip_or_transformers
 from gdro_bench.profile import DetectorConfig
-from gdro_bench.rewards import hub, mmdet_weights
-from gdro_bench.rewards.clip import ClipColours, open_clip_or_transformers
 from gdro_bench.rewards.geneval_rules import Detection, Detections
 from gdro_bench.score import Images
 

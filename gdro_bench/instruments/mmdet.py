@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdro_bench.errors import BenchError
+from gdro_bench.instruments import mmdet_weights
+from gdro_bench.instruments.clip import ClipColours, open_clip_or_transformers
+from gdro_bench.instruments.mask2former import coco_names
 from gdro_bench.profile import DetectorConfig
-from gdro_bench.rewards import mmdet_weights
-from gdro_bench.rewards.clip import ClipColours, open_clip_or_transformers
 from gdro_bench.rewards.geneval_rules import Detection, Detections
-from gdro_bench.rewards.mask2former import coco_names
 from gdro_bench.score import Images
 
 

@@ -30,10 +30,10 @@ from PIL import Image
 from urllib3.exceptions import MaxRetryError
 
 from gdro_bench.errors import BenchError
+from gdro_bench.instruments import hub
+from gdro_bench.judges.address import check_judge, credentials, without_credentials
 from gdro_bench.models import pick_device
 from gdro_bench.profile import JudgeConfig
-from gdro_bench.rewards import hub
-from gdro_bench.rewards.address import check_judge, credentials, without_credentials
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from gdro_bench import registry
 from gdro_bench.errors import BenchError
+from gdro_bench.instruments.readers import EngineReader
 from gdro_bench.profile import DetectorConfig, Profile, ReaderConfig
 from gdro_bench.rewards.geneval_rules import Detector
-from gdro_bench.rewards.readers import EngineReader
 from gdro_bench.score import Scorer
 from gdro_bench.task import Task
 

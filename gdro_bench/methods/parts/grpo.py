@@ -24,10 +24,11 @@ from gdro_bench.budget import GRADIENT_COST, Cost
 from gdro_bench.content import Count, Natural, NonNegative, Positive, Share
 from gdro_bench.distributed import gather_scores
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import CostModel, Step, TrainContext, regularise
-from gdro_bench.methods.regularise import AuxiliaryConfig, RolloutRegulariser
-from gdro_bench.methods.rollout_regulariser import RolloutGuard, paying, shaped
-from gdro_bench.methods.trainer import OptimiserConfig, Trainer
+from gdro_bench.methods import CostModel, Step, TrainContext
+from gdro_bench.methods.parts import regularise
+from gdro_bench.methods.parts.regularise import AuxiliaryConfig, RolloutRegulariser
+from gdro_bench.methods.parts.rollout_regulariser import RolloutGuard, paying, shaped
+from gdro_bench.methods.parts.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
 from gdro_bench.profile import Sampler
 from gdro_bench.rewards.auxiliary import watched

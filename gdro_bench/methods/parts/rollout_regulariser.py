@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdro_bench.methods import TrainContext, diversity, regularise
-from gdro_bench.methods.gate import ShareController
-from gdro_bench.methods.moving_reference import MovingReference
-from gdro_bench.methods.regularise import AuxiliaryConfig, RolloutRegulariser
+from gdro_bench.methods import TrainContext
+from gdro_bench.methods.parts import diversity, regularise
+from gdro_bench.methods.parts.gate import ShareController
+from gdro_bench.methods.parts.moving_reference import MovingReference
+from gdro_bench.methods.parts.regularise import AuxiliaryConfig, RolloutRegulariser
 from gdro_bench.rewards.auxiliary import values_of
 from gdro_bench.score import Images, Score
 

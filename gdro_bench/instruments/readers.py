@@ -29,8 +29,8 @@ from PIL import Image, ImageOps
 
 from gdro_bench import registry
 from gdro_bench.errors import BenchError
+from gdro_bench.instruments.engines import Box, Engine, EngineKind
 from gdro_bench.profile import ReaderConfig
-from gdro_bench.rewards.engines import Box, Engine, EngineKind
 
 
 @dataclass(frozen=True, slots=True)

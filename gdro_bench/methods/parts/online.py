@@ -32,12 +32,21 @@ from gdro_bench.budget import GRADIENT_COST, Cost
 from gdro_bench.content import Count, Natural, Share
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import CostModel, Step, TrainContext
-from gdro_bench.methods.adaptive_beta import Controller
-from gdro_bench.methods.agreement import kendall_tau
-from gdro_bench.methods.ema import replaced
-from gdro_bench.methods.offline import Drawn, OfflineTraining, Origin, PoolConfig, Source, pool_cost, taken, usable
-from gdro_bench.methods.pool_regulariser import PoolGuard
-from gdro_bench.methods.trainer import OptimiserConfig, Trainer
+from gdro_bench.methods.parts.adaptive_beta import Controller
+from gdro_bench.methods.parts.agreement import kendall_tau
+from gdro_bench.methods.parts.ema import replaced
+from gdro_bench.methods.parts.offline import (
+    Drawn,
+    OfflineTraining,
+    Origin,
+    PoolConfig,
+    Source,
+    pool_cost,
+    taken,
+    usable,
+)
+from gdro_bench.methods.parts.pool_regulariser import PoolGuard
+from gdro_bench.methods.parts.trainer import OptimiserConfig, Trainer
 from gdro_bench.pool import Groups
 from gdro_bench.profile import Sampler
 from gdro_bench.task import Prompt, pool_order

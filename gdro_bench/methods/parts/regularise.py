@@ -14,10 +14,10 @@ from torch import Tensor
 
 from gdro_bench.content import NonNegative, Positive
 from gdro_bench.errors import BenchError
-from gdro_bench.methods import aggregation, diversity, gate
-from gdro_bench.methods.aggregation import AggregationConfig
-from gdro_bench.methods.gate import GateConfig
-from gdro_bench.methods.moving_reference import ReferenceConfig
+from gdro_bench.methods.parts import aggregation, diversity, gate
+from gdro_bench.methods.parts.aggregation import AggregationConfig
+from gdro_bench.methods.parts.gate import GateConfig
+from gdro_bench.methods.parts.moving_reference import ReferenceConfig
 
 
 @dataclass(frozen=True, slots=True)

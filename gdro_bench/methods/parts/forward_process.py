@@ -33,8 +33,8 @@ from gdro_bench.budget import GRADIENT_COST, Cost
 from gdro_bench.content import NonNegative, Positive
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import CostModel, Method, Step, TrainContext
-from gdro_bench.methods.ema import Decay, Ema
-from gdro_bench.methods.forward_data import (
+from gdro_bench.methods.parts.ema import Decay, Ema
+from gdro_bench.methods.parts.forward_data import (
     FixedPool,
     Lesson,
     OfflineConfig,
@@ -45,8 +45,8 @@ from gdro_bench.methods.forward_data import (
     check_online,
     rollout_sampler,
 )
-from gdro_bench.methods.offline import PoolConfig, pool_cost
-from gdro_bench.methods.trainer import OptimiserConfig, Trainer
+from gdro_bench.methods.parts.offline import PoolConfig, pool_cost
+from gdro_bench.methods.parts.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
 from gdro_bench.profile import Sampler
 from gdro_bench.sampling import guided

@@ -13,7 +13,7 @@ from torch import Tensor
 from gdro_bench.content import Count, Natural, NonNegative, Positive, Share
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import TrainingFailed
-from gdro_bench.methods.ema import Decay, Ema
+from gdro_bench.methods.parts.ema import Decay, Ema
 from gdro_bench.policy import Policy
 
 LOWER = "Lower method.optimiser.learning_rate or another number of the method; the last checkpoint is kept."

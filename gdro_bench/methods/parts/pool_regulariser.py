@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gdro_bench.methods import aggregation, diversity, regularise
-from gdro_bench.methods.gate import ShareController
-from gdro_bench.methods.regularise import AuxiliaryConfig, PoolRegulariser
+from gdro_bench.methods.parts import aggregation, diversity, regularise
+from gdro_bench.methods.parts.gate import ShareController
+from gdro_bench.methods.parts.regularise import AuxiliaryConfig, PoolRegulariser
 from gdro_bench.pool import Groups
 
 LEAST = 1e-6  # of a novelty factor: a target needs its logarithm
