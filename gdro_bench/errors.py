@@ -15,14 +15,11 @@ class BenchError(Exception):
 
     def __reduce__(self) -> tuple[type[BenchError], tuple[str, str, int]]:
         """Worker processes raise it, too."""
-        return BenchError, (self.problem, self.remedy, self.exit_code)
+        return type(self), (self.problem, self.remedy, self.exit_code)
 
 
 class TrainingFailed(BenchError):
     """A training came to an end by its own numbers: typed again, it would fail again."""
-
-    def __reduce__(self) -> tuple[type[BenchError], tuple[str, str, int]]:
-        return TrainingFailed, (self.problem, self.remedy, self.exit_code)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BenchError:

@@ -19,7 +19,7 @@ from gdro_bench.budget import Ledger, MeteredPolicy, MeteredScorer
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import Method, TrainContext, awm, gdro
-from gdro_bench.methods.parts import forward_data, forward_process, grpo
+from gdro_bench.methods.parts import forward_data, forward_process, groups
 from gdro_bench.methods.parts.forward_process import ForwardTraining
 from gdro_bench.methods.parts.offline import OfflineTraining
 from gdro_bench.models.pocket.policy import PocketPolicy
@@ -162,7 +162,7 @@ def test_offline_draws_are_gdro_s(tmp_path: Path, name: str) -> None:
         assert torch.equal(lesson.t, drawn.t)
         assert lesson.prompts == drawn.prompts
         assert all(torch.equal(lesson.noise(g, d), drawn.eps[g, d]) for g, d in lesson.pairs())
-        assert torch.equal(lesson.advantage, grpo.advantages(drawn.r, "global", 5.0))
+        assert torch.equal(lesson.advantage, groups.advantages(drawn.r, "global", 5.0))
 
 
 @METHODS

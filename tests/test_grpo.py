@@ -16,7 +16,7 @@ from gdro_bench.budget import Ledger
 from gdro_bench.engine import plan
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import TrainContext
-from gdro_bench.methods.parts import grpo
+from gdro_bench.methods.parts import groups, grpo
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.policy import Policy
 from gdro_bench.pool import Pool
@@ -120,34 +120,34 @@ def test_cps_log_probability_leaves_out_variance_and_constants():
 
 def test_advantages_by_hand():
     r = torch.tensor([[0.0, 1.0], [0.5, 0.5]])
-    by_group = grpo.advantages(r, "group", 5.0)
+    by_group = groups.advantages(r, "group", 5.0)
     torch.testing.assert_close(by_group, torch.tensor([[-0.5, 0.5], [0.0, 0.0]]) / (0.5 + 1e-4))
-    by_all = grpo.advantages(r, "global", 5.0)
+    by_all = groups.advantages(r, "global", 5.0)
     torch.testing.assert_close(by_all[0], torch.tensor([-0.5, 0.5]) / (math.sqrt(0.125) + 1e-4))
 
 
 def test_the_unbiased_std_is_torchs_own():
     r = torch.rand(5, 12, generator=torch.Generator().manual_seed(0))
-    by_group = grpo.advantages(r, "group", 5.0, unbiased=True, epsilon=1e-8)
+    by_group = groups.advantages(r, "group", 5.0, unbiased=True, epsilon=1e-8)
     torch.testing.assert_close(by_group, (r - r.mean(1, keepdim=True)) / (r.std(1, keepdim=True) + 1e-8))
-    by_all = grpo.advantages(r, "global", 5.0, unbiased=True, epsilon=1e-8)
+    by_all = groups.advantages(r, "global", 5.0, unbiased=True, epsilon=1e-8)
     torch.testing.assert_close(by_all, (r - r.mean(1, keepdim=True)) / (r.std() + 1e-8))
     one_missing = torch.cat([r, torch.full((5, 1), math.nan)], dim=1)
     torch.testing.assert_close(
-        grpo.advantages(one_missing, "group", 5.0, unbiased=True, epsilon=1e-8)[:, :-1], by_group
+        groups.advantages(one_missing, "group", 5.0, unbiased=True, epsilon=1e-8)[:, :-1], by_group
     )
 
 
 def test_the_epsilon_tells_small_differences_from_none():
     r = torch.tensor([[0.5, 0.5 + 1e-6]])
-    assert grpo.advantages(r, "group", 5.0, epsilon=1e-4).abs().max() < 0.01
-    assert grpo.advantages(r, "group", 5.0, epsilon=1e-8).abs().max() > 0.9
+    assert groups.advantages(r, "group", 5.0, epsilon=1e-4).abs().max() < 0.01
+    assert groups.advantages(r, "group", 5.0, epsilon=1e-8).abs().max() > 0.9
 
 
 def test_an_unscored_image_has_no_say():
     r = torch.tensor([[0.0, 1.0, math.nan], [0.2, 0.4, 0.9]])
-    alone = grpo.advantages(r[:1, :2], "group", 5.0)
-    advantage = grpo.advantages(r, "group", 5.0)
+    alone = groups.advantages(r[:1, :2], "group", 5.0)
+    advantage = groups.advantages(r, "group", 5.0)
     torch.testing.assert_close(advantage[0, :2], alone[0])
     assert advantage[0, 2] == 0
 
@@ -155,8 +155,8 @@ def test_an_unscored_image_has_no_say():
 @pytest.mark.parametrize("std", ["global", "group"])
 def test_a_flat_group_has_no_advantage_whatever_its_mean_rounds_to(std):
     r = torch.tensor([[2 / 3] * 3 + [math.nan] * 3, [0.1] * 6, [0.0, 1.0] * 3, [math.nan] * 6])
-    advantage = grpo.advantages(r, std, 5.0)
-    assert grpo.flat_groups(r).tolist() == [True, True, False, True]
+    advantage = groups.advantages(r, std, 5.0)
+    assert groups.flat_groups(r).tolist() == [True, True, False, True]
     assert advantage.any(dim=1).tolist() == [False, False, True, False]
 
 
@@ -167,7 +167,7 @@ def test_cps_with_a_noisy_last_step_is_refused(tmp_path):
 
 def test_advantages_are_clipped():
     r = torch.zeros(1, 100).index_fill(1, torch.tensor([0]), 1.0)
-    assert grpo.advantages(r, "group", 5.0).max() == 5.0
+    assert groups.advantages(r, "group", 5.0).max() == 5.0
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_dance_grpo_is_shipped_as_published(profile):
 @pytest.mark.parametrize("profile", ["pocket", "flux1-dev", "sd35-medium"])
 def test_flow_grpo_keeps_its_own_advantage(profile):
     config = content.build(grpo.Config, flow_table(profile), "flow-grpo.toml")
-    assert (config.std, config.std_unbiased, config.std_epsilon) == ("global", False, grpo.EPSILON)
+    assert (config.std, config.std_unbiased, config.std_epsilon) == ("global", False, groups.EPSILON)
     assert (config.drop_zero, config.shuffle) == (True, True)
 
 

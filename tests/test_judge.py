@@ -10,7 +10,7 @@ from numpy.random import default_rng
 
 from gdro_bench.errors import BenchError
 from gdro_bench.models.pocket import judge, world
-from gdro_bench.models.pocket.judge import AXES, FIELDS, PocketJudge
+from gdro_bench.models.pocket.judge import AXES, WIDTHS, PocketJudge
 from gdro_bench.models.pocket.network import Autoencoder
 from gdro_bench.models.pocket.policy import PocketPolicy
 from gdro_bench.models.pocket.training import judge_card, train_judge
@@ -29,7 +29,7 @@ DAMAGES = COHERENCE | STYLE
 def test_a_field_is_told_for_every_fact_that_is_said():
     assert sum(field != judge.NOTHING for field in judge.fields(SIGN)) == 7
     assert sum(field != judge.NOTHING for field in judge.fields(world.Facts(None, None, None, SIGN.things))) == 3
-    assert len(judge.fields(SIGN)) == FIELDS
+    assert len(judge.fields(SIGN)) == len(WIDTHS)
 
 
 def test_objects_are_named_by_where_they_stand():

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from gdro_bench import figures
+from gdro_bench import figures, version
 from gdro_bench.engine import record, samples
 from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.record import Run
 from gdro_bench.engine.run_state import RunState
 from gdro_bench.files import not_written, write_atomically
 from gdro_bench.policy import Policy
-from gdro_bench.version import __version__
 
 SHEET_PROMPTS = 16
 
@@ -26,7 +25,7 @@ def record_of(plan: Plan, state: RunState, model: str, reward: str) -> Run:
     """The record of a run that has spent its budget. model, reward: names of what was trained and of what scored."""
     return Run(
         schema=record.SCHEMA,
-        version=__version__,
+        version=version.of_code(),
         task=plan.task.name,
         profile=plan.profile_name,
         method=plan.method,
@@ -75,9 +74,7 @@ def write(plan: Plan, state: RunState, run: Run, policy: Policy) -> None:
 
 
 def _write_table(path: Path, rows: list[dict[str, object]]) -> None:
-    partial = path.with_suffix(".partial")
-    pd.DataFrame(rows).to_parquet(partial)
-    os.replace(partial, path)
+    write_atomically(path, pd.DataFrame(rows).to_parquet())
 
 
 def _draw_sheet(plan: Plan, state: RunState) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,18 +21,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.nn import Parameter
 
 from gdro_bench import content, sampling
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError, first_line
 from gdro_bench.files import write_atomically
+from gdro_bench.models.adapted import Adapted
 from gdro_bench.models.lora import (
     ADAPTER,
-    adapters_merged,
-    adapters_off,
-    adapters_replaced,
-    adapters_scaled,
     add_lora,
     check_base,
     load_lora,
@@ -53,7 +48,7 @@ TEXTS_HELD = 256  # in memory; all lie on disk
 PREFIX = "transformer"  # of adapters' names, as diffusers' pipelines have them
 
 
-class PretrainedPolicy:
+class PretrainedPolicy(Adapted):
     """See `gdro_bench.policy.Policy`. A family adds how its transformer is called and how its latents lie."""
 
     def __init__(self, pipeline: Any, config: PretrainedConfig, fingerprint: str, device: str) -> None:
@@ -151,22 +146,6 @@ class PretrainedPolicy:
     def _call(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         raise NotImplementedError
 
-    @torch.no_grad()
-    def reference_velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        with adapters_off(self.transformer):
-            return self.velocity(x, t, cond)
-
-    @torch.no_grad()
-    def lagged_velocity(self, adapters: Sequence[Tensor], x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        with adapters_replaced(self.transformer, adapters):
-            return self.velocity(x, t, cond)
-
-    def merged(self) -> AbstractContextManager[None]:
-        return adapters_merged(self.transformer)
-
-    def scaled(self, factor: float) -> AbstractContextManager[None]:
-        return adapters_scaled(self.transformer, factor)
-
     def timesteps(self, steps: int, shift: float) -> Tensor:
         """The model's own schedule if shift is 0."""
         return sampling.timesteps(steps, shift) if shift else sampling.with_exact_ends(self._own_timesteps(steps))
@@ -184,9 +163,6 @@ class PretrainedPolicy:
     def _unpacked(self, x: Tensor) -> Tensor:
         """Latents as the autoencoder takes them."""
         return x
-
-    def parameters(self) -> Iterator[Parameter]:
-        return lora_parameters(self.transformer)
 
     def save(self, folder: Path) -> None:
         from peft import get_peft_model_state_dict

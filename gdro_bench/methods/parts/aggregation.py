@@ -23,6 +23,7 @@ from torch import Tensor
 
 from gdro_bench.content import NonNegative
 from gdro_bench.errors import BenchError
+from gdro_bench.methods.parts.groups import flat_groups
 
 WEIGHTED = ("weighted-sum", "decoupled")
 PESSIMISTIC = ("mean-std", "soft-min")
@@ -75,8 +76,7 @@ def normalised(rewards: Tensor) -> Tensor:
     and counts nowhere."""
     centred = rewards - rewards.nanmean(-1, keepdim=True)
     spread = centred.square().nanmean(-1, keepdim=True).sqrt()
-    flat = rewards.nan_to_num(-math.inf).amax(-1, True) <= rewards.nan_to_num(math.inf).amin(-1, True)
-    return torch.where(flat & ~rewards.isnan(), torch.zeros_like(centred), centred / spread)
+    return torch.where(flat_groups(rewards)[..., None] & ~rewards.isnan(), torch.zeros_like(centred), centred / spread)
 
 
 def weighted(rewards: Tensor, weights: Sequence[float]) -> Tensor:

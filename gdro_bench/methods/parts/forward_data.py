@@ -17,7 +17,7 @@ from gdro_bench import content, sampling
 from gdro_bench.content import Count, Natural, NonNegative
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import Step, TrainContext
-from gdro_bench.methods.parts.grpo import advantages, flat_groups
+from gdro_bench.methods.parts.groups import advantages, flat_groups
 from gdro_bench.methods.parts.offline import Draw, PoolConfig, Source, draw_groups, sample_and_score
 from gdro_bench.profile import Sampler
 from gdro_bench.task import Prompt

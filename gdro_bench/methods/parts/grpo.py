@@ -10,7 +10,6 @@ An epoch samples a group of images for each of some prompts, keeps every state o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from gdro_bench.distributed import gather_scores
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import CostModel, Step, TrainContext
 from gdro_bench.methods.parts import regularise
+from gdro_bench.methods.parts.groups import Std, advantages, flat_groups
 from gdro_bench.methods.parts.regularise import AuxiliaryConfig, RolloutRegulariser
 from gdro_bench.methods.parts.rollout_regulariser import RolloutGuard, paying, shaped
 from gdro_bench.methods.parts.trainer import OptimiserConfig, Trainer
@@ -35,9 +35,6 @@ from gdro_bench.rewards.auxiliary import watched
 from gdro_bench.sampling import Chain, SdeConfig
 from gdro_bench.score import GeneratedBatch, Score
 from gdro_bench.task import Prompt
-
-Std = Literal["global", "group", "none"]
-EPSILON = 1e-4  # Flow-GRPO's `std_epsilon`
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,36 +69,6 @@ class Config:
 
 # ---------------------------------------------------------------------------------------------------------------
 # The mathematics, as functions of tensors
-
-
-def flat_groups(r: Tensor) -> Tensor:
-    """Which groups of rewards r [G, k] have no two scored images of different reward: bool [G]."""
-    return r.nan_to_num(-math.inf).amax(1) <= r.nan_to_num(math.inf).amin(1)
-
-
-def advantages(r: Tensor, std: Std, limit: float, unbiased: bool = False, epsilon: float = EPSILON) -> Tensor:
-    """Group-relative advantages [G, k] of rewards r [G, k]; unscored (NaN) images get 0 and count nowhere.
-
-    A flat group gets exactly 0, where the rounding of its mean would leave something.
-    """
-    centred = r - r.nanmean(dim=1, keepdim=True)
-    if std == "none":
-        return centred.clamp(-limit, limit).nan_to_num(0.0).masked_fill(flat_groups(r)[:, None], 0.0)
-    if std == "global":
-        spread = _spread((r - r.nanmean()).flatten()[None], unbiased).expand_as(centred)
-    else:
-        spread = _spread(centred, unbiased)
-    scaled = (centred / (spread + epsilon)).clamp(-limit, limit).nan_to_num(0.0)
-    return scaled.masked_fill(flat_groups(r)[:, None], 0.0)
-
-
-def _spread(centred: Tensor, unbiased: bool) -> Tensor:
-    """The std of each row of centred rewards [G, k], its NaN left out: [G, 1]."""
-    variance = centred.square().nanmean(dim=1, keepdim=True)
-    if unbiased:
-        n = centred.isfinite().sum(dim=1, keepdim=True)
-        variance = variance * n / (n - 1)
-    return variance.sqrt()
 
 
 def clipped_loss(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:

@@ -19,6 +19,7 @@ from gdro_bench.content import Count, Natural
 from gdro_bench.distributed import gather_scores
 from gdro_bench.errors import BenchError, TrainingFailed
 from gdro_bench.methods import Step, TrainContext
+from gdro_bench.methods.parts.groups import flat_groups
 from gdro_bench.methods.parts.pool_regulariser import PoolGuard
 from gdro_bench.methods.parts.trainer import OptimiserConfig, Trainer
 from gdro_bench.policy import Cond
@@ -207,8 +208,8 @@ def usable(r: Tensor, images: int, drop_flat: bool) -> Tensor:
     Raises:
         TrainingFailed: there is none.
     """
-    spread = r.nan_to_num(-math.inf).amax(1) > r.nan_to_num(math.inf).amin(1)
-    found = torch.nonzero(((~r.isnan()).sum(1) >= images) & (spread | (not drop_flat))).flatten()
+    teaching = ~flat_groups(r) | (not drop_flat)
+    found = torch.nonzero(((~r.isnan()).sum(1) >= images) & teaching).flatten()
     if not len(found):
         raise TrainingFailed(
             f"None of the pool's {len(r)} groups has {images} scored images with different rewards.",

@@ -35,6 +35,7 @@ from gdro_bench.methods import CostModel, Step, TrainContext
 from gdro_bench.methods.parts.adaptive_beta import Controller
 from gdro_bench.methods.parts.agreement import kendall_tau
 from gdro_bench.methods.parts.ema import replaced
+from gdro_bench.methods.parts.groups import flat_groups
 from gdro_bench.methods.parts.offline import (
     Drawn,
     OfflineTraining,
@@ -364,7 +365,7 @@ class OnlineTraining:
         """Looks at a whole new round, before it is trained on."""
         rounds, config = self.rounds, self.rounds.config
         r = rounds.sources[-1].scored.rewards
-        flat = r.nan_to_num(-math.inf).amax(1) <= r.nan_to_num(math.inf).amin(1)
+        flat = flat_groups(r)
         seen = {
             "round": float(rounds.number),
             "round_reward": r.nanmean().item(),

@@ -41,7 +41,6 @@ DAMAGES = {  # what takes from an axis, as `judge_training` does it
     "style": ("lost contrast", "lost colour", "overexposure"),
 }
 KINDS = tuple(kind for kinds in DAMAGES.values() for kind in kinds)
-FIELDS = len(_CHOICES)
 WIDTHS = tuple(map(len, _CHOICES))
 NOTHING = -1
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
 LATENT_CHANNELS = 4
-LATENT_SIDE = 16
 GRID = text.GRID  # image tokens a side, after 2x2 packing
 TOKEN_CHANNELS = LATENT_CHANNELS * 4
 LATENT_SHAPE = (GRID * GRID, TOKEN_CHANNELS)

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import Parameter
 
 from gdro_bench import sampling
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
+from gdro_bench.models.adapted import Adapted
 from gdro_bench.models.lora import (
-    adapters_merged,
-    adapters_off,
-    adapters_replaced,
-    adapters_scaled,
     add_lora,
     check_base,
     load_lora,
-    lora_parameters,
     note_base,
     save_lora,
 )
@@ -39,7 +33,7 @@ from gdro_bench.task import Prompt
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-class PocketPolicy:
+class PocketPolicy(Adapted):
     """See `gdro_bench.policy.Policy`."""
 
     latent_shape: tuple[int, ...] = network.LATENT_SHAPE
@@ -96,31 +90,12 @@ class PocketPolicy:
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return network.velocity(self.transformer, x.to(self.device), t.to(self.device), *cond.tensors)
 
-    @torch.no_grad()
-    def reference_velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        with adapters_off(self.transformer):
-            return self.velocity(x, t, cond)
-
-    @torch.no_grad()
-    def lagged_velocity(self, adapters: Sequence[Tensor], x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        with adapters_replaced(self.transformer, adapters):
-            return self.velocity(x, t, cond)
-
-    def merged(self) -> AbstractContextManager[None]:
-        return adapters_merged(self.transformer)
-
-    def scaled(self, factor: float) -> AbstractContextManager[None]:
-        return adapters_scaled(self.transformer, factor)
-
     def timesteps(self, steps: int, shift: float) -> Tensor:
         return sampling.timesteps(steps, shift)
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Images:
         return to_images(self.autoencoder.decode(network.unpack(x.to(self.device))))
-
-    def parameters(self) -> Iterator[Parameter]:
-        return lora_parameters(self.transformer)
 
     def save(self, folder: Path) -> None:
         save_lora(self.transformer, folder)

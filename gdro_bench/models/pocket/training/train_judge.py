@@ -28,7 +28,6 @@ from gdro_bench.models.pocket.world import COLOURS, PLACES, SIDES, TEXTURES, THI
 from gdro_bench.rewards.geneval_prompts import RELATIONS
 
 Pixels = NDArray[np.uint8]  # [64, 64, 3]
-Damage = Callable[[Pixels, float, Generator], Pixels]  # (picture, severity in 0..1, what else is random)
 
 
 @dataclass(frozen=True, slots=True)
