@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 @cache
 def of_code() -> str:
-    """The version; of a checkout with its commit, such as `0.1.0+1a2b3c4d`, and `-dirty` if a file was changed since."""
+    """The version; of a checkout with its commit, as in `0.1.0+1a2b3c4d`, and `-dirty` if a file was changed since."""
     checkout = Path(__file__).resolve().parents[1]
     if not (checkout / ".git").exists():
         return __version__
