@@ -12,14 +12,14 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from huggingface_hub import ModelCard
+from test_compare import rejudge
 
 from gdro_bench.cli import main
 from gdro_bench.comparison import entries
-from gdro_bench.engine import card, record
+from gdro_bench.engine import card, judging, record
 from gdro_bench.stats import draws_of, estimate
 
 RECORD = Path(__file__).parents[1] / "reports" / "ocr-pocket" / "runs" / "gdro-s0"
@@ -109,8 +109,8 @@ def test_a_run_that_was_not_judged_says_so(run_folder: Path) -> None:
 
 
 def test_the_corrected_score_names_the_prompts_that_were_judged(run_folder: Path) -> None:
-    table = pd.read_parquet(run_folder / "judged.parquet")
-    table[table["prompt"] < 25].to_parquet(run_folder / "judged.parquet")
+    table = judging.read(run_folder)
+    rejudge(run_folder, table[table["prompt"] < 25])
     reward, corrected = loaded(run_folder).data.eval_results
     assert (reward.metric_args["prompts"], corrected.metric_args["prompts"]) == (120, 25)
 

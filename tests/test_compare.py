@@ -17,7 +17,7 @@ from markupsafe import escape
 from gdro_bench import content, stats
 from gdro_bench.cli import AXIS_NAMES, main
 from gdro_bench.comparison import drawings, entries, grids, grouping, matched, prediction, report, searches, tables
-from gdro_bench.engine import record, samples
+from gdro_bench.engine import judging, record, samples
 from gdro_bench.engine.record import Point, Run
 from gdro_bench.engine.tuning import tuned
 from gdro_bench.engine.tuning.tuned import Trial, Tuned
@@ -523,9 +523,13 @@ def judge(folder: Path, u: tuple[float, ...], name: str = "judge (1-5)") -> Path
         for mark, value in zip(MARKS, u, strict=True)
         for i in range(20)
     ]
-    pd.DataFrame(rows).to_parquet(folder / "judged.parquet")
-    (folder / "judged.json").write_text(json.dumps({"judge": name, "gold": "gold: facts"}))
+    judging._write(folder / judging.TABLE, rows, {"judge": name, "gold": "gold: facts"})
     return folder
+
+
+def rejudge(folder: Path, table: pd.DataFrame) -> None:
+    """Puts other judgements, by the same instruments, in the place of a run's."""
+    judging._write(folder / judging.TABLE, table.to_dict("records"), judging.instruments(folder))
 
 
 FALLING = (4.0, 4.0, 3.8, 3.4, 2.9)
@@ -543,12 +547,12 @@ def test_the_corrected_score_is_that_of_the_means(tmp_path: Path) -> None:
 
 def with_errors(folder: Path, last: float) -> Path:
     """A judged run half of whose base's pictures have a wrong letter, and at the end a share `last` of them."""
-    table = pd.read_parquet(judge(folder, (4.0,) * 5) / "judged.parquet")
+    table = judging.read(judge(folder, (4.0,) * 5))
     shares = table["mark"].map(dict(zip(MARKS, (0.5, 0.5, 0.5, 0.5, last), strict=True)))
     table["error letter"] = (table["prompt"] < 20 * shares).astype(float)
     table["error wall"] = 0.0
     table["error colour"] = table["error letter"].where(table["prompt"] % 2 == 0)  # the others do not show it
-    table.to_parquet(folder / "judged.parquet")
+    rejudge(folder, table)
     return folder
 
 
@@ -641,9 +645,9 @@ def test_what_moves_with_gold_predicts_it(tmp_path: Path) -> None:
     for i, fall in enumerate((0.1, 0.2, 0.3, 0.4, 0.6)):
         method = ("gdro", "dpo", "rft", "nft", "awm")[i]
         folder = judge(make_run(tmp_path / f"{i}", method), tuple(4 - fall * 4 * m for m in MARKS))
-        table = pd.read_parquet(folder / "judged.parquet")
+        table = judging.read(folder)
         table["gold"] = 1 - fall * table["mark"] + np.linspace(-0.01, 0.01, 20)[table["prompt"]]
-        table.to_parquet(folder / "judged.parquet")
+        rejudge(folder, table)
         runs.append(entries.load(folder))
     checkpoints, found = prediction.rank_correlations(entries.compare(runs, False))
     assert checkpoints == 5 * 3 + 1
@@ -685,8 +689,8 @@ def test_runs_of_two_judges_are_refused(tmp_path: Path) -> None:
 def test_an_instrument_that_saw_one_run_alone_tells_nothing(tmp_path: Path) -> None:
     judge(make_run(tmp_path / "a"), FALLING)
     b = judge(make_run(tmp_path / "b", "flow-grpo"), FALLING)
-    pd.read_parquet(b / "judged.parquet").drop(columns="gold").to_parquet(b / "judged.parquet")
-    (b / "judged.json").write_text(json.dumps({"judge": "judge (1-5)"}))
+    rows = judging.read(b).drop(columns="gold").to_dict("records")
+    judging._write(b / judging.TABLE, rows, {"judge": "judge (1-5)"})
     compared = entries.compare([entries.load(tmp_path / name) for name in ("a", "b")], False)
     assert compared.instruments == {"reward": "OCR", "judge": "judge (1-5)"}
     assert "alignment" in compared.parts
@@ -819,11 +823,6 @@ def cut(path: Path) -> None:
     [
         (lambda run: cut(run / "scores.parquet"), "scores.parquet cannot be read", "run it again"),
         (lambda run: cut(judge(run, FALLING) / "judged.parquet"), "judged.parquet cannot be read", "gdro-bench judge"),
-        (
-            lambda run: (judge(run, FALLING) / "judged.json").write_text("{"),
-            "judged.json cannot be read",
-            "gdro-bench judge",
-        ),
         (lambda run: (run / "timing.json").write_text("[]"), "0 rows for 5 evaluation points", "Delete that file"),
         (lambda run: (run / "timing.json").write_text("[1"), "timing.json cannot be read", "Delete that file"),
         (lambda run: (run / "timing.json").write_text("3"), "timing.json cannot be read", "Delete that file"),
@@ -1132,9 +1131,9 @@ def test_what_is_not_known_is_no_finding(
 @pytest.mark.usefixtures("undrawn")
 def test_a_judge_that_gave_no_rating_is_counted(tmp_path: Path) -> None:
     folder = judge(make_run(tmp_path / "a"), FALLING)
-    table = pd.read_parquet(folder / "judged.parquet")
+    table = judging.read(folder)
     table.loc[table["mark"] == 1.0, ["u", "alignment"]] = np.nan
-    table.to_parquet(folder / "judged.parquet")
+    rejudge(folder, table)
     make_run(tmp_path / "b", "flow-grpo")
     judge(tmp_path / "b", (4.0,) * 5)
     result = call("--runs", tmp_path)

@@ -1,6 +1,5 @@
 """Judging a finished run's pictures: complete, resumable, by the instruments that were asked for."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -157,18 +156,6 @@ def test_a_judge_that_refuses_after_a_good_one_loses_nothing(run: Path, server: 
     assert sorted(path.name for path in run.glob("judged*")) == [judging.TABLE]
 
 
-def test_a_finished_run_is_judged_again_where_an_older_version_left_failures(run: Path, server: Judge) -> None:
-    judging.judge_run(run, served(server), lambda done, total: None)
-    table = judging.read(run)
-    table.loc[table["mark"] == 1.0, ["u", "alignment", "coherence", "style"]] = np.nan
-    table.to_parquet(run / judging.TABLE)  # without metadata, as older versions wrote it
-    (run / judging.INSTRUMENTS).write_text(json.dumps({"judge": "UnifiedReward (1-5)"}))
-    config = JudgeConfig("unified-reward", "none", "none", server.url, "UnifiedReward")
-    judging.finish(record.read(run), run, config, lambda done, total: None)
-    assert judging.read(run)["u"].notna().all()
-    assert not (run / judging.INSTRUMENTS).exists()
-
-
 def test_committed_judgements_are_read_as_they_were() -> None:
     folder = next(Path(__file__).parent.parent.glob("reports/ocr-pocket/runs/*-s0"))
     assert set(judging.instruments(folder)) == {"judge", "gold"}
@@ -188,15 +175,12 @@ def test_a_prompt_that_a_judge_does_not_know_is_no_failure(run: Path) -> None:
     assert (run / judging.TABLE).stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("name", ["judged.parquet", "judged.json"])
-def test_a_damaged_table_is_named_with_a_remedy(run: Path, name: str) -> None:
+def test_a_damaged_table_is_named_with_a_remedy(run: Path) -> None:
     quietly(run, Counting())
-    if name == judging.INSTRUMENTS:
-        judging.read(run).to_parquet(run / judging.TABLE)
-    (run / name).write_bytes(b"PAR1{")
-    with pytest.raises(BenchError, match=rf"{name} cannot be read.*Delete that file"):
+    (run / judging.TABLE).write_bytes(b"PAR1{")
+    with pytest.raises(BenchError, match=r"judged\.parquet cannot be read.*Delete that file"):
         quietly(run, Counting())
-    (run / name).unlink()
+    (run / judging.TABLE).unlink()
     quietly(run, Counting())
 
 
@@ -254,7 +238,6 @@ def test_the_pocket_instruments_judge_from_the_command_line(run: Path) -> None:
     assert table[["alignment", "coherence", "style"]].stack().between(1, 5).all()
     assert (table["gold"] < 0.5).all()
     assert judging.instruments(run)["judge"].startswith("pocket judge ")
-    assert not (run / judging.INSTRUMENTS).exists()
 
 
 def test_a_server_judges_from_the_command_line(run: Path, server: Judge) -> None:

@@ -21,7 +21,6 @@ from test_run import arguments, folder, recorded
 
 from gdro_bench.cli import main
 from gdro_bench.engine import plan, record, tracking
-from gdro_bench.engine.run_state import RunState
 from gdro_bench.engine.tracking import Event
 
 pytestmark = pytest.mark.usefixtures("sketched")
@@ -186,15 +185,6 @@ def test_events_are_numbered_alike_when_told_one_by_one_and_afterwards(untracked
             assert (one.pictures is None) == (other.pictures is None)
     assert told[0].pictures is not None
     assert told[0].pictures.shape == (64, 4 * 64, 3)
-
-
-def test_a_checkpoint_of_an_older_version_tells_no_order_and_is_taken() -> None:
-    from gdro_bench.budget import Ledger
-
-    state = RunState(Ledger(10, "evaluations"))
-    text = state.to_json().replace(', "steps_before": []', "")
-    assert "steps_before" not in text
-    assert RunState.from_json(text) == state
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -310,7 +310,7 @@ def _judgements(run: Run, folder: Path) -> tuple[dict[str, str], pd.DataFrame | 
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise BenchError(
             f"The judgements in {folder} cannot be read: {error}.",
-            f"Delete {judging.TABLE} and {judging.INSTRUMENTS} there, then: gdro-bench judge {folder}",
+            f"Delete {judging.TABLE} there, then: gdro-bench judge {folder}",
         ) from error
 
 

@@ -89,7 +89,6 @@ def check_claim(plan: Plan, model: str, reward: str) -> None:
             raise ValueError("it is no table")
     except (OSError, ValueError) as error:
         raise BenchError(f"{path} is damaged: {error}.", ANEW) from error
-    before.setdefault("schema", "2")  # until then it was not written
     for key, value in _digests(plan, model, reward).items():
         if key in before and before[key] != value:
             raise BenchError(

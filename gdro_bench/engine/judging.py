@@ -4,7 +4,7 @@ the run ends or at any time later from the pictures that it kept.
 `judged.parquet` has a row for each kept picture of every evaluation point: `mark`, `prompt`, the judge's mean `u` over
 the task's axes and the axes themselves, `gold` where a gold score is known and its parts (`error ...`: 1 where the
 picture has an error of this kind, NaN where the prompt does not allow it), `second_reader`, the reward by another
-reader, and the instruments' notes. Its schema metadata name the instruments. (Older runs name them in `judged.json`.)
+reader, and the instruments' notes. Its schema metadata name the instruments.
 
 New judgements are collected in `judged.partial.parquet`, saved after every evaluation point, and take the place of the
 old ones when they are complete: until then nothing is lost. A judgement that failed is NaN and is asked for again when
@@ -38,7 +38,6 @@ from gdro_bench.task import Correction, Prompt, Task
 
 BATCH = 64
 TABLE, PARTIAL = "judged.parquet", "judged.partial.parquet"
-INSTRUMENTS = "judged.json"  # of runs that were judged before the table named its instruments itself
 METADATA = b"gdro-bench instruments"
 OUTSIDE = "not a prompt of"  # in the note of a judge that does not know this kind of prompt, which is no failure
 VALUES = {"judge": "u", "second reader": "second_reader"}  # the column of each instrument that can fail
@@ -89,7 +88,6 @@ def judge_run(folder: Path, judges: Mapping[str, Scorer], done: Done) -> None:
             evaluation.check(at_point)
     _write(folder / PARTIAL, complete, names)
     (folder / PARTIAL).replace(folder / TABLE)
-    (folder / INSTRUMENTS).unlink(missing_ok=True)
 
 
 def _rows_by(folder: Path, names: Mapping[str, str]) -> tuple[list[Row], bool]:
@@ -151,23 +149,20 @@ def instruments(folder: Path) -> dict[str, str]:
     """Which instruments judged a run, by role; none if it was not judged.
 
     Raises:
-        BenchError: the table or the file that names them is damaged.
+        BenchError: the table is damaged.
     """
     return _instruments(folder, TABLE)
 
 
 def _instruments(folder: Path, table: str) -> dict[str, str]:
-    path, older = folder / table, folder / INSTRUMENTS
+    path = folder / table
     if not path.exists():
         return {}
-    named_in = path
     try:
-        text = (pq.read_schema(path).metadata or {}).get(METADATA)
-        if text is None and table == TABLE and older.exists():
-            text, named_in = older.read_bytes(), older
-        return {str(role): str(name) for role, name in json.loads(text or b"{}").items()}
+        text = (pq.read_schema(path).metadata or {}).get(METADATA, b"{}")
+        return {str(role): str(name) for role, name in json.loads(text).items()}
     except (OSError, ValueError, AttributeError) as error:  # pyarrow's own errors are ValueErrors
-        raise _damaged(named_in, error) from error
+        raise _damaged(path, error) from error
 
 
 def read(folder: Path) -> pd.DataFrame:

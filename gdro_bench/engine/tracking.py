@@ -113,9 +113,8 @@ def _count(state: RunState) -> int:
 def events(plan: Plan, state: RunState) -> Iterator[Event]:
     """All that a run has told so far, in order."""
     told, point = 0, 0
-    before = [0] * (len(state.points) - len(state.steps_before)) + state.steps_before  # an old checkpoint tells none
     for row in range(len(state.steps) + 1):
-        while point < len(state.points) and before[point] == row:
+        while point < len(state.points) and state.steps_before[point] == row:
             told += 1
             yield _point_event(plan, state, point, told)
             point += 1
