@@ -28,6 +28,7 @@ Then see what came out, and what else there is:
 
   gdro-bench compare
   gdro-bench --help"""
+GO_ON = ("run", "sweep", "tune", "judge", "pretrain")  # commands that keep what they have done
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -49,7 +50,8 @@ class Group(click.Group):
             click.echo(REMEDIES[error.errno], err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("Stopped. Type the same command again to go on from here.", err=True)
+            goes_on = ctx.invoked_subcommand in GO_ON and "--dry-run" not in sys.argv
+            click.echo(f"Stopped.{' Type the same command again to go on from here.' if goes_on else ''}", err=True)
             ctx.exit(130)
 
 

@@ -70,7 +70,8 @@ def names(kind: str) -> list[str]:
 def find(kind: str, name: str) -> Path:
     """The folder of a task or profile; a name with anything but letters, digits, `.`, `_`, `-` is never a path."""
     if name not in names(kind):
-        raise unknown(kind, name, names(kind))
+        error = unknown(kind, name, names(kind))
+        raise BenchError(error.problem, f"{error.remedy} Your own: {FOLDERS[kind]}/{name}/{kind}.toml here.", 2)
     folders = [place / FOLDERS[kind] / name for place in roots()]
     return next(folder for folder in folders if (folder / f"{kind}.toml").exists())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import textwrap
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from matplotlib.transforms import offset_copy
 
+from gdro_bench.files import write_atomically
 from gdro_bench.stats import Estimate
 
 
@@ -32,7 +34,8 @@ def _wrapped(label: str, width: int) -> str:
 def sample_sheet(
     path: Path, columns: dict[str, NDArray[np.uint8]], captions: dict[str, list[str]], prompts: list[str]
 ) -> None:
-    """Rows of a prompt and one image a column, each captioned with what was read or detected; written as PNG and PDF.
+    """Rows of a prompt and one image a column, each captioned with what was read or detected, if anything was; written
+    as PNG and PDF.
 
     Args:
         path: without ending. columns: title -> images [N, H, W, 3]. captions: title -> N captions, or
@@ -41,8 +44,11 @@ def sample_sheet(
     width = len(columns) + 1
     beside = max(1, 6 // width)  # prompts beside each other
     rows = -(-len(prompts) // beside)
+    told = any(itertools.chain(*captions.values()))  # a reward that reads nothing has none
     wrapped = {
-        title: [_wrapped(_plain(text or "(nothing read)"), 34) for text in texts] for title, texts in captions.items()
+        title: [_wrapped(_plain(text or "(nothing read)"), 34) for text in texts]
+        for title, texts in captions.items()
+        if told
     }
     lines = max((_wrapped(title, 34).count("\n") + 1 for title in columns), default=0)
     lines += max((text.count("\n") + 1 for texts in wrapped.values() for text in texts), default=0)
@@ -486,8 +492,10 @@ def _legend(figure: Figure, axis: Axes, top: float = 0.0) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """PNG and PDF without a date, so that the same data give the same file."""
+    """PNG and PDF without a date, so that the same data give the same file; each is whole or not there."""
     figure.tight_layout()
-    figure.savefig(path.with_suffix(".png"), dpi=110, bbox_inches="tight")
-    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None}, bbox_inches="tight")
+    for kind, options in (("png", {"dpi": 110}), ("pdf", {"metadata": {"CreationDate": None}})):
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=kind, bbox_inches="tight", **options)
+        write_atomically(path.with_suffix(f".{kind}"), drawn.getvalue())
     plt.close(figure)

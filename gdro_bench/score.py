@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gdro_bench import registry
 from gdro_bench.errors import BenchError
 from gdro_bench.task import Correction, Prompt
 
@@ -44,6 +45,49 @@ class Scorer(Protocol):
     def name(self) -> str: ...
 
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]: ...
+
+
+class Checked:
+    """A scorer of another package, whose slips are told in a sentence: no name, no list of a `Score` an image."""
+
+    def __init__(self, scorer: Any, what: str) -> None:
+        """Raises:
+        BenchError: it has no name."""
+        if not isinstance(getattr(scorer, "name", None), str):
+            raise BenchError(f"The {what} has no name.", 'Give its class one: name = "what it is, and its version".', 2)
+        self.scorer, self.what, self.name = scorer, what, scorer.name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.scorer, name)
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        """Raises:
+        BenchError: what it gives are no scores, or not one an image."""
+        scores = self.scorer(images, prompts)
+        if not isinstance(scores, list) or len(scores) != len(images) or not all(isinstance(s, Score) for s in scores):
+            raise BenchError(
+                f"The {self.what} gave {len(images)} images {_told(scores)}.",
+                "It must return a list with a gdro_bench.score.Score for each.",
+            )
+        return scores
+
+
+def _told(scores: Any) -> str:
+    """What was given instead of scores, in words."""
+    if not isinstance(scores, list):
+        return f"a {type(scores).__name__}"
+    other = next((type(score).__name__ for score in scores if not isinstance(score, Score)), None)
+    return f"a list with a {other}" if other else f"{len(scores)} scores"
+
+
+def open_scorer(kind: Literal["reward", "judge"], name: str, argument: Any) -> Scorer:
+    """A reward of `Instruments`, or a judge of a `JudgeConfig`, by name; one of another package is `Checked`.
+
+    Raises:
+        BenchError: there is none of that name, or it cannot be had.
+    """
+    scorer: Scorer = registry.lookup(kind, name)(argument)
+    return scorer if name in registry.TABLES[kind] else Checked(scorer, f"{kind} {name!r}")
 
 
 GeneratedBatch = tuple[Images, Sequence[Prompt]]  # a batch of pictures, each with what it was to show

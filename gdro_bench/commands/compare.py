@@ -22,7 +22,8 @@ def _of_these(compared: entries.Comparison, asked: pairs.Study, told: Table) -> 
 
 
 def _check(names: Mapping[str, str], groups: Sequence[grouping.Group]) -> None:
-    known = {entries.label_of(loaded.run) for group in groups for loaded in group.runs}
+    runs = [loaded.run for group in groups for loaded in group.runs]
+    known = {name for run in runs for name in (entries.label_of(run), run.method)}
     for label in names:
         if label not in known:
             raise unknown("method to name called", label, known)

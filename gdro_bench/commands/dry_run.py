@@ -79,7 +79,10 @@ def forecast(plan: Plan, device: str, processes: int) -> Forecast:
     """
     method: Method = registry.lookup("method", plan.method)
     if method.costs is None:
-        raise BenchError(f"The method {plan.method!r} does not foretell its cost.", "Run it with a small --budget.")
+        raise BenchError(
+            f"The method {plan.method!r} does not foretell its cost.",
+            "Give its Method a function `costs` (as in gdro_bench/methods/rft.py), or run it with a small --budget.",
+        )
     costs = method.costs(plan.config, plan.profile.sampler)
     speed, latent, adapters = _speed(plan, costs, device, processes)
     ledger, updates = follow(plan, costs, speed)

@@ -364,7 +364,8 @@ def check_comparable(runs: Sequence[LoadedRun]) -> None:
                 raise BenchError(
                     f"{runs[0].folder} and {other.folder} cannot share a figure: "
                     f"{field} is {first.get(field)} in one, {value} in the other.",
-                    "Name the folders that belong together: gdro-bench compare FOLDER FOLDER ...",
+                    "Name the folders that belong together: gdro-bench compare FOLDER FOLDER ...; or none, for a report "
+                    "of each setting: gdro-bench compare --runs FOLDER",
                 )
 
 
@@ -394,11 +395,17 @@ def compare(runs: Sequence[LoadedRun], variants: bool, reference: str | None = N
 
 
 def named(compared: Comparison, names: Mapping[str, str]) -> Comparison:
-    """The same comparison, with names in place of labels: label -> name; other entries keep theirs.
+    """The same comparison, with names in place of labels: label, or method if it has one entry, -> name; other entries
+    keep theirs.
 
     Raises:
         BenchError: a name is empty, or two entries would have it.
     """
+    labels = [entry.label for entry in compared.all_entries]
+    for name in list(names):  # a method alone will do, where it has one entry
+        of_method = [entry.label for entry in compared.all_entries if entry.method == name]
+        if name not in labels and len(of_method) == 1:
+            names = {of_method[0] if label == name else label: given for label, given in names.items()}
     of = {entry.label: replace(entry, label=names.get(entry.label, entry.label)) for entry in compared.all_entries}
     called = [entry.label for entry in of.values()]
     for name in names.values():

@@ -433,7 +433,10 @@ def _label_of(part: str) -> str:
 
 
 def drawn_parts(compared: Comparison) -> list[str]:
-    return [name for name in PARTS if name in compared.parts]
+    """Those that are known of any picture: an empty panel tells nothing."""
+    known = {name for entry in compared.entries for run in entry.runs for name, values in run.parts.items()
+             if np.isfinite(values).any()}  # fmt: skip
+    return [name for name in PARTS if name in compared.parts and name in known]
 
 
 def _tabled(compared: Comparison) -> list[str]:
@@ -566,7 +569,10 @@ def headlines(compared: Comparison, at_budget: Sequence[matched.AtBudget], level
         )
     elif len(compared.entries) > 1:
         sentences.append("No method's reward rises above the base's beyond noise: nothing to match.")
-    sentences.append(f"{_instruments(compared)} Brackets are 95 % bootstrap intervals over {_drawn_anew(compared)}.")
+    sentences.append(
+        f"{_instruments(compared)} Brackets are 95 % bootstrap intervals over {_drawn_anew(compared)}; "
+        f"{len(set(compared.reference.runs[0].prompts))} prompts."
+    )
     return [*sentences, *_of_variants(compared), *_of_one_pool(compared), *_missing(compared)]
 
 

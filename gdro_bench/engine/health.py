@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gdro_bench import registry, sampling, stats
+from gdro_bench import sampling, stats
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import divergence
 from gdro_bench.engine.plan import Plan
@@ -29,7 +29,7 @@ from gdro_bench.errors import BenchError
 from gdro_bench.files import strict_json, write_atomically
 from gdro_bench.instruments import panel
 from gdro_bench.policy import Policy
-from gdro_bench.score import Images, Scorer, check_axes, judge_mean
+from gdro_bench.score import Images, Scorer, check_axes, judge_mean, open_scorer
 
 FILE = "health.json"
 Row = dict[str, Any]  # of one health picture
@@ -134,7 +134,7 @@ class Health:
         BenchError: the judge cannot be had."""
         config = plan.profile.health
         asked = bool(plan.health) and config is not None and config.judge != "none"
-        judge = registry.lookup("judge", config.judge)(plan.profile.judge) if asked and config else None
+        judge = open_scorer("judge", config.judge, plan.profile.judge) if asked and config else None
         return cls(plan, policy, judge, processes)
 
     def write(self, rows: Sequence[Row]) -> None:

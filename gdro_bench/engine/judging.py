@@ -25,14 +25,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gdro_bench import content, registry, stats, task
+from gdro_bench import content, stats, task
 from gdro_bench.engine import record, samples
 from gdro_bench.engine.plan import prompt_reader
 from gdro_bench.engine.record import Point, Run
 from gdro_bench.errors import BenchError, first_line
 from gdro_bench.files import write_atomically
 from gdro_bench.profile import JudgeConfig
-from gdro_bench.score import Score, Scorer, check_axes, corrected_score, judge_mean
+from gdro_bench.score import Score, Scorer, check_axes, corrected_score, judge_mean, open_scorer
 from gdro_bench.stats import Estimate
 from gdro_bench.task import Correction, Prompt, Task
 
@@ -55,7 +55,7 @@ def open_judges(config: JudgeConfig) -> dict[str, Scorer]:
     Raises:
         BenchError: an unknown name, or an instrument that cannot be had.
     """
-    return {role: registry.lookup("judge", name)(config) for role, name in _named(config).items()}
+    return {role: open_scorer("judge", name, config) for role, name in _named(config).items()}
 
 
 def _named(config: JudgeConfig) -> dict[str, str]:
@@ -86,8 +86,23 @@ def judge_run(folder: Path, judges: Mapping[str, Scorer], done: Done) -> None:
             later = [row for row in rows if row["mark"] > point.mark]
             _write(folder / PARTIAL, complete + later, names)
             evaluation.check(at_point)
+    _check_any(folder, judges, complete)
     _write(folder / PARTIAL, complete, names)
     (folder / PARTIAL).replace(folder / TABLE)
+
+
+def _check_any(folder: Path, judges: Mapping[str, Scorer], rows: list[Row]) -> None:
+    """Raises:
+    BenchError: the judge rated nothing, and would take the place of one that did."""
+    rated = any(not np.isnan(row["u"]) for row in rows) if "judge" in judges else True
+    there = not rated and (folder / TABLE).exists() and read(folder).get("u", pd.Series()).notna().any()
+    if not there:
+        return
+    (folder / PARTIAL).unlink(missing_ok=True)
+    raise BenchError(
+        f"{judges['judge'].name} rated none of the pictures of {folder}: {rows[0]['judge_note']}.",
+        "The ratings that are there stand. Choose a judge that knows these prompts.",
+    )
 
 
 def _rows_by(folder: Path, names: Mapping[str, str]) -> tuple[list[Row], bool]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from gdro_bench import content, registry
 from gdro_bench import task as tasks
+from gdro_bench.budget import Cost
 from gdro_bench.engine import record
-from gdro_bench.errors import BenchError, unknown
+from gdro_bench.errors import BenchError
 from gdro_bench.instruments import check_auxiliaries
 from gdro_bench.judges.address import check_judge, without_credentials
 from gdro_bench.profile import Profile
@@ -289,17 +290,19 @@ def _check_pool(method: Method, config: Any, profile: Profile) -> None:
     """Raises:
     BenchError: filling the pool would take the whole budget, so that nothing would be trained, or it would end before
         the last round of a pool that grows."""
-    budget = profile.budget
-    if method.costs is None or budget.kind == "seconds":
+    budget, costs = profile.budget, None if method.costs is None else method.costs(config, profile.sampler)
+    filled = _pool_cost(config, profile) if costs is None else costs.pool
+    if filled is None or budget.kind == "seconds":
         return
-    costs = method.costs(config, profile.sampler)
-    pool = getattr(costs.pool, budget.kind)
+    pool = getattr(filled, budget.kind)
     if pool >= budget.limit:
         raise BenchError(
             f"The pool takes {pool:,} {budget.kind}, the whole budget of {budget.limit:,}.",
             "Lower method.pool.prompts or raise --budget.",
             2,
         )
+    if costs is None:
+        return
     collected, update, measured = (
         getattr(part, budget.kind) for part in (costs.collected, costs.update, costs.measured)
     )
@@ -310,6 +313,14 @@ def _check_pool(method: Method, config: Any, profile: Profile) -> None:
             "Lower method.online.updates, or raise --budget.",
             2,
         )
+
+
+def _pool_cost(config: Any, profile: Profile) -> Cost | None:
+    """Of the pool of a method that does not foretell its costs, if it has one."""
+    from gdro_bench.methods.parts.offline import PoolConfig, pool_cost  # with torch, as the method's own module
+
+    pool = getattr(config, "pool", None)
+    return pool_cost(pool, profile.sampler) if isinstance(pool, PoolConfig) else None
 
 
 def _training_prompts(task: Task, profile: Profile, own: Path | None) -> list[Prompt]:
@@ -327,12 +338,27 @@ def _held_out_prompts(task: Task, profile: Profile, own: Path | None) -> list[Pr
 
 
 def _prompt_set(task: Task, profile: Profile) -> PromptSet:
-    if profile.prompts not in task.prompts:
-        raise unknown(f"prompt set of task {task.name!r} called", profile.prompts, task.prompts)
+    if profile.prompts not in task.prompts:  # a set that is called nearly so is another: no guess
+        raise BenchError(
+            f"The task {task.name!r} has no prompt set {profile.prompts!r}; it has: {', '.join(task.prompts)}.",
+            f"Add [prompts.{profile.prompts}] with train and held_out to its task.toml.",
+            2,
+        )
     return task.prompts[profile.prompts]
 
 
 def prompt_reader(task: Task) -> PromptOf:
-    """What makes the task's prompts of text and metadata."""
+    """What makes the task's prompts of text and metadata.
+
+    Raises:
+        BenchError: the task's reward is not known, or has no reader of prompts.
+    """
+    registry.check("reward", task.reward)
+    if task.reward not in registry.names("prompt"):
+        raise BenchError(
+            f"The reward {task.reward!r} has no reader of prompt lines.",
+            f'Register one: "gdro_bench.prompts".{task.reward} = "gdro_bench.task:plain_prompt", say.',
+            2,
+        )
     reader: PromptOf = registry.lookup("prompt", task.reward)
     return reader

@@ -150,6 +150,8 @@ class Execution:
         saved = self._read_checkpoint() if there else None
         if saved is not None:
             self.state = RunState.from_json(saved["state"])
+            ledger = self.state.ledger
+            self.listener.spent(ledger.spent, ledger.limit, f"goes on from update {self.state.updates}")
         plan, ledger = self.plan, self.state.ledger
         context = TrainContext(
             MeteredPolicy(self.policy, ledger, self.processes),

@@ -10,7 +10,7 @@ from gdro_bench.errors import BenchError
 from gdro_bench.instruments.readers import EngineReader
 from gdro_bench.profile import DetectorConfig, Profile, ReaderConfig
 from gdro_bench.rewards.geneval_rules import Detector
-from gdro_bench.score import Scorer
+from gdro_bench.score import Scorer, open_scorer
 from gdro_bench.task import Task
 
 PLAIN = "gdro_bench.task:plain_prompt"  # reads any task's prompts
@@ -53,7 +53,7 @@ def open_named(names: Sequence[str], profile: Profile, device: str) -> dict[str,
         BenchError: as `open_reward`.
     """
     instruments = Instruments(profile.reader, profile.detector, device)
-    return {name: registry.lookup("reward", name)(instruments) for name in names}
+    return {name: open_scorer("reward", name, instruments) for name in names}
 
 
 def check_auxiliaries(names: Sequence[str], task: Task, profile: Profile) -> None:
