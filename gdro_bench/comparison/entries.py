@@ -364,8 +364,8 @@ def check_comparable(runs: Sequence[LoadedRun]) -> None:
                 raise BenchError(
                     f"{runs[0].folder} and {other.folder} cannot share a figure: "
                     f"{field} is {first.get(field)} in one, {value} in the other.",
-                    "Name the folders that belong together: gdro-bench compare FOLDER FOLDER ...; or none, for a report "
-                    "of each setting: gdro-bench compare --runs FOLDER",
+                    "Name the folders that belong together: gdro-bench compare FOLDER FOLDER ...; or none, for a "
+                    "report of each setting: gdro-bench compare --runs FOLDER",
                 )
 
 
