@@ -64,12 +64,18 @@ others() {
   done
 }
 
-# Three times the budget: does quality turn while the reward still rises?
+# Three times the budget: does quality turn while the reward still rises? And at the rate that both had before their
+# searches, whose trials are of 12 to 28 updates?
 long() {
   for task in ocr geneval; do
     "$bench" sweep $task --method gdro --method flow-grpo --budget 180000 --jobs 2 --out runs/long
   done
+  "$bench" sweep ocr --method gdro --method flow-grpo --budget 180000 --jobs 2 --out runs/long \
+    --set method.optimiser.learning_rate=1e-3
 }
+
+# That rate at the shipped budget.
+rates() { sweep ocr --method gdro --method flow-grpo --set method.optimiser.learning_rate=1e-3; }
 
 # One of GDRO's numbers at a time, as in sections 4.5 and B.1 of the paper.
 ablations() {
@@ -118,7 +124,7 @@ from gdro_bench import content
 from gdro_bench.engine.plan import read_numbers
 print(read_numbers(content.find('profile', 'pocket') / 'gdro.toml', '$1')['beta'] * $2)"; }
 
-for step in ${*:-search curves weights main online others long ablations exploit}; do
+for step in ${*:-search curves weights main online others long rates ablations exploit}; do
   echo "== $step"
   $step
 done

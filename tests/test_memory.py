@@ -71,7 +71,7 @@ def test_a_dry_run_without_weights_counts(profile: str) -> None:
 
     one, eight = dry(1), dry(8)
     assert "with 1 process," in one
-    assert "with 8 processes," in eight
+    assert "with 8 processes that share it perfectly," in eight
     for said in (one, eight):
         assert "330 TFLOP/s" in said
         assert "GB of memory each at the peak" in said

@@ -94,10 +94,11 @@ def print_forecast(console: Console, plan: Plan, expected: Forecast) -> None:
         counts = (f"{count:,}" for count in (spent.evaluations, spent.images, spent.reward_calls))
         table.add_row(name, *counts, in_words(spent.seconds))
     console.print(table)
+    several = "1 process" if expected.processes == 1 else f"{expected.processes} processes that share it perfectly"
     console.print(
-        f"Budget: {budget.limit:,} {budget.kind}. About {in_words(expected.seconds)} with "
-        f"{expected.processes} process{'' if expected.processes == 1 else 'es'}, "
-        f"{expected.memory / 1e9:.1f} GB of memory each at the peak, {expected.disk / 1e9:.2f} GB of disk."
+        f"Budget: {budget.limit:,} {budget.kind}. About {in_words(expected.seconds)} with {several}, "
+        f"{expected.memory / 1e9:.1f} GB of memory each at the peak (leave an eighth of room), "
+        f"{expected.disk / 1e9:.2f} GB of disk (without the model's own)."
     )
     console.print(escape(expected.basis))
     console.print("A pool that is there already costs evaluations, but no time.")

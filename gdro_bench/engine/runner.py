@@ -35,6 +35,7 @@ from gdro_bench.score import Scorer
 
 CHECKPOINT_SECONDS = 60  # between checkpoints, at least
 CHECKPOINT_SHARE = 0.05  # of a run's time that checkpoints may take
+FEW_PROMPTS = 20  # intervals over fewer tell little
 
 
 class ProgressListener(Protocol):
@@ -133,7 +134,11 @@ class Execution:
         return {"model": self.policy.name, "reward": self.scorer.name, "auxiliaries": watching, "libraries": libraries}
 
     def _warn(self) -> None:
-        """Of one's own prompts that the model cannot show: their scores say nothing of a method."""
+        """Of prompts that are too few, and of one's own that the model cannot show: their scores say little of a
+        method."""
+        prompts = len({prompt.text for prompt in self.plan.held_out})
+        if prompts < FEW_PROMPTS:
+            self.listener.warn(f"The intervals are over {prompts} held-out prompts alone: take {FEW_PROMPTS} or more.")
         unsupported = getattr(self.policy, "unsupported", None)
         if not (self.plan.prompts and unsupported):
             return
