@@ -871,6 +871,14 @@ def test_an_unfinished_run_is_passed_over_and_named(tmp_path: Path) -> None:
     assert f"Left out, unfinished: {tmp_path / 'b'}" in result.output
 
 
+def test_a_method_with_one_entry_may_be_named_without_its_settings(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", changed=("method.tau=0.1",))
+    make_run(tmp_path / "b", "flow-grpo")
+    compared = entries.compare([entries.load(tmp_path / name) for name in ("a", "b")], True)
+    named = entries.named(compared, {"gdro": "ours", "flow-grpo": "theirs"})
+    assert [entry.label for entry in named.entries] == ["ours", "theirs"]
+
+
 def test_an_unknown_reference_is_named(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     assert "Did you mean 'gdro'?" in call(tmp_path, "--reference", "gdr0").output

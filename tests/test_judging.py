@@ -156,6 +156,16 @@ def test_a_judge_that_refuses_after_a_good_one_loses_nothing(run: Path, server: 
     assert sorted(path.name for path in run.glob("judged*")) == [judging.TABLE]
 
 
+def test_a_judge_that_knows_none_of_the_prompts_takes_no_other_s_place(run: Path) -> None:
+    quietly(run, Counting())
+    for path in (run / "samples").iterdir():
+        samples.write(path, np.full((len(samples.numbers(path)), 64, 64, 3), 90, dtype=np.uint8))
+    with pytest.raises(BenchError, match=r"rated none of the pictures of .*not a prompt of.* The ratings .* stand"):
+        judging.judge_run(run, judging.open_judges(JudgeConfig("pocket", "none", "none", "", "")), lambda *_: None)
+    assert judging.instruments(run) == {"judge": Counting.name}
+    assert [path.name for path in run.glob("judged*")] == [judging.TABLE]
+
+
 def test_committed_judgements_are_read_as_they_were() -> None:
     folder = next(Path(__file__).parent.parent.glob("reports/ocr-pocket/runs/*-s0"))
     assert set(judging.instruments(folder)) == {"judge", "gold"}

@@ -16,7 +16,8 @@ from test_run import SHORT
 
 from gdro_bench import content
 from gdro_bench.cli import main
-from gdro_bench.engine import judging
+from gdro_bench.engine import judging, plan
+from gdro_bench.errors import BenchError
 from gdro_bench.methods import Method
 from gdro_bench.registry import TABLES, lookup
 
@@ -116,6 +117,27 @@ def test_a_method_without_costs_says_so(here: Path) -> None:
     result = CliRunner().invoke(main, [*run_arguments(SETTINGS), "--out", "elsewhere", "--dry-run"])
     assert result.exit_code == 1
     assert "The method 'best-half' does not foretell its cost." in result.output
+
+
+def test_a_pool_that_takes_the_whole_budget_is_refused_without_costs_too(here: Path) -> None:
+    result = CliRunner().invoke(main, [*run_arguments(SETTINGS), "--out", "elsewhere", "--budget", "8"])
+    assert result.exit_code == 2
+    assert "the whole budget of 8" in result.output
+
+
+def test_a_reward_without_a_reader_of_prompts_is_told(here: Path) -> None:
+    for reward, said in (("contrast", "no reward 'contrast'"), ("unread", "no reader of prompt lines")):
+        own = here / "tasks" / reward
+        shutil.copytree(here / "tasks" / "redness", own)
+        text = (own / "task.toml").read_text().replace('"redness"', f'"{reward}"')
+        (own / "task.toml").write_text(text)
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setitem(TABLES["reward"], "unread", "plugin_example:open_redness")
+                with pytest.raises(BenchError, match=said):
+                    plan.make_plan(reward, "best-half", "pocket", 0, here)
+        finally:
+            shutil.rmtree(own)
 
 
 def test_a_name_of_the_package_stays_its_own(here: Path) -> None:

@@ -3,13 +3,14 @@
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gdro_bench.distributed import ProcessGroup, gather_scores
 from gdro_bench.errors import BenchError
-from gdro_bench.score import GeneratedBatch, Images, Score, score_batches
+from gdro_bench.score import Checked, GeneratedBatch, Images, Score, score_batches
 from gdro_bench.task import Prompt
 
 BATCHES = 6
@@ -77,3 +78,40 @@ def test_what_a_scorer_raises_is_not_lost() -> None:
 
     with pytest.raises(BenchError, match="Mend it"):
         score_batches(painted([]), fails, 2)
+
+
+class Slips:
+    """A scorer of another package."""
+
+    name = "slips 1"
+    detector = "its own"
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> Any:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ([0.5, 0.5], "gave 2 images a list with a float"),
+        ([Score(0.5)], "gave 2 images 1 scores"),
+        (np.zeros(2), "gave 2 images a ndarray"),
+        (None, "gave 2 images a NoneType"),
+    ],
+)
+def test_what_is_no_score_is_told_with_whose_it_is(answer: object, said: str) -> None:
+    images = np.zeros((2, 4, 4, 3), dtype=np.uint8)
+    with pytest.raises(BenchError, match=rf"The reward 'mine' {said}.*gdro_bench\.score\.Score"):
+        Checked(Slips(answer), "reward 'mine'")(images, [Prompt("", "")] * 2)
+
+
+def test_a_scorer_of_another_package_is_itself_but_for_its_slips() -> None:
+    right = [Score(0.1), Score(0.2)]
+    scorer = Checked(Slips(right), "reward 'mine'")
+    assert scorer(np.zeros((2, 4, 4, 3), dtype=np.uint8), [Prompt("", "")] * 2) == right
+    assert (scorer.name, scorer.detector, hasattr(scorer, "nothing")) == ("slips 1", "its own", False)
+    with pytest.raises(BenchError, match="The judge 'x' has no name"):
+        Checked(object(), "judge 'x'")

@@ -18,7 +18,7 @@ from gdro_bench import content
 from gdro_bench.cli import main
 from gdro_bench.engine import record
 from gdro_bench.engine.tuning import space, tuned
-from gdro_bench.engine.tuning.search import Search, make_search
+from gdro_bench.engine.tuning.search import Search, _drawn, make_search
 from gdro_bench.engine.tuning.space import Choices, Interval, draw, uniform_point
 from gdro_bench.engine.tuning.study import StudyOf
 
@@ -465,3 +465,14 @@ def test_two_commands_share_the_trials_of_a_study(finished: Path, place: Path) -
     ran = [line.split(":")[0] for output in outputs for line in output.splitlines() if line.startswith("gdro, trial")]
     assert sorted(ran) == [f"gdro, trial {number}" for number in range(TRIALS)]
     assert told(place) == told(finished)
+
+
+def test_a_trial_that_was_had_is_not_drawn_again() -> None:
+    """As where a method's own numbers came from an earlier search of the same space and seed."""
+    space = {"tau": Interval(0.0, 1.0, False, False)}
+    first = _drawn(space, {"tau": 7.0}, 0, 5)
+    again = _drawn(space, first[3], 0, 5)
+    assert len({json.dumps(one) for one in again}) == 5
+    assert again[1:4] == (first[1], first[2], first[4])
+    few = {"k": Choices((2, 3))}
+    assert [one["k"] for one in _drawn(few, {"k": 2}, 0, 4)][:2] == [2, 3]  # a space with fewer than trials
