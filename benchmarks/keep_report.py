@@ -28,7 +28,13 @@ from gdro_bench.engine.tuning import tuned
 REPORTS = Path(__file__).resolve().parents[1] / "reports"
 OTHERS = "others.txt"  # records of other reports that one shows, too: a folder a line, as from reports/
 RECORDS = ("run.json", "scores.parquet", "judged.parquet", "steps.parquet")
-NAMES = {"gdro (pool.prompts=48, online.rounds=4, online.updates=35)": "gdro online"}  # as `compare --name` gives them
+NAMES = {  # as `compare --name` gives them
+    "gdro (pool.prompts=48, online.rounds=4, online.updates=35)": "gdro online",
+    "gdro (adaptive_beta.rule=kl-target, adaptive_beta.every=2, adaptive_beta.kl_target=0.025, "
+    "adaptive_beta.rate=0.5)": "gdro, beta moved to a KL",
+    "gdro (optimiser.learning_rate=0.001)": "gdro, rate 1e-3",
+    "flow-grpo (optimiser.learning_rate=0.001)": "flow-grpo, rate 1e-3",
+}
 
 
 def compared(folders: list[Path]) -> Comparison:

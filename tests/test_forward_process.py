@@ -11,7 +11,7 @@ from gdro_bench import content
 from gdro_bench.methods import awm, crd, dgpo, gdro, nft
 from gdro_bench.methods.parts.ema import Decay
 from gdro_bench.methods.parts.forward_process import Rule, Seen, absolute_error, error
-from gdro_bench.methods.parts.grpo import advantages
+from gdro_bench.methods.parts.groups import advantages
 
 U, K, SHAPE = 3, 4, (5, 2)
 CLIP = 5.0
