@@ -145,7 +145,8 @@ def _cell(text: str) -> dict[str, str]:
 
 def _grid(grid: Grid) -> dict[str, Any]:
     rows = [{"prompt": prompt, "pictures": _pictures(grid, i)} for i, prompt in enumerate(grid.prompts)]
-    return {"title": grid.title, "header": ["prompt", *grid.columns], "rows": rows}
+    told = any(any(captions) for captions in grid.captions.values())
+    return {"title": grid.title, "header": ["prompt", *grid.columns], "rows": rows, "told": told}
 
 
 def _pictures(grid: Grid, row: int) -> list[dict[str, str]]:
