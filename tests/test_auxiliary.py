@@ -129,4 +129,5 @@ def test_methods_without_the_tables_do_not_take_them(tmp_path):
 
 
 def test_rewards_of_the_same_prompts_may_watch_each_other(tmp_path):
-    assert plan(tmp_path, 'method.auxiliary.rewards=["ocr"]', task="text-size").auxiliaries == ("ocr",)
+    watched = ('method.auxiliary.rewards=["ocr"]', "method.regulariser.aggregation.rule=min")
+    assert plan(tmp_path, *watched, task="text-size").auxiliaries == ("ocr",)

@@ -215,7 +215,8 @@ def test_models_whose_folders_are_called_alike_are_told_apart(saved: dict[str, P
     assert given.name.split()[0] == own.name.split()[0]
     assert given.name != own.name
     assert again.base == own.base  # however it was loaded
-    given.save(tmp_path / "lora")
+    tuned_too = replace(plain, pretrained=replace(plain.pretrained, source=str(other)))
+    open_policy(tuned_too, "cpu", 0).save(tmp_path / "lora")
     assert open_model(plain, other, tmp_path / "lora", "cpu").base == given.base
     with pytest.raises(BenchError, match=r"were trained on .* not on .*--weights"):
         open_model(plain, None, tmp_path / "lora", "cpu")

@@ -85,7 +85,8 @@ def common_level(comparison: Comparison) -> float | None:
     None if fewer than two entries are compared, or none rises.
     """
     tops = [top for entry in comparison.entries if (top := _top(entry, comparison.prompts)) is not None]
-    return float(comparison.reference.mean("reward")[0]) + min(tops) if tops and len(comparison.entries) > 1 else None
+    base = float(comparison.reference.mean("reward")[0])
+    return base + min(tops) if tops and len(comparison.entries) > 1 and not np.isnan(base) else None
 
 
 def _top(entry: Entry, prompts: stats.Weights) -> float | None:

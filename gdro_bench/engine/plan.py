@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from gdro_bench import content, registry
 from gdro_bench import task as tasks
-from gdro_bench.budget import Cost
 from gdro_bench.engine import record
 from gdro_bench.errors import BenchError
 from gdro_bench.instruments import check_auxiliaries
@@ -23,6 +22,7 @@ from gdro_bench.profile import Profile
 from gdro_bench.task import Prompt, PromptOf, PromptSet, Task
 
 if TYPE_CHECKING:
+    from gdro_bench.budget import Cost
     from gdro_bench.methods import CostModel, Method
     from gdro_bench.methods.parts.offline import PoolConfig
 
@@ -130,8 +130,8 @@ def make_plan(
     held_out = _held_out_prompts(task_, profile_, prompts)
     method_ = registry.lookup("method", method)
     config = _config(method_, tables["method"], path.name, seed)
-    _check_method(method_, config, train, profile_)
     check_auxiliaries(auxiliaries_of(config), task_, profile_)
+    _check_method(method_, config, train, profile_)
     changed += (f"prompts={tasks.digest_with_targets(held_out)[:8]}",) if prompts else ()
     changed += (f"train_prompts={tasks.digest_with_targets(train)[:8]}",) if train_prompts else ()
     changed = tuple(map(_shareable, changed))

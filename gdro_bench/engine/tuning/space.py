@@ -84,11 +84,11 @@ def read(path: Path, task: str, own: Mapping[str, Any]) -> Space:
     table = content.read(path)
     _only(table, ("space", "tasks"), path)
     by_task = content.tables_in(table.get("tasks", {}), f"[tasks] in {path}")
-    entries = content.tables_in(table.get("space", {}), f"[space] in {path}")
+    entries = _entries(table, path)
     for name, one in by_task.items():
         content.find("task", name)
         _only(one, ("space",), path)
-    entries = entries | content.tables_in(by_task.get(task, {}).get("space", {}), f"[tasks.{task}.space] in {path}")
+    entries = entries | _entries(by_task.get(task, {}), path)
     if not entries:
         raise BenchError(
             f"{path} has no [space].", 'Add one, such as "optimiser.learning_rate" = {choices = [1e-3]}.', 2
@@ -100,6 +100,13 @@ def read(path: Path, task: str, own: Mapping[str, Any]) -> Space:
         if name not in numbers:
             raise unknown(f"number in {path.name.removesuffix(content.SPACE_SUFFIX)}.toml called", name, numbers)
     return {name: _domain(entry, numbers[name], f"{path}: {name}") for name, entry in entries.items()}
+
+
+def _entries(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    entries = table.get("space", {})
+    if not isinstance(entries, dict):
+        raise BenchError(f"{path}: space is {entries!r}.", "Write [space] with an entry for each number.", 2)
+    return entries
 
 
 def _only(table: Any, known: tuple[str, ...], path: Path) -> None:

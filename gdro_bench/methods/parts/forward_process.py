@@ -140,15 +140,16 @@ def kl_roles(config: Numbers) -> frozenset[Role]:
 def check(config: Numbers, prompts: Sequence[Prompt], sampler: Sampler) -> None:
     """Raises:
     BenchError: numbers that do not go together."""
-    _check_teacher(config, sampler)
+    check_teacher(config, sampler)
     if config.mode == "offline":
         check_offline(config.offline, config.pool)
     else:
         check_online(config.online, rollout_sampler(config.online, sampler).steps, len(prompts))
 
 
-def _check_teacher(config: Numbers, sampler: Sampler) -> None:
-    """A guided teacher teaches guidance, which the sampler would then apply once more."""
+def check_teacher(config: Numbers, sampler: Sampler) -> None:
+    """Raises:
+    BenchError: a guided teacher teaches guidance, which the sampler would then apply once more."""
     if config.kl_weight and config.teacher_guidance != 1 and sampler.guidance != 1:
         raise BenchError(
             f"The teacher is guided ({config.teacher_guidance}), and so are the pictures ({sampler.guidance}).",
