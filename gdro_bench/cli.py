@@ -260,6 +260,7 @@ def sweep(
     **_examples(
         "tune ocr --method gdro --method flow-grpo --trials 24 --budget 60000",
         "tune geneval --method dpo --trials 12 --budget 48000 --jobs 2",
+        'tune ocr --method gdro --method flow-grpo --over "method.optimiser.learning_rate=[1e-3, 2.66e-3]"',
     )
 )
 @click.argument("task")
@@ -268,10 +269,14 @@ def sweep(
 )
 @click.option(
     "--trials",
-    default=24,
-    show_default=True,
     type=click.IntRange(min=1),
-    help="Number of trials of each method; the first has its own numbers.",
+    help="Number of trials of each method; the first has its own numbers.  [default: 24]",
+)
+@click.option(
+    "--over",
+    multiple=True,
+    metavar="METHOD.KEY=[VALUES]",
+    help="Try all these values instead of points of the method's search space; repeatable: all combinations.",
 )
 @click.option("--budget", type=int, help="Budget of one trial, pools counted.  [default: the profile's]")
 @profile_option

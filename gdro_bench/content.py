@@ -245,11 +245,21 @@ def apply_settings(
     """
     before = flatten(tables)
     for setting in settings:
-        matched = re.fullmatch(r"([a-z_]+(?:\.[a-z_0-9]+)+)=(.+)", setting)
-        if not matched:
-            raise BenchError(f"--set {setting!r} is not of the form group.key=value.", "Try method.tau=0.025.", 2)
-        set_value(tables, matched[1], _toml_value(matched[2]), kinds)
+        name, value = parsed(setting, "--set", "method.tau=0.025")
+        set_value(tables, name, value, kinds)
     return tuple(f"{name}={_said(value)}" for name, value in flatten(tables).items() if before.get(name) != value)
+
+
+def parsed(setting: str, option: str, example: str) -> tuple[str, Any]:
+    """Name and value of a setting `group.key=value`.
+
+    Raises:
+        BenchError: it is not of that form.
+    """
+    matched = re.fullmatch(r"([a-z_]+(?:\.[a-z_0-9]+)+)=(.+)", setting)
+    if not matched:
+        raise BenchError(f"{option} {setting!r} is not of the form group.key=value.", f"Try {example}.", 2)
+    return matched[1], _toml_value(matched[2])
 
 
 def set_value(tables: Mapping[str, dict[str, Any]], dotted: str, value: Any, kinds: Kinds | None = None) -> None:

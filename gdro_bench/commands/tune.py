@@ -36,16 +36,16 @@ class Watcher(Protocol):
     def warn(self, sentence: str) -> None: ...
 
 
-def searches(task: str, methods: Sequence[str], trials: int, **options: Any) -> list[Search]:
+def searches(task: str, methods: Sequence[str], **options: Any) -> list[Search]:
     """A search for every method, all checked before the first trial begins."""
-    return [_search_of(task, method, trials, **options) for method in dict.fromkeys(methods)]
+    return [_search_of(task, method, **options) for method in dict.fromkeys(methods)]
 
 
-def _search_of(task: str, method: str, trials: int, **options: Any) -> Search:
+def _search_of(task: str, method: str, **options: Any) -> Search:
     """Raises:
     BenchError: as `make_search`, with the method's name."""
     try:
-        return make_search(task, method, trials=trials, **options)
+        return make_search(task, method, **options)
     except BenchError as error:
         raise BenchError(f"{method}: {error.problem}", error.remedy, error.exit_code) from error
 

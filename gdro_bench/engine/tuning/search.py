@@ -15,6 +15,7 @@ from gdro_bench.engine.tuning import space as spaces
 from gdro_bench.engine.tuning.space import Space
 from gdro_bench.errors import BenchError
 
+TRIALS = 24  # of a search that is not told how many
 EXHAUSTED = 1000  # points of a space that were looked at for a new one
 TUNING = "-tuning"  # the end of a prompt set's name that is for choosing numbers
 CHEAP = {  # few evaluations, and nothing looked at that does not choose a trial
@@ -50,40 +51,57 @@ def make_search(
     task: str,
     method: str,
     profile: str,
-    trials: int,
+    trials: int | None,
     budget: int | None,
     seed: int,
     out: Path,
     settings: Sequence[str] = (),
+    over: Sequence[str] = (),
 ) -> Search:
     """Reads and checks the space, and draws and checks all trials.
 
     Args:
-        trials: how many, the method's own numbers included. budget: of one trial; the profile's if None. seed: of the
-            draws and of every run. settings: as of a run; those of the method change its own numbers, the first trial.
+        trials: how many, the method's own numbers included; TRIALS if None. budget: of one trial; the profile's if
+            None. seed: of the draws and of every run. settings: as of a run; those of the method change its own
+            numbers, the first trial. over: values to try all combinations of, instead of points of the method's space.
 
     Raises:
         BenchError: a name or setting is unknown, there is no space or a bad one, or a method refuses one of its values
-            or a trial's numbers.
+            or a trial's numbers; or both `trials` and `over` are given.
     """
+    if over and trials is not None:
+        raise BenchError("--over tries all combinations.", "Leave out --trials.", 2)
     tuning = f"profile.prompts={_tuning_prompts(profile, settings, task)}"
     first = plan.make_plan(task, method, profile, seed, out, [*_cheap(profile, task), *settings, tuning], budget)
-    path = content.space_files(profile).get(method)
-    if path is None:
-        remedy = f"Write baselines/{profile}/{method}{content.SPACE_SUFFIX} in the current folder."
-        raise BenchError(f"Profile {profile!r} has no search space for {method!r}.", remedy, 2)
-    space = spaces.read(path, task, first.settings["method"])
-    numbers = content.flatten(first.settings["method"])
-    own = {name: numbers[name] for name in space}
-    drawn = _drawn(space, own, seed, trials)
+    numbers = first.settings["method"]
+    where, space = _over(over, method, numbers) if over else _own_space(profile, method, task, numbers)
+    own = {name: content.flatten(numbers)[name] for name in space}
+    drawn = spaces.grid(space, own) if over else _drawn(space, own, seed, trials or TRIALS)
     for name, value in _ends(space):
-        _checked(first, {name: value}, f"{path} lets {name} be {json.dumps(value)}", path)
+        _checked(first, {name: value}, f"{where} lets {name} be {json.dumps(value)}", where)
     checked = [
-        _checked(first, one, f"Trial {number} of {method} has {_said(one)}", path) for number, one in enumerate(drawn)
+        _checked(first, one, f"Trial {number} of {method} has {_said(one)}", where) for number, one in enumerate(drawn)
     ]
     folder = out / task / profile / method
     plans = tuple(replace(one, folder=folder / f"trial-{number:03d}") for number, one in enumerate(checked))
     return Search(task, profile, method, seed, space, drawn, plans, folder, _identity(first, space))
+
+
+def _over(over: Sequence[str], method: str, numbers: Mapping[str, Any]) -> tuple[str, Space]:
+    return "--over", spaces.over(over, method, numbers)
+
+
+def _own_space(profile: str, method: str, task: str, numbers: Mapping[str, Any]) -> tuple[str, Space]:
+    """The method's file of a search space, and what it says.
+
+    Raises:
+        BenchError: there is none, or it is not in order.
+    """
+    path = content.space_files(profile).get(method)
+    if path is None:
+        remedy = f"Write baselines/{profile}/{method}{content.SPACE_SUFFIX} in the current folder, or give --over."
+        raise BenchError(f"Profile {profile!r} has no search space for {method!r}.", remedy, 2)
+    return str(path), spaces.read(path, task, numbers)
 
 
 def _drawn(space: Space, own: dict[str, Any], seed: int, trials: int) -> tuple[dict[str, Any], ...]:
@@ -118,7 +136,7 @@ def _said(numbers: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {json.dumps(value)}" for name, value in numbers.items())
 
 
-def _checked(first: Plan, numbers: Mapping[str, Any], what: str, path: Path) -> Plan:
+def _checked(first: Plan, numbers: Mapping[str, Any], what: str, where: str) -> Plan:
     """The first trial's plan with these numbers.
 
     Raises:
@@ -127,7 +145,7 @@ def _checked(first: Plan, numbers: Mapping[str, Any], what: str, path: Path) -> 
     try:
         return plan.with_numbers(first, numbers)
     except BenchError as error:
-        raise BenchError(f"{what}: {error.problem}", f"{error.remedy} Or mend {path.name}.", 2) from error
+        raise BenchError(f"{what}: {error.problem}", f"{error.remedy} Or mend {Path(where).name}.", 2) from error
 
 
 def _identity(first: Plan, space: Space) -> dict[str, str]:

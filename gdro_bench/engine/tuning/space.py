@@ -10,8 +10,9 @@ A table `[tasks.<task>.space]` takes the place of single entries on that task.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,35 @@ def read(path: Path, task: str, own: Mapping[str, Any]) -> Space:
     return {name: _domain(entry, numbers[name], f"{path}: {name}") for name, entry in entries.items()}
 
 
+def over(values: Sequence[str], method: str, own: Mapping[str, Any]) -> Space:
+    """A space of given values, `["method.optimiser.learning_rate=[1e-3, 3e-3]"]`: what `grid` tries all of.
+
+    Args:
+        own: as of `read`.
+
+    Raises:
+        BenchError: one is not of that form, names no number of the method, or leaves its own value out.
+    """
+    numbers, found = content.flatten(own), dict[str, Domain]()
+    for one in values:
+        name, value = content.parsed(one, "--over", "method.optimiser.learning_rate=[1e-3, 3e-3]")
+        group, _, number = name.partition(".")
+        if group != "method":
+            raise BenchError(f"--over {one!r} is of no method's number.", f"Write method.NAME, not {name}.", 2)
+        if number not in numbers:
+            raise unknown(f"number in {method}.toml called", number, numbers)
+        found[number] = _choices(value, numbers[number], f"--over {name}")
+        _holds(found[number], numbers[number], f"--over {name}")
+    return found
+
+
+def grid(space: Space, own: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """All combinations of a space's values, by name, the method's own first."""
+    values = itertools.product(*(domain.ends for domain in space.values()))
+    combined = [dict(zip(space, one, strict=True)) for one in values]
+    return (dict(own), *(one for one in combined if one != own))
+
+
 def _entries(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
     entries = table.get("space", {})
     if not isinstance(entries, dict):
@@ -123,13 +153,19 @@ def _domain(entry: Any, own: Any, where: str) -> Domain:
     if not isinstance(entry, dict) or set(entry) not in ({"choices"}, {"low", "high"}, {"low", "high", "log"}):
         raise BenchError(f"{where} is {entry!r}.", "Write {choices = [1, 2]} or {low = 1, high = 9, log = true}.", 2)
     domain = _choices(entry["choices"], own, where) if "choices" in entry else _interval(entry, own, where)
+    _holds(domain, own, where)
+    return domain
+
+
+def _holds(domain: Domain, own: Any, where: str) -> None:
+    """Raises:
+    BenchError: the method's own value lies outside."""
     if own not in domain:
         raise BenchError(
             f"{where} leaves out {own!r}, the method's own value, which is the first trial.",
             "Widen it to hold that.",
             2,
         )
-    return domain
 
 
 def _choices(values: Any, own: Any, where: str) -> Choices:
