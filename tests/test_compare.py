@@ -184,6 +184,20 @@ def test_two_searches_of_one_method_are_not_chosen_between(compared: entries.Com
         searches.of(compared, [make_search(tmp_path, "gdro"), make_search(tmp_path, "gdro", seed=1)])
 
 
+def test_a_second_search_of_longer_trials_is_told_beside_the_first(
+    compared: entries.Comparison, tmp_path: Path
+) -> None:
+    both = ("gdro", "flow-grpo")
+    long = [make_search(tmp_path / "long", method, trials=4, budget=2000) for method in both]
+    found = [*long, *(replace(make_search(tmp_path, method), trials=()) for method in both)]
+    of = searches.of(compared, found)
+    assert of.sentence.endswith("alike: 0 x 500 evaluations, then 4 x 2,000 evaluations.")
+    rows = [["0 x 500 evaluations", "1,530", "no trial"], ["4 x 2,000 evaluations", "2,040", "trial 1, the best"]]
+    assert [row[1:] for row in of.table(compared.entries).cells] == rows * 2
+    one_only = searches.of(compared, found[1:])  # GDRO has the first search alone
+    assert not one_only.matched
+
+
 # -- statistics
 
 

@@ -57,12 +57,13 @@ def write_space(folder: Path, written: str = TINY) -> Path:
     return path
 
 
-def arguments(*more: str, trials: int = TRIALS) -> list[str]:
+def arguments(*more: str, trials: int | None = TRIALS) -> list[str]:
     flags = [part for setting in SETTINGS for part in ("--set", setting)]
-    return ["tune", "ocr", "--device", "cpu", "--trials", str(trials), "--budget", str(BUDGET), *flags, *more]
+    count = [] if trials is None else ["--trials", str(trials)]
+    return ["tune", "ocr", "--device", "cpu", *count, "--budget", str(BUDGET), *flags, *more]
 
 
-def call(*more: str, trials: int = TRIALS) -> Result:
+def call(*more: str, trials: int | None = TRIALS) -> Result:
     return CliRunner().invoke(main, arguments(*more, trials=trials))
 
 
@@ -223,6 +224,46 @@ def test_a_task_s_own_entries_take_the_place_of_general_ones(place: Path) -> Non
     own = content.read(ROOT / "baselines" / "pocket" / "gdro.toml") | {"beta": 5.0}
     assert space.read(path, "ocr", own)["beta"] == Choices((5.0, 6.0))
     assert space.read(path, "geneval", own)["beta"] == Choices((5.0, 1e39))
+
+
+OVER = {
+    "method.beta=[5, 1e39]": ("", [{"beta": 5.0}, {"beta": 1e39}]),
+    "method.beta=[6.0]": ("leaves out 5.0, the method's own value", []),
+    "method.beta=[5.0, -1]": ("--over lets beta be -1.0", []),
+    "method.beta=5.0": ("choices are 5.0", []),
+    "method.bet=[5.0]": ("Did you mean 'beta'?", []),
+    "profile.seed=[5.0]": ("is of no method's number", []),
+    "beta": ("is not of the form group.key=value", []),
+}
+
+
+@pytest.mark.parametrize("over", OVER)
+def test_given_values_take_the_place_of_the_space(over: str, place: Path) -> None:
+    said, drawn = OVER[over]
+    if drawn:
+        made = make_search("ocr", "gdro", "pocket", None, BUDGET, 0, place, SETTINGS, [over])
+        assert list(made.drawn) == drawn
+        assert made.space == {"beta": Choices((5.0, 1e39))}
+        return
+    result = call("--over", over, trials=None)
+    assert result.exit_code == 2, result.output
+    assert said in result.output
+    assert not (place / "tuned").exists()
+
+
+def test_a_grid_holds_every_combination_once_the_own_one_first(place: Path) -> None:
+    over = ["method.beta=[4.0, 5.0]", "method.optimiser.warmup_steps=[0, 10, 20]", "method.k=[2, 4]"]
+    made = make_search("ocr", "gdro", "pocket", None, BUDGET, 0, place, SETTINGS, over)
+    own = {"beta": 5.0, "optimiser.warmup_steps": 0, "k": 4}
+    assert made.drawn[0] == own
+    assert len({json.dumps(one) for one in made.drawn}) == len(made.drawn) == 12
+    assert made.plans[3].settings["method"]["k"] == made.drawn[3]["k"]
+
+
+def test_a_grid_has_no_number_of_trials(place: Path) -> None:
+    result = call("--over", "method.beta=[5.0]")
+    assert result.exit_code == 2
+    assert "--over tries all combinations.\nLeave out --trials." in result.output
 
 
 def test_a_space_is_no_method(place: Path) -> None:

@@ -23,10 +23,10 @@ OTHER = "numbers of no trial"
 
 @dataclass(frozen=True, slots=True)
 class Searches:
-    """The search of each entry, by its label; None where there was none, `foreign` those whose runs have the numbers of
-    no trial of it."""
+    """The searches of each entry's numbers, by its label, none where there was none: first all numbers in short trials,
+    say, and then one of them in long ones. `foreign` are entries whose runs have the numbers of no trial of them."""
 
-    by_label: dict[str, Tuned | None]
+    by_label: dict[str, tuple[Tuned, ...]]
     foreign: frozenset[str] = frozenset()
 
     @property
@@ -35,7 +35,7 @@ class Searches:
         return len(set(self._extents().values())) == 1
 
     def _extents(self) -> dict[str, str]:
-        return {label: OTHER if label in self.foreign else _extent(one) for label, one in self.by_label.items()}
+        return {label: OTHER if label in self.foreign else _extent(found) for label, found in self.by_label.items()}
 
     @property
     def sentence(self) -> str:
@@ -59,44 +59,45 @@ class Searches:
         return replace(table, title=f"{title} (the searches differ: not matched)")
 
     def table(self, entries: Sequence[Entry]) -> Table:
-        """What the search of each entry's numbers cost, and which trial's numbers its runs have."""
-        ones = [self.by_label[entry.label] for entry in entries]
-        cells = [[entry.label, *_cells(one, entry)] for one, entry in zip(ones, entries, strict=True)]
+        """What each search of each entry's numbers cost, and which trial's numbers its runs have."""
+        rows = [(entry, one) for entry in entries for one in self.by_label[entry.label] or (None,)]
         columns = {
-            "label": [entry.label for entry in entries],
-            "trials": [len(one.trials) if one else math.nan for one in ones],
-            "budget": [one.budget if one else math.nan for one in ones],
-            "evaluations": [one.evaluations if one else math.nan for one in ones],
+            "label": [entry.label for entry, _ in rows],
+            "trials": [len(one.trials) if one else math.nan for _, one in rows],
+            "budget": [one.budget if one else math.nan for _, one in rows],
+            "evaluations": [one.evaluations if one else math.nan for _, one in rows],
         }
         header = ["method", "trials and budget of each", "evaluations in all", "numbers of"]
+        cells = [[entry.label, *_cells(one, entry)] for entry, one in rows]
         return Table("searches", "How the numbers were searched", header, cells, pd.DataFrame(columns))
 
 
 def of(compared: Comparison, found: Sequence[Tuned]) -> Searches:
-    """The searches of a comparison's entries among those that were found.
+    """The searches of a comparison's entries among those that were found, the shortest trials first.
 
     Raises:
-        BenchError: two are of one method.
+        BenchError: two are of one method and of trials of one budget.
     """
-    run, by_method = compared.first, dict[str, Tuned]()
-    for one in found:
+    run, by_method = compared.first, dict[str, tuple[Tuned, ...]]()
+    for one in sorted(found, key=lambda one: one.budget):
         if (one.task, one.profile) != (run.task, run.profile):
             continue
-        if one.method in by_method:
-            raise BenchError(
-                f"There are two searches of {one.method} on {one.task}, {one.profile}.", "Give a --tuned with one."
-            )
-        by_method[one.method] = one
-    of_entries = {entry.label: by_method.get(entry.method) for entry in compared.entries}
-    known = [(entry, search) for entry in compared.entries if (search := of_entries[entry.label]) is not None]
-    foreign = {entry.label for entry, search in known if tuned.numbers_of(search, entry.runs[0].run) is None}
+        before = by_method.get(one.method, ())
+        if any((other.budget, other.budget_kind) == (one.budget, one.budget_kind) for other in before):
+            problem = f"There are two searches of {one.method} on {one.task}, {one.profile}, of {_extent((one,))}."
+            raise BenchError(problem, "Give a --tuned with one.")
+        by_method[one.method] = (*before, one)
+    of_entries = {entry.label: by_method.get(entry.method, ()) for entry in compared.entries}
+    foreign = {
+        entry.label
+        for entry in compared.entries
+        if (known := of_entries[entry.label]) and not any(tuned.numbers_of(one, entry.runs[0].run) for one in known)
+    }
     return Searches(of_entries, frozenset(foreign))
 
 
-def _extent(one: Tuned | None) -> str:
-    if one is None:
-        return NOT_SEARCHED
-    return f"{len(one.trials)} x {one.budget:,} {one.budget_kind}"
+def _extent(found: Sequence[Tuned]) -> str:
+    return ", then ".join(f"{len(one.trials)} x {one.budget:,} {one.budget_kind}" for one in found) or NOT_SEARCHED
 
 
 def _cells(one: Tuned | None, entry: Entry) -> list[str]:
@@ -105,4 +106,4 @@ def _cells(one: Tuned | None, entry: Entry) -> list[str]:
     trial = tuned.numbers_of(one, entry.runs[0].run)
     best = "" if trial is None or trial.number == one.best else ", which is not the best"
     whose = "no trial" if trial is None else f"trial {trial.number}{best or ', the best'}"
-    return [_extent(one), f"{one.evaluations:,}", whose]
+    return [_extent((one,)), f"{one.evaluations:,}", whose]
