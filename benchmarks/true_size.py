@@ -90,7 +90,7 @@ def rehearse(method: str, source: Path, checkpointed: bool, folder: Path) -> dic
     assert described.costs is not None
     costs = described.costs(plan.config, plan.profile.sampler)
     budget = sum(one.evaluations for one in (costs.pool, costs.collected, costs.update))
-    images = memory.images_together(plan.config, costs, plan.profile.sampler)
+    images = memory.images_together(costs, plan.profile.sampler)
     foretold = memory.foretell(plan.profile, memory.count(plan.profile), images)
     flags = [word for setting in settings for word in ("--set", setting)]
     command = ["run", "ocr", "--profile", "sd35-medium", "--method", method, "--device", "cpu", "--out", str(folder),

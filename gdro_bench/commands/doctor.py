@@ -164,7 +164,7 @@ def _largest_need(name: str, profile: Profile) -> tuple[str, float]:
 
 def _disk(name: str, profile: Profile) -> str:
     """Room for the largest pool of the profile's methods."""
-    images = max((cost.pool.images for _, cost in costs_of(name, profile).values()), default=0)
+    images = max((cost.pool.images for cost in costs_of(name, profile).values()), default=0)
     need, free = images * _latent_bytes(profile), shutil.disk_usage(Path.cwd()).free
     description = f"{free / 1e9:.1f} GB free here, a pool takes {need / 1e9:.2f} GB"
     if ROOM * need > free:

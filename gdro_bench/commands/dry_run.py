@@ -115,7 +115,7 @@ def _counted(plan: Plan, costs: CostModel, processes: int) -> tuple[Speed, float
     profile, config = plan.profile, plan.profile.pretrained
     assert config is not None
     counted = memory.count(profile)
-    together = memory.images_together(plan.config, costs, profile.sampler)
+    together = memory.images_together(costs, profile.sampler)
     evaluation = counted.forward_flop / ASSUMED_FLOPS
     gradient = evaluation * (GRADIENT_COST + (1 if config.gradient_checkpointing else 0))
     peak = memory.foretell(profile, counted, together, processes, costs.copies).peak
@@ -219,8 +219,7 @@ def at_marks(plan: Plan) -> Cost:
 def _disk(plan: Plan, latent: float, adapters: float, speed: Speed, ledger: Ledger, costs: CostModel) -> float:
     """Pool, checkpoint (twice while it is written, with an epoch's chains if there are any), kept pictures and kept
     adapters, for latents and adapters of so many bytes; and a pretrained model's encoded texts."""
-    steps = getattr(plan.config, "rollout_steps", None) or plan.profile.sampler.steps
-    states = costs.states or steps + 1
+    states = costs.states or plan.profile.sampler.steps + 1
     checkpoint = (COPIES + costs.copies) * adapters + costs.rollouts * states * latent
     points = len(plan.profile.budget.marks) + 1
     pictures = points * min(plan.profile.kept_images, len(plan.held_out))

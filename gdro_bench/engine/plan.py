@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gdro_bench import content, registry
 from gdro_bench import task as tasks
 from gdro_bench.engine import record
+from gdro_bench.engine.uses import uses_of
 from gdro_bench.errors import BenchError
 from gdro_bench.instruments import check_auxiliaries
 from gdro_bench.judges.address import check_judge, without_credentials
@@ -51,9 +52,8 @@ class Plan:
 
     @property
     def pool(self) -> PoolConfig | None:
-        """The pool that the method trains on; None for one that samples anew, in this `mode` or always."""
-        pool: PoolConfig | None = getattr(self.config, "pool", None)
-        return None if getattr(self.config, "mode", "offline") == "online" else pool
+        """The pool that the method trains on; None for one that samples anew."""
+        return uses_of(self.config).pool
 
     @property
     def all_prompts(self) -> list[Prompt]:
@@ -61,14 +61,8 @@ class Plan:
         health prompts and, where anything is guided, the empty one."""
         pool = self.pool
         train = tasks.pool_order(self.train, pool.seed)[: pool.prompts] if pool else self.train
-        null = [Prompt("", "")] if self._guides else []
-        return [*train, *self.held_out, *null, *self.health]
-
-    @property
-    def _guides(self) -> bool:
-        """Whether pictures are guided, or anything in the method's training is."""
-        rollouts = getattr(getattr(self.config, "online", None), "guidance", 1) or 1
-        return {self.profile.sampler.guidance, rollouts, getattr(self.config, "teacher_guidance", 1)} != {1}
+        guided = {self.profile.sampler.guidance, *uses_of(self.config).guidances} != {1}
+        return [*train, *self.held_out, *([Prompt("", "")] if guided else []), *self.health]
 
     @property
     def health(self) -> list[Prompt]:
@@ -80,7 +74,7 @@ class Plan:
     @property
     def auxiliaries(self) -> tuple[str, ...]:
         """Names of the rewards that watch the task's own."""
-        return auxiliaries_of(self.config)
+        return uses_of(self.config).auxiliaries
 
     @property
     def digests(self) -> dict[str, str]:
@@ -130,7 +124,7 @@ def make_plan(
     held_out = _held_out_prompts(task_, profile_, prompts)
     method_ = registry.lookup("method", method)
     config = _config(method_, tables["method"], path.name, seed)
-    check_auxiliaries(auxiliaries_of(config), task_, profile_)
+    check_auxiliaries(uses_of(config).auxiliaries, task_, profile_)
     _check_method(method_, config, train, profile_)
     changed += (f"prompts={tasks.digest_with_targets(held_out)[:8]}",) if prompts else ()
     changed += (f"train_prompts={tasks.digest_with_targets(train)[:8]}",) if train_prompts else ()
@@ -186,13 +180,12 @@ def with_numbers(made: Plan, numbers: Mapping[str, Any]) -> Plan:
 def _config(method: Method, table: Mapping[str, Any], where: str, seed: int) -> Any:
     """A method's numbers, with the pool of a run of this seed."""
     config = content.build(method.config_type, table, where)
-    pool: PoolConfig | None = getattr(config, "pool", None)
+    pool = uses_of(config).pool
     return config if pool is None else replace(config, pool=pool.of_run(seed))
 
 
-def costs_of(profile_name: str, profile: Profile) -> dict[str, tuple[Any, CostModel]]:
-    """For each method that the profile has numbers of, and that foretells its costs: its config, for no task in
-    particular, and its costs.
+def costs_of(profile_name: str, profile: Profile) -> dict[str, CostModel]:
+    """Of each method that the profile has numbers of, and that foretells its costs; for no task in particular.
 
     Raises:
         BenchError: a file of numbers is not in order.
@@ -202,7 +195,7 @@ def costs_of(profile_name: str, profile: Profile) -> dict[str, tuple[Any, CostMo
         method: Method | None = registry.lookup("method", name) if name != "profile" else None
         if method is not None and method.costs is not None:
             config = content.build(method.config_type, read_numbers(path, None), path.name)
-            found[name] = config, method.costs(config, profile.sampler)
+            found[name] = method.costs(config, profile.sampler)
     return found
 
 
@@ -258,12 +251,6 @@ def folder_name(method: str, changed: Sequence[str], seed: int) -> str:
     return "-".join(part for part in (method, content.safe_name(name), f"s{seed}") if part)
 
 
-def auxiliaries_of(config: Any) -> tuple[str, ...]:
-    """Names of the rewards in a method's `[auxiliary]`."""
-    table = getattr(config, "auxiliary", None)
-    return () if table is None else table.rewards
-
-
 def _check(profile: Profile) -> None:
     marks = profile.budget.marks
     if profile.budget.limit <= 0:
@@ -317,10 +304,10 @@ def _check_pool(method: Method, config: Any, profile: Profile) -> None:
 
 def _pool_cost(config: Any, profile: Profile) -> Cost | None:
     """Of the pool of a method that does not foretell its costs, if it has one."""
-    from gdro_bench.methods.parts.offline import PoolConfig, pool_cost  # with torch, as the method's own module
+    from gdro_bench.methods.parts.offline import pool_cost  # with torch, as the method's own module
 
-    pool = getattr(config, "pool", None)
-    return pool_cost(pool, profile.sampler) if isinstance(pool, PoolConfig) else None
+    pool = uses_of(config).pool
+    return None if pool is None else pool_cost(pool, profile.sampler)
 
 
 def _training_prompts(task: Task, profile: Profile, own: Path | None) -> list[Prompt]:

@@ -46,7 +46,7 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class CostModel:
     """What a method spends: once on its `pool`; then, over and over, on `collected` images and on `updates` optimiser
-    updates, each an `update` whose images go through the model in passes of `batch`.
+    updates, each an `update` whose images go through the model in passes of `batch` (an image once for each (t, eps)).
 
     `guided` says whether updates are guided as rollouts are, `copies` how many older copies of the adapters it keeps,
     `states` how many latents of each collected image (without it, those of the sampler's whole chain).

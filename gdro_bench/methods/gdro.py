@@ -149,7 +149,8 @@ def top1_mask(r: Tensor) -> Tensor:
 def group_costs(pool: PoolConfig, optimiser: OptimiserConfig, sampler: Sampler, images: int, draws: int) -> CostModel:
     """Each image of an update goes through the policy, with its gradient, and through the reference."""
     update = Cost((GRADIENT_COST + 1) * images * draws, images * draws)
-    return CostModel(pool_cost(pool, sampler), Cost(), update, updates=1, batch=optimiser.batch or images)
+    batch = (optimiser.batch or images) * draws
+    return CostModel(pool_cost(pool, sampler), Cost(), update, updates=1, batch=batch)
 
 
 def start(config: Config, context: TrainContext) -> Training:

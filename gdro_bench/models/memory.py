@@ -120,20 +120,20 @@ def foretell(profile: Profile, counted: Counted, images: int, processes: int = 1
 
 
 def of_methods(
-    costs: Mapping[str, tuple[Any, CostModel]], profile: Profile, counted: Counted, processes: int = 1
+    costs: Mapping[str, CostModel], profile: Profile, counted: Counted, processes: int = 1
 ) -> dict[str, tuple[int, Memory]]:
-    """For each method, of whose numbers and costs we are told, how many images go together, and the memory."""
-    together = {method: images_together(*pair, profile.sampler) for method, pair in costs.items()}
+    """For each method, of whose costs we are told, how many images go together, and the memory."""
+    together = {method: images_together(cost, profile.sampler) for method, cost in costs.items()}
     return {
         method: (together[method], foretell(profile, counted, together[method], processes, cost.copies))
-        for method, (_, cost) in costs.items()
+        for method, cost in costs.items()
     }
 
 
-def images_together(config: Any, costs: CostModel, sampler: Sampler) -> int:
+def images_together(costs: CostModel, sampler: Sampler) -> int:
     """That go through a model with gradient before a backward: methods with rollouts guide them, too."""
     guided = costs.rollouts and costs.guided
-    return costs.batch * getattr(config, "draws", 1) * (sampler.passes if guided else 1)
+    return costs.batch * (sampler.passes if guided else 1)
 
 
 def _encoders(model: str, config: PretrainedConfig, dtype: torch.dtype) -> float:
