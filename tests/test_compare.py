@@ -16,7 +16,8 @@ from markupsafe import escape
 
 from gdro_bench import content, stats
 from gdro_bench.cli import AXIS_NAMES, main
-from gdro_bench.comparison import drawings, entries, grids, grouping, matched, prediction, report, searches, tables
+from gdro_bench.comparison import drawings, entries, grids, grouping, headlines, matched, prediction, report, searches
+from gdro_bench.comparison.tables import costs, ends, words
 from gdro_bench.engine import judging, record, samples
 from gdro_bench.engine.record import Point, Run
 from gdro_bench.engine.tuning import tuned
@@ -321,7 +322,7 @@ def test_geneval_s_verdict_is_the_mean_over_tags_of_their_means(compared: entrie
             right = np.array(MARKS)[:, None] * np.ones(PROMPTS)
             run.parts["correct counting"] = np.where(few, right, np.nan)
             run.parts["correct colors"] = np.where(few, np.nan, 0.0 * right)
-    verdict = tables.verdict_table(compared)
+    verdict = ends.verdict_table(compared)
     assert verdict is not None
     assert verdict.header == ["method", "mean over tags", "counting", "colors"]
     assert verdict.numbers["label"].tolist() == ["base", "gdro", "flow-grpo"]
@@ -331,22 +332,22 @@ def test_geneval_s_verdict_is_the_mean_over_tags_of_their_means(compared: entrie
 
 
 def test_ocr_s_verdict_is_the_exact_match(compared: entries.Comparison) -> None:
-    verdict = tables.verdict_table(compared)
+    verdict = ends.verdict_table(compared)
     assert verdict is not None
     assert verdict.header == ["method", "exact match (share)"]
     for entry in compared.entries:
         for run in entry.runs:
             del run.parts["exact"]
-    assert tables.verdict_table(compared) is None
+    assert ends.verdict_table(compared) is None
 
 
 def test_parts_that_a_reward_names_itself_are_tabled_beside_the_base_s(compared: entries.Comparison) -> None:
-    assert tables.own_parts_table(compared) is None  # of a reward that names none
+    assert ends.own_parts_table(compared) is None  # of a reward that names none
     for entry in compared.entries:
         for run in entry.runs:
             run.parts["cue"] = np.array(MARKS)[:, None] * np.ones(PROMPTS) / 2 + 0.25
             run.parts["auxiliary length"] = np.ones_like(run.parts["reward"])  # it watches the reward, and is none
-    table = tables.own_parts_table(compared)
+    table = ends.own_parts_table(compared)
     assert table is not None
     assert table.header == ["method", "cue", "cue - base's", "cue - gdro's"]
     assert table.cells[0] == ["base", "0.250 [0.250, 0.250]", "", ""]
@@ -459,7 +460,7 @@ def test_where_the_reference_alone_never_arrives_that_is_said(tmp_path: Path) ->
     flow = entries.load(make_run(tmp_path / "f", "flow-grpo", pool=0))
     compared = entries.compare([gdro, flow], variants=False)
     rows = matched.at_reward(compared, 0.75, "evaluations")
-    cells = tables.reward_table(compared, rows, 0.75, "evaluations").cells
+    cells = costs.reward_table(compared, rows, 0.75, "evaluations").cells
     assert cells[1][4] == "gdro not there"
 
 
@@ -600,7 +601,7 @@ def test_times_to_reward_are_told_level_by_level(written: Path) -> None:
     assert table.loc[("gdro", 0.48)] == pytest.approx(300 + 200 * 0.08 / 0.2)  # the pool is paid for first
     assert np.isinf(table.loc[("flow-grpo", 0.8)])
     assert "not reached" in text
-    assert ratio.loc["gdro"].tolist() == [1] * tables.STEPS
+    assert ratio.loc["gdro"].tolist() == [1] * costs.STEPS
     spent = (table.loc["flow-grpo"] / table.loc["gdro"]).tolist()
     assert ratio.loc["flow-grpo"].tolist() == pytest.approx(spent, rel=1e-5)
     assert f"| flow-grpo, times gdro's | {ratio.loc[('flow-grpo', 0.48)]:.2f} [" in text
@@ -625,7 +626,7 @@ def test_parts_at_r_star_are_read_where_the_curve_crosses_it(compared: entries.C
 @pytest.mark.parametrize(("high", "told"), [(1.9, "1.40 [1.00, 1.90]"), (2.1, "1.40 [1.00, 2.10], wide")])
 def test_a_wide_interval_is_called_so(high: float, told: str, compared: entries.Comparison) -> None:
     row = matched.at_reward(compared, 0.6, "evaluations")[1]
-    assert tables._ratio(row, Estimate(1.4, 1.0, high), "gdro") == told
+    assert costs._ratio(row, Estimate(1.4, 1.0, high), "gdro") == told
 
 
 @pytest.mark.usefixtures("sketched")
@@ -972,7 +973,7 @@ def test_variants_of_a_method_are_held_against_the_same_seeds(tmp_path: Path) ->
     assert astuple(end["gdro (tau=0.5)"]) == pytest.approx((0, 0, 0), abs=1e-9)
     assert end["dpo"].mean == pytest.approx(0.05)
     assert ratio_of(compared, "gdro", label="gdro (tau=0.5)")[True] == Estimate(1.0, 1.0, 1.0)
-    short = tables.short_table(compared, [], matched.at_budget(compared))
+    short = ends.short_table(compared, [], matched.at_budget(compared))
     assert short.cells[1][2].endswith(", seed 0 of both")
     again = make_run(tmp_path / "e", seed=1, rewards=lower, changed=("method.tau=0.5",))
     both = entries.compare([entries.load(folder) for folder in (*own, variant, again)], variants=True)
@@ -985,16 +986,16 @@ def test_what_too_few_resamples_reach_has_no_interval() -> None:
     assert not matched.fair(values)
     assert str(matched._where_there(values)) == "0.500 [nan, nan]"
     assert (
-        tables._with_interval(matched._where_there(values), "too often not there")
+        words.with_interval(matched._where_there(values), "too often not there")
         == "0.500, no interval: too often not there"
     )
     assert matched.fair(values[:-4])
 
 
 def test_another_cut_of_the_levels_is_told(compared: entries.Comparison) -> None:
-    table = tables.cut_table(compared, matched.at_reward(compared, 0.5, "evaluations"), "evaluations")
+    table = costs.cut_table(compared, matched.at_reward(compared, 0.5, "evaluations"), "evaluations")
     assert table is not None
-    assert table.header == ["method", *(f"up to {cut:.0%}" for cut in tables.CUTS)]
+    assert table.header == ["method", *(f"up to {cut:.0%}" for cut in costs.CUTS)]
     levels = (np.arange(matched.LEVELS) + 0.5) / matched.LEVELS  # gdro climbs from 0.4 at 300 to 0.6 at 500
     whole = float(np.exp(np.log(1000 * levels / (300 + 200 * levels)).mean()))
     assert table.numbers["ratio"].iloc[-1] == pytest.approx(whole)
@@ -1032,7 +1033,7 @@ def test_seeds_that_share_a_pool_are_told(tmp_path: Path) -> None:
         method = run.run.settings["method"]
         method["pool"] = {"seed": 0} | ({"shared": True} if method.pop("pool.shared", None) else {})
     compared = entries.compare(runs, True)
-    told = tables.headlines(compared, matched.at_budget(compared), None, "evaluations")
+    told = headlines.headlines(compared, matched.at_budget(compared), None, "evaluations")
     assert [line.split(":")[0] for line in told if "one pool" in line] == [
         f"All seeds of {compared.entries[0].label} train on the prompts of one pool"
     ]
@@ -1063,7 +1064,7 @@ def test_a_verdict_that_is_not_known_is_no_finding(compared: entries.Comparison)
         run.parts["correct counting"] = np.full_like(run.parts["reward"], np.nan)
     for run in compared.entries[1].runs:
         run.parts["correct counting"] = np.ones_like(run.parts["reward"])
-    verdict = tables.verdict_table(compared)
+    verdict = ends.verdict_table(compared)
     assert verdict is not None
     assert verdict.cells[1] == ["gdro", "not known", "not known"]
 
@@ -1201,7 +1202,7 @@ def test_a_figure_carries_its_own_caption(tmp_path: Path) -> None:
     run = entries.load(judge(make_run(tmp_path / "a"), FALLING))
     bent = replace(run, correction=replace(run.correction, pivot=2.5, shift=0.7))
     compared = entries.compare([bent], False)
-    curves = tables.curve_table(compared.entries, compared.prompts)
+    curves = costs.curve_table(compared.entries, compared.prompts)
     drawn = {figure.name: figure for figure in drawings.draw(compared, curves, tmp_path / "out", "evaluations", None)}
     assert list(drawn) == ["reward", "quality", "corrected", "performance-profile"]
     assert "r (u - 2.5) + 0.7" in drawn["corrected"].caption
@@ -1213,7 +1214,7 @@ def test_every_figure_is_on_the_page_with_its_caption(
     written: Path, compared: entries.Comparison, tmp_path: Path
 ) -> None:
     page = (written / "page.html").read_text()
-    curves = tables.curve_table(compared.entries, compared.prompts)
+    curves = costs.curve_table(compared.entries, compared.prompts)
     for figure in drawings.draw(compared, curves, tmp_path / "again", "evaluations", None):
         assert str(escape(figure.title)) in page
         assert str(escape(figure.caption)) in page

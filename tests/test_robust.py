@@ -8,7 +8,8 @@ from scipy import stats as scipy_stats
 from test_compare import SLOWER, make_run
 
 from gdro_bench import stats
-from gdro_bench.comparison import drawings, entries, report, robust, tables
+from gdro_bench.comparison import drawings, entries, report, robust
+from gdro_bench.comparison.tables import ends
 
 RNG = np.random.default_rng(0)
 
@@ -102,7 +103,7 @@ def test_the_report_has_the_table_and_the_figure(
 ) -> None:
     monkeypatch.setattr(drawings, "FIGURES", [one for one in drawings.FIGURES if one is drawings._profile])
     report.write(compared, tmp_path / "report", "evaluations", None)
-    table = tables.robust_table(compared)
+    table = ends.robust_table(compared)
     assert table.markdown() in (tmp_path / "report" / "report.md").read_text()
     assert "| dpo | 0.600 [" in table.markdown()
     for ending in ("png", "pdf", "csv"):

@@ -11,7 +11,7 @@ from rich.console import Console
 from gdro_bench.commands import summary
 from gdro_bench.comparison import entries, grouping, report, searches
 from gdro_bench.comparison.study import answers, pairs
-from gdro_bench.comparison.tables import Table
+from gdro_bench.comparison.tables.table import Table
 from gdro_bench.engine.tuning import tuned as tuning
 from gdro_bench.errors import BenchError, unknown
 

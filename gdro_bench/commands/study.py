@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gdro_bench.comparison import entries, grouping
 from gdro_bench.comparison.study import answers, page, pairs
-from gdro_bench.comparison.tables import csv_bytes
+from gdro_bench.comparison.tables.table import csv_bytes
 from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gdro_bench.commands.board import Outcome
     from gdro_bench.commands.dry_run import Forecast
     from gdro_bench.commands.results import Result, ScaledResult
-    from gdro_bench.comparison.tables import Table as Written
+    from gdro_bench.comparison.tables.table import Table as Written
     from gdro_bench.engine.health import Healthy
     from gdro_bench.engine.plan import Plan
     from gdro_bench.engine.tuning.tuned import Tuned

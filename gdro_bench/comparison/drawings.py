@@ -11,15 +11,10 @@ import pandas as pd
 from gdro_bench import content, figures
 from gdro_bench.comparison import matched, robust
 from gdro_bench.comparison.entries import AXES, CORRECTED, Comparison, Entry, setting_of
-from gdro_bench.comparison.tables import (
-    Table,
-    csv_bytes,
-    curve_table,
-    drawn_parts,
-    labels,
-    pareto_table,
-    ratio_table,
-)
+from gdro_bench.comparison.tables.costs import curve_table, ratio_table
+from gdro_bench.comparison.tables.ends import pareto_table
+from gdro_bench.comparison.tables.table import Table, csv_bytes
+from gdro_bench.comparison.tables.words import drawn_parts, labels
 from gdro_bench.files import write_atomically
 
 
@@ -35,7 +30,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """What figures are drawn from: the comparison, its curves (`tables.curve_table`), the folder they go to, what cost
+    """What figures are drawn from: the comparison, its curves (`costs.curve_table`), the folder they go to, what cost
     is counted in (a key of `AXES`), R* or None, the entries there, and the table of errors if there is one."""
 
     compared: Comparison

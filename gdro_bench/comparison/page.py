@@ -21,7 +21,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from gdro_bench.comparison.drawings import Figure
     from gdro_bench.comparison.grids import Grid
-    from gdro_bench.comparison.tables import Table
+    from gdro_bench.comparison.tables.table import Table
 
 HERE = Path(__file__).parent
 

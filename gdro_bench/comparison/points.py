@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from gdro_bench import stats
-from gdro_bench.comparison import tables
 from gdro_bench.comparison.entries import Entry, LoadedRun, label_of, load
+from gdro_bench.comparison.tables.costs import curve_table
 
 
 def of(folders: Sequence[Path]) -> pd.DataFrame:
@@ -24,7 +24,7 @@ def of(folders: Sequence[Path]) -> pd.DataFrame:
 
 def _of_run(loaded: LoadedRun) -> pd.DataFrame:
     run = loaded.run
-    curve = tables.curve_table([Entry(label_of(run), (loaded,))], stats.draws_of(loaded.prompts, seed=0))
+    curve = curve_table([Entry(label_of(run), (loaded,))], stats.draws_of(loaded.prompts, seed=0))
     changed = ", ".join(setting.removeprefix("method.") for setting in run.changed)
     told: dict[str, object] = {"task": run.task, "profile": run.profile, "method": run.method, "changed": changed}
     told |= {"seed": run.seed, "budget": run.limit}

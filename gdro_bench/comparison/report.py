@@ -13,24 +13,19 @@ from gdro_bench import figures
 from gdro_bench.comparison import drawings, matched, page, prediction
 from gdro_bench.comparison.entries import Comparison
 from gdro_bench.comparison.grids import grids
+from gdro_bench.comparison.headlines import headlines
 from gdro_bench.comparison.searches import Searches
-from gdro_bench.comparison.tables import (
-    Table,
+from gdro_bench.comparison.tables.costs import curve_table, cut_table, reward_table, time_table
+from gdro_bench.comparison.tables.ends import (
     budget_table,
-    csv_bytes,
-    curve_table,
-    cut_table,
-    error_difference_table,
-    error_table,
-    headlines,
     own_parts_table,
     prediction_table,
-    reward_table,
     robust_table,
     short_table,
-    time_table,
     verdict_table,
 )
+from gdro_bench.comparison.tables.errors import error_difference_table, error_table
+from gdro_bench.comparison.tables.table import Table, csv_bytes
 from gdro_bench.engine import record
 from gdro_bench.engine.record import Run
 from gdro_bench.errors import BenchError

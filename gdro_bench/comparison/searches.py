@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from gdro_bench.comparison.entries import Comparison, Entry
-from gdro_bench.comparison.tables import Table
+from gdro_bench.comparison.tables.table import Table
 from gdro_bench.engine.tuning import tuned
 from gdro_bench.engine.tuning.tuned import Tuned
 from gdro_bench.errors import BenchError

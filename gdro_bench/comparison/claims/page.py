@@ -12,7 +12,8 @@ from gdro_bench import figures
 from gdro_bench.comparison import page
 from gdro_bench.comparison.claims.measures import MEASURES
 from gdro_bench.comparison.claims.verdicts import Finding, Verdict
-from gdro_bench.comparison.tables import OTHERS, PARTS, Table
+from gdro_bench.comparison.tables.table import Table
+from gdro_bench.comparison.tables.words import OTHERS, PARTS
 from gdro_bench.files import write_atomically
 
 FIGURE = "Every test's interval against its bound"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gdro_bench import content, stats
 from gdro_bench.comparison.study import pairs
 from gdro_bench.comparison.study.pairs import Study
-from gdro_bench.comparison.tables import Table
+from gdro_bench.comparison.tables.table import Table
 from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
 from gdro_bench.stats import Estimate

@@ -1,0 +1,1 @@
+"""A comparison in numbers: its tables, one module a question."""

@@ -1,0 +1,42 @@
+"""A table as Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+TEX = str.maketrans(
+    {character: rf"\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table for people, cells as text, and the numbers behind it."""
+
+    name: str
+    title: str
+    header: list[str]
+    cells: list[list[str]]
+    numbers: pd.DataFrame
+
+    def markdown(self) -> str:
+        lines = [self.header, ["---", *["---:"] * (len(self.header) - 1)], *self.cells]
+        return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines) + "\n"
+
+    def latex(self) -> str:
+        body = [" & ".join(map(_tex, line)) + r" \\" for line in [self.header, *self.cells]]
+        columns = "l" + "r" * (len(self.header) - 1)
+        top = [f"% {self.title}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", body[0], r"\midrule"]
+        return "\n".join([*top, *body[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _tex(text: str) -> str:
+    return text.translate(TEX).replace("R*", "$R^*$")
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    text: str = frame.to_csv(index=False, float_format="%.6g")
+    return text.encode()
