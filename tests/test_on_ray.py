@@ -9,7 +9,7 @@ import torch
 from processes import PATIENCE, descendants, running, started, stopping
 from test_sweep import call, flags
 
-from gdro_bench.commands import side_by_side
+from gdro_bench.commands import children
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*NaN.*")]
 STOPPED = "Stopped. Type the same command again to go on from here.\n"
@@ -30,7 +30,7 @@ def test_records_are_those_of_one_after_another_and_a_failure_stops_no_other(tmp
     process = started(*command(tmp_path / "two", *SHARED, *FAILS))
     output, errors = process.communicate(timeout=500)
     assert (errors, process.returncode) == ("", 1), output
-    torch.set_num_threads(side_by_side.threads_of(2))
+    torch.set_num_threads(children.threads_of(2))
     assert call(tmp_path / "one", *SHARED, *FAILS).exit_code == 1
     assert output.count("The loss is") == 2
     assert "Run 4 of 4" in output

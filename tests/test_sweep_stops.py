@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from processes import PATIENCE, descendants, running, started, stopping
 
 from gdro_bench.cli import main
-from gdro_bench.commands import side_by_side
+from gdro_bench.commands import children
 
 SETTINGS = {
     "profile.budget.limit": 400,
@@ -33,7 +33,7 @@ SETTINGS = {
     "method.drop_flat": "false",
 }
 STOPPED = "Stopped. Type the same command again to go on from here.\n"
-SECONDS = side_by_side.PATIENCE + 5  # that ending may take, on a busy machine
+SECONDS = children.PATIENCE + 5  # that ending may take, on a busy machine
 
 
 def words(out: Path, *more: str) -> list[str]:
@@ -97,7 +97,7 @@ def test_all_processes_end_and_print_no_traceback(how: str, moment: str, tmp_pat
 
 @pytest.mark.slow
 def test_a_sweep_that_was_stopped_goes_on_to_the_same_records(tmp_path: Path) -> None:
-    torch.set_num_threads(side_by_side.threads_of(2))
+    torch.set_num_threads(children.threads_of(2))
     left_alone = CliRunner().invoke(main, words(tmp_path / "one"))
     assert left_alone.exit_code == 0, left_alone.output
     for how, moment in (("SIGTERM", "filling"), ("Ctrl-C", "training")):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gdro_bench.commands.board import GO_ON, Board, Message, Outcome, Watcher, work
-from gdro_bench.commands.side_by_side import PATIENCE, threads_of
+from gdro_bench.commands.children import PATIENCE, threads_of
 from gdro_bench.engine.plan import Plan
 from gdro_bench.errors import BenchError, first_line
 from gdro_bench.files import write_atomically

@@ -7,15 +7,12 @@ processes that do what two that were started by hand do.
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-from gdro_bench.commands import side_by_side
+from gdro_bench.commands import children
+from gdro_bench.commands.children import Child, Message
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import runner
 from gdro_bench.engine.tuning import outcome
@@ -169,94 +166,67 @@ class _Listener:
 # Side by side
 
 
-@dataclass(slots=True)
-class _Child:
-    """A process that takes trials, and this end of the pipe between it and this one."""
-
-    process: BaseProcess
-    pipe: Connection
-    begun: bool = False
-
-
 class _Sender:
     """A `Watcher` in a child, which passes on what it sees."""
 
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe = pipe
+    def __init__(self, say: Callable[[Message], None]) -> None:
+        self.say = say
 
     def found(self, finished: int) -> None:
-        self.pipe.send(("found", finished))
+        self.say(("found", finished))
 
     def spent(self, name: str, share: float, doing: str) -> None:
-        self.pipe.send(("spent", name, share, doing))
+        self.say(("spent", name, share, doing))
 
     def ended(self, name: str, outcome: str, finished: int) -> None:
-        self.pipe.send(("ended", name, outcome, finished))
+        self.say(("ended", name, outcome, finished))
 
     def warn(self, sentence: str) -> None:
-        self.pipe.send(("warn", sentence))
+        self.say(("warn", sentence))
 
 
 def _side_by_side(searches: Sequence[Search], watcher: Watcher, device: str, jobs: int) -> None:
     """Starts `jobs` processes and passes on what they see, until all have ended."""
-    running: list[_Child] = []
+    running: list[Child] = []
     try:
         for _ in range(jobs):
-            _start(running, device, side_by_side.threads_of(jobs))
+            children.start(_share_of_work, (searches, device), children.threads_of(jobs), running.append)
         while running:
-            ready = wait([child.pipe for child in running])
-            for child in [child for child in running if child.pipe in ready]:
-                if not _hear(child, searches, watcher):
+            for child in children.speaking(running):
+                if not _hear(child, watcher):
                     child.process.join()
                     running.remove(child)
     finally:
-        side_by_side.end({child.process: child.begun for child in running})
+        children.end(running)
 
 
-def _start(running: list[_Child], device: str, threads: int) -> None:
-    """It asks for the searches once it has imported all it needs, as a sweep's runs do."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_child, args=(device, threads, theirs))
-    with side_by_side.undisturbed():
-        process.start()
-        running.append(_Child(process, ours))
-    theirs.close()  # the child has it: its death ends the pipe
-
-
-def _hear(child: _Child, searches: Sequence[Search], watcher: Watcher) -> bool:
+def _hear(child: Child, watcher: Watcher) -> bool:
     """Passes on one message; False if the child has ended.
 
     Raises:
         BenchError: what the child came upon.
     """
-    try:
-        message: tuple[Any, ...] = child.pipe.recv()
-    except (EOFError, ConnectionError):
-        child.process.join()
+    message = child.hear()
+    if message is None:
         watcher.warn(f"A process ended with {child.process.exitcode}; others take up its trial.")
         return False
     kind, *what = message
-    if kind == "ready":
-        child.begun = True
-        child.pipe.send(searches)
-    elif kind == "refused":
+    if kind == "refused":
         raise BenchError(*what)
-    elif kind != "done":
+    if kind not in ("done", *children.READY):
         getattr(watcher, kind)(*what)
     return bool(kind != "done")
 
 
-def _child(device: str, threads: int, pipe: Connection) -> None:
+def _share_of_work(given: tuple[Sequence[Search], str], threads: int, say: Callable[[Message], None]) -> None:
+    """Takes trials, in a process of its own."""
     import torch
 
-    with side_by_side.until_stopped():
-        pipe.send(("ready",))
-        searches: Sequence[Search] = pipe.recv()
-        torch.set_num_threads(threads)
-        try:
-            studies = [StudyOf(search) for search in searches]
-            _work(searches, studies, _Sender(pipe), ProcessGroup(device=device))
-            pipe.send(("done",))
-        except BenchError as error:
-            pipe.send(("refused", error.problem, error.remedy, error.exit_code))
+    searches, device = given
+    torch.set_num_threads(threads)
+    try:
+        studies = [StudyOf(search) for search in searches]
+        _work(searches, studies, _Sender(say), ProcessGroup(device=device))
+        say(("done",))
+    except BenchError as error:
+        say(("refused", error.problem, error.remedy, error.exit_code))
