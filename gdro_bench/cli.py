@@ -260,7 +260,7 @@ def sweep(
     **_examples(
         "tune ocr --method gdro --method flow-grpo --trials 24 --budget 60000",
         "tune geneval --method dpo --trials 12 --budget 48000 --jobs 2",
-        'tune ocr --method gdro --method flow-grpo --over "method.optimiser.learning_rate=[1e-3, 2.66e-3]"',
+        "tune ocr --method gdro --method flow-grpo --over method.optimiser.learning_rate=1e-3,2.66e-3",
     )
 )
 @click.argument("task")
@@ -275,7 +275,7 @@ def sweep(
 @click.option(
     "--over",
     multiple=True,
-    metavar="METHOD.KEY=[VALUES]",
+    metavar="METHOD.KEY=A,B",
     help="Try all these values instead of points of the method's search space; repeatable: all combinations.",
 )
 @click.option("--budget", type=int, help="Budget of one trial, pools counted.  [default: the profile's]")

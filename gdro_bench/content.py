@@ -245,12 +245,24 @@ def apply_settings(
     """
     before = flatten(tables)
     for setting in settings:
-        name, value = parsed(setting, "--set", "method.tau=0.025")
+        name, value = parsed(setting)
         set_value(tables, name, value, kinds)
     return tuple(f"{name}={_said(value)}" for name, value in flatten(tables).items() if before.get(name) != value)
 
 
-def parsed(setting: str, option: str, example: str) -> tuple[str, Any]:
+def varied(over: str) -> list[str]:
+    """The settings `group.key=a` and `group.key=b` of an `--over group.key=a,b`.
+
+    Raises:
+        BenchError: it is not of that form.
+    """
+    key, equals, values = over.partition("=")
+    if not equals or not values:
+        raise BenchError(f"--over {over!r} is not of the form group.key=a,b.", "Try method.tau=0.5,0.05.", 2)
+    return [f"{key}={value.strip()}" for value in values.split(",")]
+
+
+def parsed(setting: str) -> tuple[str, Any]:
     """Name and value of a setting `group.key=value`.
 
     Raises:
@@ -258,7 +270,7 @@ def parsed(setting: str, option: str, example: str) -> tuple[str, Any]:
     """
     matched = re.fullmatch(r"([a-z_]+(?:\.[a-z_0-9]+)+)=(.+)", setting)
     if not matched:
-        raise BenchError(f"{option} {setting!r} is not of the form group.key=value.", f"Try {example}.", 2)
+        raise BenchError(f"--set {setting!r} is not of the form group.key=value.", "Try method.tau=0.025.", 2)
     return matched[1], _toml_value(matched[2])
 
 

@@ -34,13 +34,7 @@ def combinations(over: Sequence[str]) -> list[tuple[str, ...]]:
     Raises:
         BenchError: one is not of that form.
     """
-    choices = []
-    for varied in over:
-        key, equals, values = varied.partition("=")
-        if not equals or not values:
-            raise BenchError(f"--over {varied!r} is not of the form group.key=a,b.", "Try method.tau=0.5,0.05.", 2)
-        choices.append([f"{key}={value.strip()}" for value in values.split(",")])
-    return list(itertools.product(*choices))
+    return list(itertools.product(*map(content.varied, over)))
 
 
 def plans(

@@ -104,7 +104,7 @@ def read(path: Path, task: str, own: Mapping[str, Any]) -> Space:
 
 
 def over(values: Sequence[str], method: str, own: Mapping[str, Any]) -> Space:
-    """A space of given values, `["method.optimiser.learning_rate=[1e-3, 3e-3]"]`: what `grid` tries all of.
+    """A space of given values, `["method.optimiser.learning_rate=1e-3,3e-3"]`: what `grid` tries all of.
 
     Args:
         own: as of `read`.
@@ -114,14 +114,14 @@ def over(values: Sequence[str], method: str, own: Mapping[str, Any]) -> Space:
     """
     numbers, found = content.flatten(own), dict[str, Domain]()
     for one in values:
-        name, value = content.parsed(one, "--over", "method.optimiser.learning_rate=[1e-3, 3e-3]")
-        group, _, number = name.partition(".")
+        settings = [content.parsed(setting) for setting in content.varied(one)]
+        group, _, name = settings[0][0].partition(".")
         if group != "method":
-            raise BenchError(f"--over {one!r} is of no method's number.", f"Write method.NAME, not {name}.", 2)
-        if number not in numbers:
-            raise unknown(f"number in {method}.toml called", number, numbers)
-        found[number] = _choices(value, numbers[number], f"--over {name}")
-        _holds(found[number], numbers[number], f"--over {name}")
+            raise BenchError(f"--over {one!r} is of no method's number.", "Write method.NAME=A,B.", 2)
+        if name not in numbers:
+            raise unknown(f"number in {method}.toml called", name, numbers)
+        choices = [value for _, value in settings]
+        found[name] = _domain({"choices": choices}, numbers[name], f"--over method.{name}")
     return found
 
 
@@ -153,25 +153,20 @@ def _domain(entry: Any, own: Any, where: str) -> Domain:
     if not isinstance(entry, dict) or set(entry) not in ({"choices"}, {"low", "high"}, {"low", "high", "log"}):
         raise BenchError(f"{where} is {entry!r}.", "Write {choices = [1, 2]} or {low = 1, high = 9, log = true}.", 2)
     domain = _choices(entry["choices"], own, where) if "choices" in entry else _interval(entry, own, where)
-    _holds(domain, own, where)
-    return domain
-
-
-def _holds(domain: Domain, own: Any, where: str) -> None:
-    """Raises:
-    BenchError: the method's own value lies outside."""
     if own not in domain:
         raise BenchError(
             f"{where} leaves out {own!r}, the method's own value, which is the first trial.",
             "Widen it to hold that.",
             2,
         )
+    return domain
 
 
 def _choices(values: Any, own: Any, where: str) -> Choices:
-    if not isinstance(values, list) or not values or len({repr(value) for value in values}) < len(values):
+    listed = values if isinstance(values, list) else []
+    alike = [float(v) if isinstance(own, float) and _is_number(v) else v for v in listed]
+    if not alike or len({repr(value) for value in alike}) < len(alike):
         raise BenchError(f"{where}: choices are {values!r}.", "Write a list of different values.", 2)
-    alike = [float(v) if isinstance(own, float) and _is_number(v) else v for v in values]
     for value in alike:
         if type(value) is not type(own):
             raise BenchError(f"{where}: {value!r} is not of the kind of {own!r}.", f"Write {type(own).__name__}s.", 2)
