@@ -19,6 +19,14 @@ search() {
   done
 }
 
+# Then the rate alone in trials as long as a run, of the two methods that the comparison rests on.
+search_rates() {
+  for task in ocr geneval; do
+    "$bench" tune $task --method gdro --method flow-grpo --over method.optimiser.learning_rate=4e-4,1e-3,2.66e-3 \
+      --jobs 2 --out tuned/rates --set profile.held_out_prompts=180
+  done
+}
+
 # How fast every method is from its best trial, on tuning prompts; what GDRO's pool, and rounds of it, cost and give.
 short() { "$bench" sweep ocr --budget 40000 --jobs 2 --out runs/curves --set profile.prompts=pocket-tuning \
     --set profile.held_out_prompts=100 --set "profile.budget.marks=[0.15,0.2,0.3,0.4,0.5,0.6,0.7,0.85,1.0]" "$@"; }
@@ -124,7 +132,7 @@ from gdro_bench import content
 from gdro_bench.engine.plan import read_numbers
 print(read_numbers(content.find('profile', 'pocket') / 'gdro.toml', '$1')['beta'] * $2)"; }
 
-for step in ${*:-search curves weights main online others long rates ablations exploit}; do
+for step in ${*:-search search_rates curves weights main online others long rates ablations exploit}; do
   echo "== $step"
   $step
 done

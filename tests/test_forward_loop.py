@@ -324,8 +324,7 @@ def parts(training: ForwardTraining) -> list[Tensor]:
     return [*training.trainer.parameters, *(a for lagged in training.copies.values() for a in lagged.averages)]
 
 
-@pytest.mark.slow
-@METHODS
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "crd")) for name in NAMES])
 def test_a_saved_state_goes_on_to_the_same_parameters(tmp_path: Path, name: str) -> None:
     """Saved after a collection, between an epoch's two updates, and between epochs."""
     lagging = {"delay": 0, "start": 0.4, "slope": 0.1, "ceiling": 0.9}

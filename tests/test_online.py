@@ -325,13 +325,10 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-SLOW = ("theta", "old, moving reference", "held back")
+FAST = "old, moving reference"  # most is carried over there
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in VARIANTS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != FAST)) for name in VARIANTS])
 def test_a_run_killed_anywhere_goes_on_to_the_same_weights(name: str, tmp_path: Path) -> None:
     """A state is saved after every step, and each is gone on from; shards of rounds are then made once alone."""
     config, path = numbers(*VARIANTS[name]), tmp_path / "state.pt"
