@@ -86,7 +86,7 @@ def runs(folder: AnyPath = "runs") -> pd.DataFrame:
     """
     from gdro_bench.comparison import entries, points
 
-    return points.of(entries.distinct(entries.finished([], Path(folder))[0]))
+    return points.of(entries.distinct(entries.finished([], Path(folder))))
 
 
 def evaluate(

@@ -23,6 +23,7 @@ from gdro_bench.errors import BenchError, unknown
 T = TypeVar("T")
 UNIONS = (types.UnionType, typing.Union)  # `int | None`, and `Literal[...] | None`
 FOLDERS = {"task": "tasks", "profile": "baselines"}
+NAME = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+")  # of a setting, with its group
 SPACE_SUFFIX = ".search.toml"  # of the files that say where a method's numbers are searched
 
 
@@ -256,8 +257,8 @@ def varied(over: str) -> list[str]:
     Raises:
         BenchError: it is not of that form.
     """
-    key, equals, values = over.partition("=")
-    if not equals or not values:
+    key, _, values = over.partition("=")
+    if not NAME.fullmatch(key) or not values:
         raise BenchError(f"--over {over!r} is not of the form group.key=a,b.", "Try method.tau=0.5,0.05.", 2)
     return [f"{key}={value.strip()}" for value in values.split(",")]
 
@@ -268,10 +269,10 @@ def parsed(setting: str) -> tuple[str, Any]:
     Raises:
         BenchError: it is not of that form.
     """
-    matched = re.fullmatch(r"([a-z_]+(?:\.[a-z_0-9]+)+)=(.+)", setting)
-    if not matched:
+    name, _, value = setting.partition("=")
+    if not NAME.fullmatch(name) or not value:
         raise BenchError(f"--set {setting!r} is not of the form group.key=value.", "Try method.tau=0.025.", 2)
-    return matched[1], _toml_value(matched[2])
+    return name, _toml_value(value)
 
 
 def set_value(tables: Mapping[str, dict[str, Any]], dotted: str, value: Any, kinds: Kinds | None = None) -> None:
@@ -342,7 +343,9 @@ def without(table: Mapping[str, Any], names: Collection[str], group: str = "") -
 
 
 def _like(old: Any, new: Any) -> Any:
-    """The new value spelled as the old one: 1 is 1.0 where a number was, in lists, too."""
+    """The new value spelled as the old one: 1 is 1.0 where a number was, in lists, too; 1.0 is 1 where 1 was."""
+    if type(old) in (int, float) and type(new) in (int, float) and old == new:
+        return old
     if isinstance(old, list) and isinstance(new, list) and old:
         return [_like(old[0], item) for item in new]
     return float(new) if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool) else new

@@ -10,21 +10,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from matplotlib.transforms import offset_copy
+from numpy.typing import NDArray
 
 from gdro_bench.files import write_atomically
 from gdro_bench.stats import Estimate
+
+
+def _subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
+    """As of pyplot, whose state and backend are the user's own."""
+    figure = Figure(figsize=figsize)
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def _wrapped(label: str, width: int) -> str:
@@ -53,7 +56,7 @@ def sample_sheet(
     lines = max((_wrapped(title, 34).count("\n") + 1 for title in columns), default=0)
     lines += max((text.count("\n") + 1 for texts in wrapped.values() for text in texts), default=0)
     size = (2.0 * beside * width, (1.85 + 0.15 * lines) * rows)
-    figure, axes = plt.subplots(rows, beside * width, figsize=size, squeeze=False)
+    figure, axes = _subplots(rows, beside * width, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
         axis.xaxis.set_visible(False)  # or titles are placed by ticks that nobody sees
@@ -84,7 +87,7 @@ def _plain(text: str) -> str:
 def loss_curve(path: Path, losses: pd.DataFrame) -> None:
     """Training loss against images seen, a panel a stage; `losses` has columns stage, images, loss."""
     stages = list(dict.fromkeys(losses["stage"]))
-    figure, axes = plt.subplots(1, len(stages), figsize=(4.2 * len(stages), 2.8), squeeze=False)
+    figure, axes = _subplots(1, len(stages), figsize=(4.2 * len(stages), 2.8), squeeze=False)
     for axis, stage in zip(axes[0], stages, strict=True):
         of_stage = losses[losses["stage"] == stage]
         axis.plot(of_stage["images"] / 1000, of_stage["loss"], color="#0072B2")
@@ -103,7 +106,7 @@ def cost_curves(
         curves: rows (label, seed) in order of cost, `seed` "mean" or a number; columns of costs, and of the score `y`,
             `y`_low and `y`_high. panels: column of a cost -> its label. level: a reward to draw a line at, R*.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels) + 0.6, 4.0), sharey=True, squeeze=False)
+    figure, axes = _subplots(1, len(panels), figsize=(4.6 * len(panels) + 0.6, 4.0), sharey=True, squeeze=False)
     crowded, styles = curves["label"].nunique() > CROWD, _styles(curves["label"])
     for axis, (column, x_label) in zip(axes[0], panels.items(), strict=True):
         for i, (label, rows) in enumerate(curves.groupby("label", sort=False)):
@@ -142,7 +145,7 @@ def ratio_curves(
             of a ratio -> its label. labels: of all entries, whose colours are kept. level: a reward to draw a line
             at, R*. upto: label -> where its tick is.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels) + 0.6, 4.0), sharey=True, squeeze=False)
+    figure, axes = _subplots(1, len(panels), figsize=(4.6 * len(panels) + 0.6, 4.0), sharey=True, squeeze=False)
     styles = _styles(labels)
     drawn = curves[list(panels)].to_numpy()
     drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
@@ -173,7 +176,7 @@ def profiles(path: Path, shares: pd.DataFrame, x_label: str) -> None:
     Args:
         shares: rows (label, threshold) in order of threshold; column share, with its _low and _high.
     """
-    figure, axis = plt.subplots(figsize=(5.2, 4.0))
+    figure, axis = _subplots(figsize=(5.2, 4.0))
     styles = _styles(shares["label"])
     for label, rows in shares.groupby("label", sort=False):
         colour, _, line = styles[str(label)]
@@ -194,7 +197,7 @@ def trajectories(path: Path, curves: pd.DataFrame, qualities: dict[str, str], y_
     """
     columns, styles = min(4, len(qualities)), _styles(curves["label"])
     rows = -(-len(qualities) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 3.3 * rows), sharey=True, squeeze=False)
+    figure, axes = _subplots(rows, columns, figsize=(3.4 * columns, 3.3 * rows), sharey=True, squeeze=False)
     for axis in axes.flat[len(qualities) :]:
         axis.set_axis_off()
     for axis, (column, x_label) in zip(axes.flat, qualities.items(), strict=False):
@@ -217,7 +220,7 @@ def pareto(path: Path, ends: pd.DataFrame, x_label: str, y_label: str, size_labe
         ends: a row a label, with columns `label`, `x` and `y`, each with its _low and _high, and `cost`, NaN where it
             is not known (a cross, in the size of the smallest).
     """
-    figure, axis = plt.subplots(figsize=(6.2, 4.6))
+    figure, axis = _subplots(figsize=(6.2, 4.6))
     known = ends["cost"].where(np.isfinite(ends["cost"]))
     largest, smallest = (float(known.max()), float(known.min())) if known.notna().any() else (1.0, 1.0)
     styles = _styles(ends["label"])
@@ -247,7 +250,7 @@ def errors_by_kind(path: Path, errors: pd.DataFrame) -> None:
         errors: rows (error, label) with columns `base` and `end`, each with its _low and _high.
     """
     kinds, labels = (list(dict.fromkeys(errors[column])) for column in ("error", "label"))
-    figure, axis = plt.subplots(figsize=(6.4, 0.9 + (0.30 + 0.13 * len(labels)) * len(kinds)))
+    figure, axis = _subplots(figsize=(6.4, 0.9 + (0.30 + 0.13 * len(labels)) * len(kinds)))
     places = np.linspace(-0.3, 0.3, len(labels) + 1)
     for i, (label, (colour, marker, _)) in enumerate(_styles(labels).items(), 1):
         rows = errors[errors["label"] == label]
@@ -288,7 +291,7 @@ def verdicts(path: Path, tests: pd.DataFrame) -> None:
             value_low, value_high, bound, weakly, side, seeds and verdict.
     """
     groups = [tests[tests["unit"] == unit] for unit in VERDICT_UNITS if (tests["unit"] == unit).any()]
-    figure, axes = plt.subplots(
+    figure, axes = _subplots(
         len(groups),
         1,
         figsize=(11.0, 0.33 * len(tests) + 0.6 * len(groups)),
@@ -312,7 +315,8 @@ def _tests(axis: Axes, tests: pd.DataFrame) -> None:
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         low, high = low / 1.3, high * 1.3
     else:
-        low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
+        margin = 0.05 * (high - low) or 1.0
+        low, high = low - margin, high + margin
     axis.set(xlim=(low, high), ylim=(len(tests) - 0.4, -0.6))
     for place, (_, test) in zip(places, tests.iterrows(), strict=True):
         _one_test(axis, test, float(place), low, high)
@@ -352,8 +356,8 @@ def ablation(path: Path, curves: pd.DataFrame, panels: dict[str, str], name: str
     """What one number does: reward and statistics against updates, a line a value (`label`), dark to light; right of
     the axis the 95 % interval of its last point."""
     labels = list(dict.fromkeys(curves["label"]))
-    colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(labels)))
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False)
+    colours = colormaps["viridis"](np.linspace(0, 0.85, len(labels)))
+    figure, axes = _subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False)
     for axis, (column, y_label) in zip(axes[0], panels.items(), strict=True):
         for i, label in enumerate(labels):
             style = (colours[i], _MARKERS[i % len(_MARKERS)], "-")
@@ -373,7 +377,7 @@ def frontier(path: Path, scales: list[float], curves: dict[str, list[Estimate]],
     Args:
         path: without ending. scales: of the points, rising. curves: label of a score -> its values there.
     """
-    figure, axes = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 3.8), squeeze=False)
+    figure, axes = _subplots(1, len(curves), figsize=(4.2 * len(curves), 3.8), squeeze=False)
     for axis, (label, values), colour, marker in zip(axes[0], curves.items(), _COLOURS, _MARKERS, strict=False):
         mean, low, high = np.array([(one.mean, one.low, one.high) for one in values]).T
         # resampled means are rounded, the mean is not: a distance may come out a hair below 0
@@ -498,4 +502,3 @@ def save(figure: Figure, path: Path) -> None:
         drawn = io.BytesIO()
         figure.savefig(drawn, format=kind, bbox_inches="tight", **options)
         write_atomically(path.with_suffix(f".{kind}"), drawn.getvalue())
-    plt.close(figure)

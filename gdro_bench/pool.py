@@ -1,4 +1,4 @@
-"""The on-disk store of GDRO's groups: for each prompt, latents sampled from the reference model and their rewards.
+"""The on-disk store of groups of images: for each prompt, latents that some model sampled, and their rewards.
 
 A shard is two files, written beside and moved into place, then named with their checksums in `shard-NNNNN.json`;
 without that file a shard does not exist. Pools are named by the digest of all that made them, so runs share them.

@@ -1,6 +1,6 @@
 """`baselines/<profile>/profile.toml`, field by field: model, instruments and budget, the same for every method.
 
-This module imports nothing heavy: a typo on the command line is told before torch is loaded.
+This module imports nothing heavy: a typo in a profile's setting is told before torch is loaded.
 """
 
 from __future__ import annotations

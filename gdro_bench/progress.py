@@ -1,11 +1,10 @@
-"""Progress on a terminal: one bar for the budget, one for an evaluation, each with its rate and the time left."""
+"""Progress on a terminal: bars of runs, evaluations, searches and fits, each with its rate and the time left."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -42,26 +41,31 @@ def fitted(console: Console, what: str, images: int, fit: Callable[[Callable[[in
         return fit(lambda seen, loss: shown.update(task, completed=seen, description=f"{what}, loss {loss:.3f}"))
 
 
-class RunBars:
-    """A `board.Watcher` that draws bars; without a terminal it prints a line at every tenth of the budget."""
+class _Bars:
+    """Bars that are drawn on a terminal alone."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.progress = bars(console, "it")
-        self.budget = self.progress.add_task("budget", total=None)
-        self.evaluation = self.progress.add_task("evaluating", total=None, visible=False)
-        self.runs = self.progress.add_task("runs", total=None, visible=False)
-        self.tenth = -1
+    def __init__(self, console: Console, unit: str) -> None:
+        self.console, self.progress = console, bars(console, unit)
 
-    def __enter__(self) -> RunBars:
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self.progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.progress.stop()
+    def __exit__(self, *error: object) -> None:
+        if self.console.is_terminal:
+            self.progress.stop()
+
+
+class RunBars(_Bars):
+    """A `board.Watcher` that draws bars; without a terminal it prints a line at every tenth of the budget."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, "it")
+        self.budget = self.progress.add_task("budget", total=None)
+        self.evaluation = self.progress.add_task("evaluating", total=None, visible=False)
+        self.runs = self.progress.add_task("runs", total=None, visible=False)
+        self.tenth = -1
 
     def spent(self, spent: float, limit: int, doing: str) -> None:
         self.progress.update(self.budget, completed=min(spent, limit), total=limit, description=doing)
@@ -87,27 +91,18 @@ class RunBars:
             self.console.print(f"Run {done + 1} of {total}: {name}")
 
 
-class EvaluationBar:
+class EvaluationBar(_Bars):
     """One bar for pictures that are being scored; without a terminal it is silent."""
 
     def __init__(self, console: Console) -> None:
-        self.progress = bars(console, "pictures")
+        super().__init__(console, "pictures")
         self.task = self.progress.add_task("scoring", total=None)
-        self.shown = console.is_terminal
-
-    def __enter__(self) -> EvaluationBar:
-        if self.shown:
-            self.progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.progress.stop()
 
     def evaluating(self, done: int, total: int) -> None:
         self.progress.update(self.task, completed=done, total=total)
 
 
-class TrialBars:
+class TrialBars(_Bars):
     """One bar for what all trials of all searches spend; without a terminal it prints a line for each trial that ends.
 
     Args:
@@ -115,21 +110,12 @@ class TrialBars:
     """
 
     def __init__(self, console: Console, limit: int, kind: str, total: int) -> None:
-        self.console, self.limit, self.kind, self.total = console, limit, kind, total
-        self.progress = bars(console, kind)
+        super().__init__(console, kind)
+        self.limit, self.kind, self.total = limit, kind, total
         self.task = self.progress.add_task("trials", total=limit * total)
         self.shares: dict[str, float] = {}  # of the trials under way
         self.finished, self.done, self.began = 0, 0.0, time.monotonic()
         self.done_before: float | None = None
-
-    def __enter__(self) -> TrialBars:
-        if self.console.is_terminal:
-            self.progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.console.is_terminal:
-            self.progress.stop()
 
     def found(self, finished: int) -> None:
         """So many trials have ended, here or in another process."""

@@ -50,7 +50,6 @@ def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
     def save(figure: Figure, path: Path) -> None:
         Image.new("RGB", (1, 1)).save(path.with_suffix(".png"))
         path.with_suffix(".pdf").write_bytes(b"%PDF-1.4\n")
-        figures.plt.close(figure)
 
     monkeypatch.setattr(figures, "save", save)
     monkeypatch.setattr(Figure, "tight_layout", lambda *_, **__: None)

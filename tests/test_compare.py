@@ -1088,6 +1088,30 @@ def test_ablations_are_drawn_by_the_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("sketched")
+def test_an_ablation_is_drawn_though_a_run_of_it_was_not_judged(tmp_path: Path) -> None:
+    judge(make_run(tmp_path / "a"), FALLING)
+    make_run(tmp_path / "b", changed=("method.tau=0.5",), rewards=SLOWER)
+    assert call("--runs", tmp_path).exit_code == 0
+    assert (tmp_path / "compare" / "ocr-pocket" / "page.html").exists()
+
+
+def test_what_moves_no_number_is_no_change_of_a_run(tmp_path: Path) -> None:
+    changed = ("profile.reader.workers=1", "profile.judge.url=http://there", "method.tau=0.5", "profile.budget.limit=5")
+    run = entries.load(make_run(tmp_path, changed=changed))
+    assert grouping.changes([run]) == {"profile.budget.limit"}
+
+
+def test_a_mark_before_the_first_update_lets_no_cost_run_backwards(tmp_path: Path) -> None:
+    """Rollouts that no pool keeps have cost something by then."""
+    run = entries.load(make_run(tmp_path, "flow-grpo", pool=300))
+    points = tuple(replace(point, pool_evaluations=0, pool_images=0) for point in run.run.points)
+    entry = entries.Entry("flow-grpo", (replace(run, run=replace(run.run, points=points)),))
+    cost, _ = matched.with_pool_point(entry, "evaluations", True, entry.mean("reward"))
+    assert entry.first_update == 2
+    assert list(cost) == sorted(cost)
+
+
+@pytest.mark.usefixtures("sketched")
 def test_an_ablation_of_a_word_is_drawn(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", changed=("method.draw=spread",))
@@ -1202,7 +1226,7 @@ def test_a_figure_carries_its_own_caption(tmp_path: Path) -> None:
     run = entries.load(judge(make_run(tmp_path / "a"), FALLING))
     bent = replace(run, correction=replace(run.correction, pivot=2.5, shift=0.7))
     compared = entries.compare([bent], False)
-    curves = costs.curve_table(compared.entries, compared.prompts)
+    curves = costs.curve_table(compared.entries, compared.prompt_weights)
     drawn = {figure.name: figure for figure in drawings.draw(compared, curves, tmp_path / "out", "evaluations", None)}
     assert list(drawn) == ["reward", "quality", "corrected", "performance-profile"]
     assert "r (u - 2.5) + 0.7" in drawn["corrected"].caption
@@ -1214,7 +1238,7 @@ def test_every_figure_is_on_the_page_with_its_caption(
     written: Path, compared: entries.Comparison, tmp_path: Path
 ) -> None:
     page = (written / "page.html").read_text()
-    curves = costs.curve_table(compared.entries, compared.prompts)
+    curves = costs.curve_table(compared.entries, compared.prompt_weights)
     for figure in drawings.draw(compared, curves, tmp_path / "again", "evaluations", None):
         assert str(escape(figure.title)) in page
         assert str(escape(figure.caption)) in page

@@ -217,6 +217,14 @@ def test_override_sets_a_nested_value_as_toml_or_text(setting, expected):
     assert tables == {"outer": table(inner={"steps": expected, "shift": 2.0})}
 
 
+@pytest.mark.parametrize(("file", "given"), [(100, "100.0"), (100.0, "100"), (1e2, "1e2")])
+def test_the_same_number_changes_neither_settings_nor_digest(file, given):
+    tables = {"method": {"beta": file}}
+    before = content.digest(tables)
+    assert content.apply_settings(tables, [f"method.beta={given}"]) == ()
+    assert content.digest(tables) == before
+
+
 def test_the_last_override_wins():
     tables = {"outer": table()}
     content.apply_settings(tables, ["outer.title=a", "outer.title=b"])

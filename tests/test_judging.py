@@ -166,6 +166,17 @@ def test_a_judge_that_knows_none_of_the_prompts_takes_no_other_s_place(run: Path
     assert [path.name for path in run.glob("judged*")] == [judging.TABLE]
 
 
+def test_ratings_are_not_lost_to_instruments_that_give_none(run: Path) -> None:
+    quietly(run, Counting())
+    asked = ["judge", str(run), "--judge", "none", "--gold"]
+    nobody, gold = (CliRunner().invoke(main, [*asked, name]) for name in ("none", "pocket-facts"))
+    assert (nobody.exit_code, gold.exit_code) == (2, 1)
+    assert "No instrument is named." in nobody.output
+    assert "would be lost: no judge was asked." in gold.output.replace("\n", " ")
+    assert judging.instruments(run) == {"judge": Counting.name}
+    assert [path.name for path in run.glob("judged*")] == [judging.TABLE]
+
+
 def test_committed_judgements_are_read_as_they_were() -> None:
     folder = next(Path(__file__).parent.parent.glob("reports/ocr-pocket/runs/*-s0"))
     assert set(judging.instruments(folder)) == {"judge", "gold"}

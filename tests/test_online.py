@@ -436,6 +436,17 @@ def test_the_dry_run_foretells_it(finished: Path) -> None:
     assert updates == last.updates
 
 
+def test_eight_processes_get_further_in_an_hour_and_not_sooner_to_the_end(finished: Path) -> None:
+    settings = [words for words in arguments(finished, **ROUNDS) if "=" in words]  # type: ignore[arg-type]
+    settings += ["profile.budget.kind=seconds", "profile.budget.limit=3600"]
+    made = plan.make_plan("ocr", "gdro", "pocket", 0, finished, settings)
+    costs, speed = gdro.costs(made.config, made.profile.sampler), dry_run.Speed(1.0, 3.0, 0, 0, 0, 0)
+    (alone, updates), (ledger, more) = (dry_run.follow(made, costs, speed.of(n)) for n in (1, 8))
+    assert alone.spent == pytest.approx(3600, rel=0.02)
+    assert ledger.spent == pytest.approx(3600, rel=0.02)
+    assert more > 7 * updates
+
+
 def test_a_budget_that_ends_before_the_last_round_is_refused(tmp_path: Path) -> None:
     flags = arguments(tmp_path, **(ROUNDS | {"method__online__updates": 50}))  # type: ignore[arg-type]
     result = CliRunner().invoke(main, flags)

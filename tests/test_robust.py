@@ -74,10 +74,10 @@ def compared(tmp_path: Path) -> entries.Comparison:
 def test_of_runs_whose_scores_are_known(compared: entries.Comparison) -> None:
     ours, theirs = compared.entries
     scores = ours.values("reward")[:, -1]
-    assert robust.iqm(ours, compared.prompts).mean == pytest.approx(scipy_stats.trim_mean(scores.ravel(), 0.25))
-    above = robust.improvement_over(ours, theirs, compared.prompts)
+    assert robust.iqm(ours, compared.prompt_weights).mean == pytest.approx(scipy_stats.trim_mean(scores.ravel(), 0.25))
+    above = robust.improvement_over(ours, theirs, compared.prompt_weights)
     assert (above.mean, above.low, above.high) == (1.0, 1.0, 1.0)  # 0.8 against 0.6, spread by 0.1 each way
-    under = robust.improvement_over(theirs, ours, compared.prompts)
+    under = robust.improvement_over(theirs, ours, compared.prompt_weights)
     assert under.mean == 0.0
     shares = robust.profiles(compared)
     assert (shares["share_low"] <= shares["share"]).all()
@@ -90,7 +90,7 @@ def test_intervals_resample_as_all_others_do(compared: entries.Comparison) -> No
     entry = compared.entries[0]
     shares = robust.profiles(compared).query("label == 'gdro'").set_index("threshold")
     above = (entry.values("reward")[:, -1:] > 0.8).astype(float)
-    drawn = stats.replicates(above, entry.seed_weights, compared.prompts)[:, 0]
+    drawn = stats.replicates(above, entry.seed_weights, compared.prompt_weights)[:, 0]
     expected = stats.estimate(float(above.mean()), drawn)
     row = shares.loc[robust.THRESHOLDS[np.isclose(robust.THRESHOLDS, 0.8)][0]]
     assert (row["share"], row["share_low"], row["share_high"]) == pytest.approx(

@@ -215,7 +215,7 @@ def test_trackio_s_curves_are_the_record_s_killed_or_not(untracked: Path, tmp_pa
     )
     output = subprocess.run([sys.executable, "-c", read], env=environment, check=True, capture_output=True, text=True)
     names, logs = json.loads(output.stdout.splitlines()[-1])
-    mark = (folder(tmp_path / "runs") / tracking.MARK).read_text()
+    mark = (folder(tmp_path / "runs") / tracking.OWN_NAME).read_text()
     assert names == [f"ocr-pocket-{folder(tmp_path / 'runs').name}-{mark}"]
     found: dict[str, list[tuple[int, float]]] = {}
     for row in logs:

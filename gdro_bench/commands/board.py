@@ -59,6 +59,7 @@ class Board:
         self.plans, self.listener, self.workers = plans, listener, workers
         self.waiting, self.running = list(plans), dict[Path, Plan]()
         self.outcomes: dict[Path, Outcome] = {}
+        self.pools = {one.folder: (pool_key(one), exact_key(one)) for one in plans}
         self.filled: set[str] = set()  # by `exact_key`
         self.spent: dict[Path, float] = {}
         self.begun = 0
@@ -83,10 +84,9 @@ class Board:
 
     def _may_begin(self, one: Plan) -> bool:
         """No run that may be filling the same pool is under way."""
-        if pool_key(one) is None or exact_key(one) in self.filled:
-            return True
-        filling = {pool_key(other) for other in self.running.values() if exact_key(other) not in self.filled}
-        return pool_key(one) not in filling
+        pool, exact = self.pools[one.folder]
+        under_way = [self.pools[folder] for folder in self.running]
+        return pool is None or exact in self.filled or pool not in {p for p, e in under_way if e not in self.filled}
 
     def _hear(self, folder: Path, kind: str, *rest: Any) -> None:
         if kind == "warn":
@@ -99,7 +99,7 @@ class Board:
         elif kind == "spent":
             self._show(folder, rest[0] / rest[1])
         elif kind == "filled":
-            self.filled.add(exact_key(self.running[folder]))
+            self.filled.add(self.pools[folder][1])
         else:
             self.outcomes[folder] = _outcome(self.running.pop(folder), rest[0] if kind == "failed" else "")
             self.spent[folder] = 1.0

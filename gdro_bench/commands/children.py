@@ -40,13 +40,13 @@ class Child:
         """Its next message; None if it has ended."""
         try:
             message: Message = self.pipe.recv()
+            if message == READY:
+                self.begun = True
+                self.pipe.send(self.work)
         except (EOFError, ConnectionError):
             self.process.join()
             self.pipe.close()
             return None
-        if message == READY:
-            self.begun = True
-            self.pipe.send(self.work)
         return message
 
 

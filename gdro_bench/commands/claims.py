@@ -18,7 +18,7 @@ def execute(console: Console, folders: tuple[Path, ...], runs: Path, out: Path |
         BenchError: there are no finished runs, or the rules are of no use.
     """
     read, digest = rules.load(path or rules.OWN)
-    groups = grouping.apart([entries.load(folder) for folder in entries.finished(folders, runs)[0]])
+    groups = grouping.apart([entries.load(folder) for folder in entries.finished(folders, runs)])
     for profile in sorted({group.runs[0].run.profile for group in groups}):
         judged = verdicts.judge(read, [group for group in groups if group.runs[0].run.profile == profile])
         folder = (out or runs / "claims") / content.safe_name(profile)

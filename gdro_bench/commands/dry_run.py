@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -41,6 +41,11 @@ class Speed:
     memory: float
     picture: float
     basis: str = "Times come from a short calibration on this machine."
+
+    def of(self, processes: int) -> Speed:
+        """Of so many processes together, which share all work."""
+        names = ("evaluation", "gradient", "decoding", "reward")
+        return replace(self, **{name: getattr(self, name) / processes for name in names})
 
     def seconds(self, spent: Cost, *, trained: bool) -> float:
         """For images sampled and scored, or trained on."""
@@ -85,12 +90,11 @@ def forecast(plan: Plan, device: str, processes: int) -> Forecast:
         )
     costs = method.costs(plan.config, plan.profile.sampler)
     speed, latent, adapters = _speed(plan, costs, device, processes)
+    speed = speed.of(processes)
     ledger, updates = follow(plan, costs, speed)
     marks = at_marks(plan)
     marks.seconds = speed.seconds(marks, trained=False)
     rollouts = ledger.collection - ledger.pool
-    for spent in (ledger.pool, rollouts, ledger.optimisation, marks):
-        spent.seconds /= processes
     disk = _disk(plan, latent, adapters, speed, ledger, costs)
     return Forecast(
         ledger.pool, rollouts, ledger.optimisation, marks, updates, speed.memory, disk, processes, speed.basis

@@ -28,11 +28,13 @@ def execute(
     """Judges every finished run in the folders, or under `runs`; one without pictures does not keep the others from it.
 
     Raises:
-        BenchError: an unknown judge, one that does not answer or fails too often, no finished run, or in the end those
-            whose pictures are gone.
+        BenchError: an unknown judge or none at all, one that does not answer or fails too often, no finished run, or in
+            the end those whose pictures are gone.
     """
     judges = judging.open_judges(JudgeConfig(judge, gold, second_reader, judge_url, judge_model))
-    finished, gone = entries.finished(folders, runs)[0], []
+    if not judges:
+        raise BenchError("No instrument is named.", "Give --judge, --gold or --second-reader.", 2)
+    finished, gone = entries.finished(folders, runs), []
     with progress.EvaluationBar(console) as bar:
         for folder in finished:
             with locked(folder):  # a run that ends just now judges itself

@@ -34,7 +34,7 @@ def execute(plans: Sequence[Plan], listener: Watcher, device: str, jobs: int, ad
     with _connected(address) as ray:
         device = _device(ray, device)
         _check_machines(ray, threads_of(jobs), device)
-        with _beacon(plans[0].folder.parents[2]) as beacon, closing(_Tasks(ray, device, threads_of(jobs), beacon)) as t:
+        with _beacon(plans[0].out) as beacon, closing(_Tasks(ray, device, threads_of(jobs), beacon)) as t:
             return Board(plans, listener, t).run()
 
 

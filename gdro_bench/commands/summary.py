@@ -1,4 +1,4 @@
-"""What a finished run says on the terminal."""
+"""What commands say on the terminal when they have ended: what came out, and what to type next."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def _say(console: Console, line: str) -> None:
 
 
 def next_seed(plan: Plan) -> str:
-    """The command of the same run with the next seed, all that was given included."""
-    out = plan.folder.parents[2]
+    """The command of the same run with the next seed: all that its plan holds."""
     words = ["gdro-bench", "run", plan.task.name, "--method", plan.method, "--seed", str(plan.seed + 1)]
     words += ["--profile", plan.profile_name] if plan.profile_name != "pocket" else []
-    words += ["--out", str(out)] if out != Path("runs") else []
+    words += ["--out", str(plan.out)] if plan.out != Path("runs") else []
     words += [word for setting in plan.changed if "." in setting.split("=")[0] for word in ("--set", setting)]
+    words += [word for tracker in plan.track for word in ("--track", tracker)]
     words += ["--prompts", str(plan.prompts)] if plan.prompts else []
     words += ["--train-prompts", str(plan.train_prompts)] if plan.train_prompts else []
     return shlex.join(words)
@@ -122,7 +122,7 @@ def print_sweep(console: Console, outcomes: Sequence[Outcome]) -> None:
     if all(outcome.run is None for outcome in outcomes):
         _say(console, "Next: mend what is said above and type the same command again.")
     else:
-        _say(console, f"Next: gdro-bench compare --runs {shlex.quote(str(outcomes[0].plan.folder.parents[2]))}")
+        _say(console, f"Next: gdro-bench compare --runs {shlex.quote(str(outcomes[0].plan.out))}")
 
 
 def print_tune(console: Console, searches: Sequence[Tuned]) -> None:

@@ -127,7 +127,7 @@ def _run(search: Search, number: int, listener: _Listener, processes: ProcessGro
         except TrainingFailed as error:
             if processes.is_main:
                 outcome.fail(plan, error.problem, listener.amount)
-                (plan.folder / "checkpoint.pt").unlink(missing_ok=True)
+                runner.forget_progress(plan.folder)
             processes.barrier()
     trial = outcome.result(search, number)
     assert trial is not None

@@ -14,7 +14,7 @@ from gdro_bench.comparison.entries import AXES, CORRECTED, Comparison, Entry, se
 from gdro_bench.comparison.tables.costs import curve_table, ratio_table
 from gdro_bench.comparison.tables.ends import pareto_table
 from gdro_bench.comparison.tables.table import Table, csv_bytes
-from gdro_bench.comparison.tables.words import drawn_parts, labels
+from gdro_bench.comparison.tables.words import drawn_parts, labels, prompts_of
 from gdro_bench.files import write_atomically
 
 
@@ -46,8 +46,8 @@ class Drawing:
 
     @property
     def reward_label(self) -> str:
-        tuning = "tuning" in str(self.compared.first.settings["profile"].get("prompts", ""))
-        return f"{self.compared.first.instruments['reward']}, {'tuning' if tuning else 'held-out'} prompts"
+        run = self.compared.first
+        return f"{run.instruments['reward']}, {prompts_of(run)} prompts"
 
     @property
     def panels(self) -> dict[str, str]:
@@ -195,7 +195,6 @@ def _errors(drawing: Drawing) -> Iterator[Figure]:
 
 def _ablations(drawing: Drawing) -> Iterator[Figure]:
     """One for each number that runs differ in alone, and its curves as CSV; lines are named by the number's value."""
-    panels = {"reward": "held-out reward"} | dict(list(drawing.statistics.items())[:2])
     for (method, number), entries in drawing.compared.ablations.items():
         title, caption = (
             f"Ablation, {method}: {number}",
@@ -203,7 +202,9 @@ def _ablations(drawing: Drawing) -> Iterator[Figure]:
         )
         name = content.safe_name(f"ablation-{method}-{number.replace('.', '-')}")
         figure = drawing.figure(name, title, caption)
-        curves = _named_by_value(curve_table(entries, drawing.compared.prompts), entries, number)
+        curves = _named_by_value(curve_table(entries, drawing.compared.prompt_weights), entries, number)
+        known = [(part, label) for part, label in drawing.statistics.items() if part in curves]  # of all of them
+        panels = {"reward": "held-out reward"} | dict(known[:2])
         figures.ablation(figure.path, curves, panels, f"{method}: {number}", AXES["updates"])
         write_atomically(figure.path.with_suffix(".csv"), csv_bytes(curves))
         yield figure

@@ -149,7 +149,7 @@ class Comparison:
 
     entries: tuple[Entry, ...]
     reference: Entry
-    prompts: stats.Weights
+    prompt_weights: stats.Weights
     ablations: dict[Number, tuple[Entry, ...]]  # what one number does
 
     @property
@@ -205,7 +205,16 @@ def find(folder: Path) -> tuple[set[Path], set[Path]]:
     return finished, begun - finished
 
 
-def finished(named: Sequence[Path], runs: Path) -> tuple[list[Path], list[Path]]:
+def finished(named: Sequence[Path], runs: Path) -> list[Path]:
+    """The folders of finished runs in those that were named, or under `runs` if none was.
+
+    Raises:
+        BenchError: one of them holds no finished run.
+    """
+    return finished_and_begun(named, runs)[0]
+
+
+def finished_and_begun(named: Sequence[Path], runs: Path) -> tuple[list[Path], list[Path]]:
     """The folders of finished and of unfinished runs in those that were named, or under `runs` if none was.
 
     Raises:
@@ -413,7 +422,7 @@ def named(compared: Comparison, names: Mapping[str, str]) -> Comparison:
             raise BenchError(f"{name!r} is no name for one method alone.", "Give each its own: --name METHOD NAME.", 2)
     ablations = {number: tuple(of[e.label] for e in varied) for number, varied in compared.ablations.items()}
     shown = tuple(of[entry.label] for entry in compared.entries)
-    return Comparison(shown, of[compared.reference.label], compared.prompts, ablations)
+    return Comparison(shown, of[compared.reference.label], compared.prompt_weights, ablations)
 
 
 def _entries(runs: Sequence[LoadedRun]) -> list[Entry]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdro_bench import content
-from gdro_bench.comparison.entries import LoadedRun, distinct, finished, identity, load
+from gdro_bench.comparison.entries import LoadedRun, distinct, finished_and_begun, identity, load
+from gdro_bench.engine import record
 
 LONGEST = 60  # characters of a folder's suffix
 
@@ -34,7 +35,7 @@ def groups(named: Sequence[Path], runs: Path) -> tuple[list[Group], list[Path]]:
     Raises:
         BenchError: there is nothing to compare, or a named folder is of no use.
     """
-    folders, unfinished = finished(named, runs)
+    folders, unfinished = finished_and_begun(named, runs)
     loaded = [load(folder) for folder in folders]
     if named:
         return [Group(_base_name(loaded[0]), loaded)], unfinished
@@ -66,9 +67,10 @@ def _split(name: str, runs: Sequence[LoadedRun]) -> list[Group]:
 
 
 def changes(runs: Sequence[LoadedRun]) -> set[str]:
-    """What was changed for these runs besides numbers of their methods: names such as `profile.budget.limit`."""
+    """What was changed for these runs that moves results, besides numbers of their methods: names such as
+    `profile.budget.limit`."""
     names = {setting.partition("=")[0] for run in runs for setting in run.run.changed}
-    return {name for name in names if not name.startswith("method.")}
+    return {name for name in names if not name.startswith("method.") and record.moves_results(name)}
 
 
 def _apart(name: str, main: LoadedRun, runs: list[LoadedRun]) -> Group:

@@ -27,6 +27,7 @@ def with_pool_point(entry: Entry, axis: str, with_pool: bool, reward: Floats) ->
         return cost, reward
     pool = entry.cost(axis, True) - entry.cost(axis, False)
     paid = float(pool[at]) if with_pool else 0.0
+    paid = max(paid, float(cost[at - 1]))  # a mark may lie before the first update, among rollouts that cost something
     return np.insert(cost, at, paid), np.insert(reward, at, reward[..., 0], axis=-1)
 
 
@@ -84,7 +85,7 @@ def common_level(comparison: Comparison) -> float | None:
 
     None if fewer than two entries are compared, or none rises.
     """
-    tops = [top for entry in comparison.entries if (top := _top(entry, comparison.prompts)) is not None]
+    tops = [top for entry in comparison.entries if (top := _top(entry, comparison.prompt_weights)) is not None]
     base = float(comparison.reference.mean("reward")[0])
     return base + min(tops) if tops and len(comparison.entries) > 1 and not np.isnan(base) else None
 
@@ -124,7 +125,7 @@ def at_reward(comparison: Comparison, level: float, axis: str) -> list[AtReward]
 
 
 def _at_reward(comparison: Comparison, entry: Entry, gain: float, axis: str) -> AtReward:
-    rewards = with_replicates(entry, comparison.prompts)
+    rewards = with_replicates(entry, comparison.prompt_weights)
     reached = np.flatnonzero(rewards[0] >= _base(comparison) + gain - ROUNDING)
     mark = int(reached[0]) if len(reached) else None
     reward = estimate(rewards[:, -1 if mark is None else mark])
@@ -165,21 +166,21 @@ def mean_ratio(comparison: Comparison, entry: Entry, axis: str, upto: float = UP
 def _shared_gain(comparison: Comparison, entry: Entry) -> float:
     """The R* of an entry and the reference alone, less the base's reward; NaN if one of them does not rise beyond
     noise."""
-    tops = [_top(of, comparison.prompts) for of in same_seeds(entry, comparison.reference)]
+    tops = [_top(of, comparison.prompt_weights) for of in same_seeds(entry, comparison.reference)]
     known = [top for top in tops if top is not None]
     return min(known) if len(known) == len(tops) else np.nan
 
 
 def _costs_at(entry: Entry, gains: Floats, axis: str, with_pool: bool, comparison: Comparison) -> Floats:
     """Of gains [L] over the base: [L, 1 + R]."""
-    rewards = with_replicates(entry, comparison.prompts)
+    rewards = with_replicates(entry, comparison.prompt_weights)
     return np.stack([cost_at(entry, gain, axis, with_pool, rewards) for gain in gains])
 
 
 def crossed(comparison: Comparison, entry: Entry, part: str, gain: float) -> Floats:
     """A part where the reward is first so much above the base, [1 + R], on the line between the evaluation points
     around it: a method whose points lie far apart would be read far above the level. NaN where it never is there."""
-    rewards, values = (with_replicates(entry, comparison.prompts, name) for name in ("reward", part))
+    rewards, values = (with_replicates(entry, comparison.prompt_weights, name) for name in ("reward", part))
     gains, places = rewards - rewards[:, :1], np.arange(rewards.shape[1], dtype=np.float64)
     place = stats.crossings(places, gains, gain - ROUNDING)
     there = np.flatnonzero(np.isfinite(place))
@@ -232,7 +233,7 @@ def _gains(comparison: Comparison, count: int) -> list[float]:
 def _spent(comparison: Comparison, entry: Entry, gain: float, axis: str, stays: bool = False) -> dict[bool, Floats]:
     """What an entry has spent where it is first so much above the base, or stays there, [1 + R], with the pool (True)
     and without."""
-    rewards = with_replicates(entry, comparison.prompts)
+    rewards = with_replicates(entry, comparison.prompt_weights)
     return {pool: cost_at(entry, gain, axis, pool, rewards, stays) for pool in (True, False)}
 
 
@@ -281,7 +282,7 @@ def parts_at(comparison: Comparison, entry: Entry, mark: int) -> dict[str, Estim
 
 
 def part_at(comparison: Comparison, entry: Entry, part: str, mark: int) -> Estimate:
-    return estimate(with_replicates(entry, comparison.prompts, part)[:, mark])
+    return estimate(with_replicates(entry, comparison.prompt_weights, part)[:, mark])
 
 
 def removed(comparison: Comparison, entry: Entry, part: str) -> Estimate:
@@ -345,7 +346,7 @@ def paired(comparison: Comparison, part: str, *ends: End) -> list[Floats]:
     alike = bool((lacking == lacking[0]).all())
     anywhere = np.asarray(lacking.any(axis=0))
     shown = [(entry if alike else entry.without(anywhere), mark) for entry, mark in ends]
-    return [with_replicates(entry, comparison.prompts, part)[:, mark] for entry, mark in shown]
+    return [with_replicates(entry, comparison.prompt_weights, part)[:, mark] for entry, mark in shown]
 
 
 def _highest_at(means: Floats) -> int:

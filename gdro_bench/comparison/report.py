@@ -26,12 +26,10 @@ from gdro_bench.comparison.tables.ends import (
 )
 from gdro_bench.comparison.tables.errors import error_difference_table, error_table
 from gdro_bench.comparison.tables.table import Table, csv_bytes
+from gdro_bench.comparison.tables.words import tested_on
 from gdro_bench.engine import record
-from gdro_bench.engine.record import Run
 from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
-
-TUNING = "tuning"  # in the names of the prompt sets that searches use
 
 
 def write(
@@ -62,7 +60,7 @@ def write(
     tables += [people] if people is not None else []
     tables += [searched.table(compared.entries)] if searched is not None else []
     sentences = [*([remark] if remark else []), *headlines(compared, at_budget, level, axis)]
-    curves = curve_table(compared.entries, compared.prompts)
+    curves = curve_table(compared.entries, compared.prompt_weights)
     if searched is not None:
         sentences.insert(1 if remark else 0, searched.sentence)
         tables = list(map(searched.titled, tables))
@@ -71,9 +69,7 @@ def write(
     for grid in pictures:
         figures.sample_sheet(out / f"grid-{grid.name}", grid.columns, grid.captions, grid.prompts)
     _write_text(out, tables, curves, sentences)
-    html = page.render(
-        _title(compared), sentences, tables, drawn, pictures, _runs(compared), _tested_on(compared.first)
-    )
+    html = page.render(_title(compared), sentences, tables, drawn, pictures, _runs(compared), tested_on(compared.first))
     write_atomically(out / "page.html", html.encode())
     return sentences, tables[0]
 
@@ -122,16 +118,6 @@ def _title(compared: Comparison) -> str:
         labels[entry.method].append(entry.label)
     methods = [of[0] if len(of) == 1 else f"{method} ({len(of)} variants)" for method, of in labels.items()]
     return f"{run.task} on {run.profile}: {', '.join(methods)}"
-
-
-def _tested_on(run: Run) -> str:
-    """The prompts of a comparison, in words."""
-    prompts = str(run.settings["profile"].get("prompts", ""))
-    if any(setting.startswith("prompts=") for setting in run.changed):
-        return "the user's own prompts"
-    if TUNING in prompts:
-        return f"the prompt set {prompts}, on which methods' numbers are chosen: this is no test"
-    return "held-out prompts"
 
 
 def _write_text(out: Path, tables: Sequence[Table], curves: pd.DataFrame, sentences: Sequence[str]) -> None:

@@ -100,7 +100,7 @@ def profiles(compared: Comparison) -> pd.DataFrame:
     rows = []
     for entry in compared.entries:
         scores = _ends(entry).ravel()
-        drawn = np.concatenate([profile(scores, weights) for weights in _resampled(entry, compared.prompts)])
+        drawn = np.concatenate([profile(scores, weights) for weights in _resampled(entry, compared.prompt_weights)])
         observed = profile(scores, _alike(len(scores)))[0]
         for i, threshold in enumerate(THRESHOLDS.tolist()):
             share = stats.estimate(float(observed[i]), drawn[:, i])

@@ -40,11 +40,6 @@ def record_of(plan: Plan, state: RunState, model: str, reward: str) -> Run:
     )
 
 
-def adapters_of(folder: Path, mark: float) -> Path:
-    """Where the run in `folder` keeps its adapters of the evaluation point at this share of the budget."""
-    return folder / "loras" / repr(float(mark))
-
-
 def keep_adapters(folder: Path, save: Callable[[Path], object]) -> None:
     """Has `save` write a folder that is there whole or not at all.
 

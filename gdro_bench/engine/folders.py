@@ -97,6 +97,11 @@ def check_claim(plan: Plan, model: str, reward: str) -> None:
             )
 
 
+def adapters_of(folder: Path, mark: float) -> Path:
+    """Where the run in `folder` keeps its adapters of the evaluation point at this share of the budget."""
+    return folder / "loras" / repr(float(mark))
+
+
 def _digests(plan: Plan, model: str, reward: str) -> dict[str, str]:
     """Of what moves a number of the run: judges and reading processes may change when it goes on."""
     settings = record.identity_settings(plan.settings["profile"])

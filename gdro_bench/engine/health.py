@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from gdro_bench import sampling, stats
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import divergence
+from gdro_bench.engine.folders import adapters_of
 from gdro_bench.engine.plan import Plan
 from gdro_bench.errors import BenchError
 from gdro_bench.files import strict_json, write_atomically
@@ -205,10 +206,11 @@ def write(plan: Plan, rows: Sequence[Row], judge: str) -> None:
     kl = _by_point(rows, marks, "path_kl", len(plan.health))
     found = verdict(marks, ratings, stats.known_mean(kl, axis=1), plan.profile.health.kl_limit)
     mark = None if found.last is None else marks[found.last]
-    kept = mark is not None and plan.profile.keep_adapters
+    adapters = None if mark is None else adapters_of(Path(), mark)
+    kept = adapters is not None and (plan.folder / adapters).is_dir()
     points = [_point(mark_, rows, ratings[i], found.healthy[i]) for i, mark_ in enumerate(marks)]
     table = {
-        "last_healthy": {"mark": mark, "adapters": f"loras/{mark!r}" if kept else None, "why": found.why},
+        "last_healthy": {"mark": mark, "adapters": str(adapters) if kept else None, "why": found.why},
         "judge": judge,
         "kl_limit": plan.profile.health.kl_limit,
         "prompts": [prompt.text for prompt in plan.health],
@@ -257,8 +259,8 @@ def read(folder: Path) -> Healthy | None:
     try:
         named = json.loads(path.read_text(encoding="utf-8"))["last_healthy"]
         mark = None if named["mark"] is None else float(named["mark"])
-        kept = mark is not None and named["adapters"] is not None
-        return Healthy(mark, folder / "loras" / repr(mark) if kept else None, str(named["why"]))
+        kept = None if mark is None or named["adapters"] is None else adapters_of(folder, mark)
+        return Healthy(mark, kept, str(named["why"]))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BenchError(
             f"{path} is damaged: {type(error).__name__}: {str(error)[:120]}.",

@@ -68,10 +68,11 @@ def judge_run(folder: Path, judges: Mapping[str, Scorer], done: Done) -> None:
 
     Raises:
         PicturesGone: they were deleted.
-        BenchError: the run is not finished, a judge does not answer, or it failed on more than the profile's share
-            `max_unscored` of an evaluation point.
+        BenchError: the run is not finished, ratings would be lost, a judge does not answer, or it failed on more than
+            the profile's share `max_unscored` of an evaluation point.
     """
     run, names = record.read(folder), _names(judges)
+    _check_asked(folder, judges)
     rows, begun = _rows_by(folder, names)
     if not begun and not any(_is_missing(folder, point, rows) for point in run.points):
         return
@@ -91,12 +92,23 @@ def judge_run(folder: Path, judges: Mapping[str, Scorer], done: Done) -> None:
     (folder / PARTIAL).replace(folder / TABLE)
 
 
+def _has_ratings(folder: Path) -> bool:
+    return (folder / TABLE).exists() and bool(read(folder).get("u", pd.Series(dtype=float)).notna().any())
+
+
+def _check_asked(folder: Path, judges: Mapping[str, Scorer]) -> None:
+    """Raises:
+    BenchError: no judge is asked, and what the others say would take the place of ratings."""
+    if "judge" not in judges and _has_ratings(folder):
+        problem = f"{folder} has a judge's ratings, which would be lost: no judge was asked."
+        raise BenchError(problem, f"Name the judge, too, or delete {folder / TABLE}.")
+
+
 def _check_any(folder: Path, judges: Mapping[str, Scorer], rows: list[Row]) -> None:
     """Raises:
     BenchError: the judge rated nothing, and would take the place of one that did."""
-    rated = any(not np.isnan(row["u"]) for row in rows) if "judge" in judges else True
-    there = not rated and (folder / TABLE).exists() and read(folder).get("u", pd.Series()).notna().any()
-    if not there:
+    rated = "judge" not in judges or any(not np.isnan(row["u"]) for row in rows)
+    if rated or not _has_ratings(folder):
         return
     (folder / PARTIAL).unlink(missing_ok=True)
     raise BenchError(

@@ -1,6 +1,6 @@
 """What a run will do, fixed before it starts: every number, from the TOML files and the command line.
 
-Names and settings are checked before anything heavy is imported.
+Names and settings of the profile are checked before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -56,6 +56,16 @@ class Plan:
         return uses_of(self.config).pool
 
     @property
+    def out(self) -> Path:
+        """The folder that the run's task has its folder in: `--out`; of a trial, what all trials of a task are in."""
+        return self.folder.parents[2]
+
+    @property
+    def pools(self) -> Path:
+        """Where pools lie that runs may share."""
+        return self.out / "pools"
+
+    @property
     def all_prompts(self) -> list[Prompt]:
         """All that the run may show the model: those of its pool, or all training prompts, the held-out ones, the
         health prompts and, where anything is guided, the empty one."""
@@ -81,7 +91,7 @@ class Plan:
         """Of all that moves a number, as it was written: a setting that only a later version has changes none."""
         return {
             "task": content.digest(self.task.name, self.task.reward),
-            "profile": content.digest(record.result_settings(self.settings["profile"])),
+            "profile": content.digest(record.identity_settings(self.settings["profile"])),
             "method": content.digest(self.settings["method"]),
             "train": tasks.digest(self.train),
             "held_out": tasks.digest(self.held_out),
@@ -191,8 +201,9 @@ def costs_of(profile_name: str, profile: Profile) -> dict[str, CostModel]:
         BenchError: a file of numbers is not in order.
     """
     found = {}
+    here = registry.names("method")  # a plug-in's file may be there without it
     for name, path in sorted(content.method_files(profile_name).items()):
-        method: Method | None = registry.lookup("method", name) if name != "profile" else None
+        method: Method | None = registry.lookup("method", name) if name in here else None
         if method is not None and method.costs is not None:
             config = content.build(method.config_type, read_numbers(path, None), path.name)
             found[name] = method.costs(config, profile.sampler)
@@ -244,8 +255,7 @@ def folder_name(method: str, changed: Sequence[str], seed: int) -> str:
 
     How the work is done is not in it, nor who judges it later: a run may go on with other ones.
     """
-    unnamed = (*record.EXECUTION, *record.LATER)
-    moving = [setting for setting in changed if setting.split("=")[0].removeprefix("profile.") not in unnamed]
+    moving = [setting for setting in changed if record.moves_results(setting.split("=")[0])]
     name = "-".join(setting.split(".", 1)[-1] for setting in moving)
     name = name if len(name) <= 60 else content.digest(name)[:12]
     return "-".join(part for part in (method, content.safe_name(name), f"s{seed}") if part)

@@ -87,9 +87,9 @@ def identity_settings(profile: dict[str, Any]) -> dict[str, Any]:
     return content.without(profile, (*EXECUTION, *LATER))
 
 
-def result_settings(profile: dict[str, Any]) -> dict[str, Any]:
-    """A profile's settings as far as they can move a number."""
-    return content.without(profile, EXECUTION)
+def moves_results(setting: str) -> bool:
+    """Whether a setting, `profile.budget.limit`, can move a number of the record by more than rounding."""
+    return setting.removeprefix("profile.") not in (*EXECUTION, *LATER)
 
 
 def write(run: Run, folder: Path) -> None:

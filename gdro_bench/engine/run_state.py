@@ -1,4 +1,4 @@
-"""What a run has to show so far: it goes into checkpoints, and at the end into the record."""
+"""The state of a run that is under way."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gdro_bench.methods import Step
 
 @dataclass(slots=True)
 class RunState:
-    """What a run has to show so far: goes into checkpoints, and at the end into the record."""
+    """What a run has to show so far: it goes into checkpoints, and at the end into the record."""
 
     ledger: Ledger
     points: list[Point] = field(default_factory=list)

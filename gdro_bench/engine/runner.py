@@ -33,9 +33,17 @@ from gdro_bench.policy import Policy
 from gdro_bench.pool import Pool
 from gdro_bench.score import Scorer
 
+CHECKPOINT = "checkpoint.pt"  # in a run's folder, while it is under way
+ROUNDS = "rounds"  # folder of images that the run's own weights made: nobody else's
 CHECKPOINT_SECONDS = 60  # between checkpoints, at least
 CHECKPOINT_SHARE = 0.05  # of a run's time that checkpoints may take
 FEW_PROMPTS = 20  # intervals over fewer tell little
+
+
+def forget_progress(folder: Path) -> None:
+    """Deletes what only a run that goes on needs."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    shutil.rmtree(folder / ROUNDS, ignore_errors=True)
 
 
 class ProgressListener(Protocol):
@@ -115,8 +123,7 @@ class Execution:
         processes.lockstep = plan.profile.pretrained is not None and plan.profile.pretrained.sharded
         self.held_out = HeldOut(plan, self.policy, scorer, processes)
         self.health = Health.of(plan, self.policy, processes)
-        self.checkpoint = plan.folder / "checkpoint.pt"
-        self.rounds = plan.folder / "rounds"  # images that the run's own weights made: nobody else's
+        self.checkpoint, self.rounds = plan.folder / CHECKPOINT, plan.folder / ROUNDS
         self.saved_at, self.saving = time.monotonic(), 0.0
         self.auxiliaries = open_named(plan.auxiliaries, plan.profile, processes.device)
         folders.claim(plan, self.policy.name, scorer.name, processes.is_main)
@@ -163,7 +170,7 @@ class Execution:
             MeteredScorer(self.scorer, ledger),
             plan.train,
             plan.profile.sampler,
-            Pool(plan.folder.parents[2] / "pools", ledger, self.processes),
+            Pool(plan.pools, ledger, self.processes),
             plan.seed,
             self.processes,
             plan.profile.score_ahead or 0,
@@ -256,7 +263,7 @@ class Execution:
         last, folder = self.state.points[-1].mark, self.plan.folder
         if self.processes.is_main:
             shutil.copyfile(samples.path_of(folder, last), samples.path_of(folder, mark))
-        before = artifacts.adapters_of(folder, last)
+        before = folders.adapters_of(folder, last)
         if before.exists():
             self._keep_adapters(mark, lambda to: shutil.copytree(before, to))
         rows, health = (
@@ -267,7 +274,7 @@ class Execution:
 
     def _keep_adapters(self, mark: float, save: Callable[[Path], object]) -> None:
         if self.processes.is_main and self.plan.profile.keep_adapters:
-            artifacts.keep_adapters(artifacts.adapters_of(self.plan.folder, mark), save)
+            artifacts.keep_adapters(folders.adapters_of(self.plan.folder, mark), save)
 
     def _enter(self, mark: float, rows: list[Row], health: list[Row]) -> None:
         state = self.state
@@ -287,7 +294,6 @@ class Execution:
         if self.processes.is_main:
             with self.training.evaluation_weights():
                 artifacts.write(self.plan, self.state, run, self.policy)
-            self.checkpoint.unlink()
-            shutil.rmtree(self.rounds, ignore_errors=True)
+            forget_progress(self.plan.folder)
         self.processes.barrier()  # who goes on sees a finished run
         return run

@@ -8,7 +8,7 @@ on.
 TensorBoard writes files into the run's folder. The other two keep runs elsewhere: Trackio on this machine (in its own
 folder, `TRACKIO_DIR`), Weights & Biases on a server, if it is logged in; without one (`WANDB_MODE=offline`) a run that
 goes on has two folders there, the last of which is whole: sync that one. A run is named there by its task, profile,
-method, changed numbers and seed, and by a mark of its own, in the project `gdro-bench`.
+method, changed numbers and seed, and by a random name of its own, in the project `gdro-bench`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from gdro_bench.files import write_atomically
 
 PROJECT = "gdro-bench"
 PICTURES = 16  # of an evaluation point
-MARK = "tracked"  # the file in a run's folder by whose text trackers know it again
+OWN_NAME = "tracked"  # the file in a run's folder by whose text trackers know it again
 Warn = Callable[[str], object]
 
 
@@ -67,7 +67,7 @@ class Tracking:
         self.plan, self.state, self.warn = plan, state, warn
         self.trackers: dict[str, Tracker] = {}
         if plan.track:
-            _mark(plan, anew=not state.steps and not state.points)
+            _name_anew(plan, anew=not state.steps and not state.points)
         for name in plan.track:
             self._guarded(name, partial(self._open, name))
         self._each(lambda tracker: tracker.begin(list(events(plan, state))))
@@ -173,17 +173,17 @@ def _imported(module: str, package: str) -> Any:
         raise BenchError(f"{package} is not installed.", f"Type: pip install 'gdro-bench[{package}]'", 2) from error
 
 
-def _mark(plan: Plan, anew: bool) -> None:
-    """Gives a run that begins a mark of its own, by which it is known to a tracker when it goes on. Without it another
+def _name_anew(plan: Plan, anew: bool) -> None:
+    """Gives a run that begins a name of its own, by which it is known to a tracker when it goes on. Without it another
     run of these numbers, in another folder or made again, would be taken for the same."""
-    path = plan.folder / MARK
+    path = plan.folder / OWN_NAME
     if anew or not path.exists():
         write_atomically(path, secrets.token_hex(3).encode())
 
 
 def _name(plan: Plan) -> str:
-    mark = (plan.folder / MARK).read_text(encoding="ascii").strip()
-    return f"{plan.task.name}-{plan.profile_name}-{plan.folder.name}-{mark}"
+    own = (plan.folder / OWN_NAME).read_text(encoding="ascii").strip()
+    return f"{plan.task.name}-{plan.profile_name}-{plan.folder.name}-{own}"
 
 
 class TensorBoard:

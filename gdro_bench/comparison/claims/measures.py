@@ -85,7 +85,7 @@ def _mean(halves: list[Floats]) -> Estimate:
 
 
 def _values(compared: Comparison, entry: Entry, part: str) -> Floats:
-    return matched.with_replicates(entry, compared.prompts, part)
+    return matched.with_replicates(entry, compared.prompt_weights, part)
 
 
 def _rank_correlation(whole: Comparison, entry: Entry, part: str) -> Estimate:

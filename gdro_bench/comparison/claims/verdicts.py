@@ -106,9 +106,9 @@ def seen_by(test: Test, compared: Comparison, found: Sequence[Entry]) -> Compari
     scope = MEASURES[test.measure].scope
     if scope == "pair":
         entry, other = entries.same_seeds(*found)
-        return Comparison((entry, other), other, compared.prompts, {})
+        return Comparison((entry, other), other, compared.prompt_weights, {})
     seen = found[:1] if scope == "alone" else prediction.seen_by_gold(compared) or found[:1]
-    return Comparison(tuple(seen), found[0], compared.prompts, {})
+    return Comparison(tuple(seen), found[0], compared.prompt_weights, {})
 
 
 def measured(test: Test, seen: Comparison) -> Estimate:

@@ -102,7 +102,7 @@ def verdict_table(compared: Comparison) -> Table | None:
     cells, numbers = [], []
     for label, entry, mark in [("base", compared.reference, 0), *((e.label, e, -1) for e in compared.entries)]:
         means = np.array([entry.mean(name)[mark] for name in names])
-        drawn = np.stack([entry.replicates(name, compared.prompts)[:, mark] for name in names])
+        drawn = np.stack([entry.replicates(name, compared.prompt_weights)[:, mark] for name in names])
         verdicts = (
             {"overall": stats.estimate(float(stats.known_mean(means)), stats.known_mean(drawn, 0))} if tags else {}
         )
@@ -141,11 +141,11 @@ def robust_table(compared: Comparison) -> Table:
     reference."""
     to, cells, numbers = compared.reference.label, [], []
     for entry in compared.entries:
-        iqm = robust.iqm(entry, compared.prompts)
+        iqm = robust.iqm(entry, compared.prompt_weights)
         above = (
             None
             if entry is compared.reference
-            else robust.improvement_over(entry, compared.reference, compared.prompts)
+            else robust.improvement_over(entry, compared.reference, compared.prompt_weights)
         )
         cells.append([entry.label, str(iqm), "" if above is None else str(above)])
         row: dict[str, object] = {"label": entry.label, "seeds": len(entry.runs)} | spread("iqm", iqm)

@@ -9,6 +9,7 @@ import numpy as np
 
 from gdro_bench import stats
 from gdro_bench.comparison.entries import Comparison, Entry, same_seeds
+from gdro_bench.engine.record import Run
 from gdro_bench.score import AUXILIARY, BY_ERROR
 from gdro_bench.stats import Estimate
 
@@ -44,6 +45,23 @@ PREFIXES = (BY_TAG, BY_ERROR, AUXILIARY)  # of parts that come in kinds
 TABLED = ("corrected", "u", "gold", "text_area", "vendi", "path_kl")  # the columns of tables
 WIDE = 2  # an interval whose ends are further apart by factor is said to be wide
 NOT_KNOWN = str(Estimate(math.nan, math.nan, math.nan))
+
+
+def prompts_of(run: Run) -> str:
+    """Whose prompts a run was evaluated on: `held-out`, `tuning` or `own`."""
+    if any(setting.startswith("prompts=") for setting in run.changed):
+        return "own"
+    return "tuning" if "tuning" in str(run.settings["profile"].get("prompts", "")) else "held-out"
+
+
+def tested_on(run: Run) -> str:
+    """The same in a sentence."""
+    prompts = run.settings["profile"].get("prompts", "")
+    return {
+        "own": "the user's own prompts",
+        "tuning": f"the prompt set {prompts}, on which methods' numbers are chosen: this is no test",
+        "held-out": "held-out prompts",
+    }[prompts_of(run)]
 
 
 def labels(compared: Comparison, parts: Sequence[str]) -> list[str]:

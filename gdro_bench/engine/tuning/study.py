@@ -44,6 +44,20 @@ class Claim:
             self.pool.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _PoolOf:
+    """Of a trial's pool, the file that says that it is complete, and the one that is locked while a trial fills it."""
+
+    full: Path
+    lock: Path
+
+    @classmethod
+    def plan(cls, plan: Plan) -> _PoolOf | None:
+        """None for a trial without a pool."""
+        key, folder = pool_key(plan), plan.pools
+        return None if key is None else cls(folder / f"{exact_key(plan)}.full", folder / f"{key}.lock")
+
+
 class StudyOf:
     """The study of a search: which trials are open, whose they are, what they are worth."""
 
@@ -54,6 +68,7 @@ class StudyOf:
             BenchError: Optuna is missing, or the folder holds another search or a damaged journal.
         """
         self.search, self.optuna = search, _import_optuna()
+        self.pools = [_PoolOf.plan(plan) for plan in search.plans]
         search.folder.mkdir(parents=True, exist_ok=True)
         with self._alone():
             try:
@@ -121,13 +136,12 @@ class StudyOf:
             return claim
 
     def _locked(self, number: int) -> Claim | None:
-        plan = self.search.plans[number]
-        own = files.take(plan.folder / ".claim")
+        needed, own = self.pools[number], files.take(self.search.plans[number].folder / ".claim")
         if own is None:
             return None
-        if pool_key(plan) is None or _full(plan).exists():
+        if needed is None or needed.full.exists():
             return Claim(number, own)
-        pool = files.take(_pools(plan) / f"{pool_key(plan)}.lock")
+        pool = files.take(needed.lock)
         if pool is None:
             own.close()
             return None
@@ -135,8 +149,9 @@ class StudyOf:
 
     def filled(self, claim: Claim) -> None:
         """The pool of this trial is complete: others may begin that need it."""
-        if claim.pool is not None:
-            _full(self.search.plans[claim.number]).touch()
+        needed = self.pools[claim.number]
+        if claim.pool is not None and needed is not None:
+            needed.full.touch()
             claim.release_pool()
 
     def _distributions(self) -> dict[str, Any]:
@@ -171,16 +186,6 @@ class StudyOf:
             warnings.simplefilter("ignore", self.optuna.exceptions.ExperimentalWarning)
             shares = self.optuna.importance.get_param_importances(asked, evaluator=evaluator)
         return {name: float(share) for name, share in shares.items()}, ""
-
-
-def _pools(plan: Plan) -> Path:
-    """Where a run's pools lie."""
-    return plan.folder.parents[2] / "pools"
-
-
-def _full(plan: Plan) -> Path:
-    """The file that says that the pool of a trial is complete."""
-    return _pools(plan) / f"{exact_key(plan)}.full"
 
 
 def _import_optuna() -> Any:
