@@ -324,7 +324,14 @@ def tune(task: str, methods: tuple[str, ...], device: str, jobs: int, **options:
 )
 @click.option("--level", type=float, help="The reward at which costs are compared (R*), instead of the common one.")
 @click.option("--reference", help="The method that others are held against.  [default: gdro, if it is there]")
-@click.option("--name", "names", nargs=2, multiple=True, metavar="METHOD NAME", help="What to call a method in it.")
+@click.option(
+    "--name",
+    "names",
+    nargs=2,
+    multiple=True,
+    metavar="METHOD NAME",
+    help="What to call a method there; METHOD as a report calls it.",
+)
 @_path("--tuned", help="Folder of gdro-bench tune: tell what each method's numbers cost to find, and whether alike.")
 @_path("--study", help="Folder of gdro-bench study: tell what people prefer.")
 def compare(

@@ -6,13 +6,13 @@ import io
 import itertools
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 from gdro_bench.files import write_atomically
 from gdro_bench.stats import Estimate
+
+Style = tuple[Any, str, Any]  # colour, marker, line
+Styles = Mapping[str, Style]  # of every label
 
 
 def _subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
@@ -97,17 +100,24 @@ def loss_curve(path: Path, losses: pd.DataFrame) -> None:
 
 
 def cost_curves(
-    path: Path, curves: pd.DataFrame, panels: dict[str, str], y: str, y_label: str, level: float | None
+    path: Path,
+    curves: pd.DataFrame,
+    panels: dict[str, str],
+    y: str,
+    y_label: str,
+    level: float | None,
+    styles: Styles,
 ) -> None:
     """A score against cost, a panel a way of counting it: mean, 95 % band and every seed. Of more than four labels the
     bands would hide each other: there the last point alone has its interval, as a bar right of the axis.
 
     Args:
-        curves: rows (label, seed) in order of cost, `seed` "mean" or a number; columns of costs, and of the score `y`,
-            `y`_low and `y`_high. panels: column of a cost -> its label. level: a reward to draw a line at, R*.
+        curves: rows (label, seed) in order of cost, `seed` "mean" or a number; columns of costs, of the score `y`,
+            `y`_low and `y`_high, and `measured`, whether a point is one of evaluation, which has a marker. panels:
+            column of a cost -> its label. level: a reward to draw a line at, R*. styles: of every label.
     """
     figure, axes = _subplots(1, len(panels), figsize=(4.6 * len(panels) + 0.6, 4.0), sharey=True, squeeze=False)
-    crowded, styles = curves["label"].nunique() > CROWD, _styles(curves["label"])
+    crowded = curves["label"].nunique() > CROWD
     for axis, (column, x_label) in zip(axes[0], panels.items(), strict=True):
         for i, (label, rows) in enumerate(curves.groupby("label", sort=False)):
             _band(axis, rows, column, y, str(label), styles[str(label)], crowded)
@@ -131,53 +141,68 @@ def ratio_curves(
     path: Path,
     curves: pd.DataFrame,
     panels: dict[str, str],
-    labels: Sequence[str],
+    styles: Styles,
     x_label: str,
     level: float | None,
     upto: Mapping[str, float],
 ) -> None:
-    """Ratios of cost against the level of reward, a panel a way of counting it: a line with its 95 % band a label, on
-    an axis of powers of 2. Where a ratio is not finite, nothing is drawn; where it has no interval its line is thin,
-    and where its interval has no end the band is hatched. A tick on a line is the level up to which costs are averaged.
+    """Ratios of cost against the level of reward: a line with its 95 % band a label, on an axis of powers of 2; a panel
+    a label beside each other, where there are several, and a row a way of counting cost. Where a ratio is not finite,
+    nothing is drawn; where it has no interval its line is thin, and where its interval has no end the band is hatched.
+    A tick on a line is the level up to which costs are averaged.
 
     Args:
         curves: rows (label, level) in order of level; columns of ratios, each with its _low and _high. panels: column
-            of a ratio -> its label. labels: of all entries, whose colours are kept. level: a reward to draw a line
-            at, R*. upto: label -> where its tick is.
+            of a ratio -> its label. styles: of every label. level: a reward to draw a line at, R*. upto: label ->
+            where its tick is.
     """
-    figure, axes = _subplots(1, len(panels), figsize=(4.6 * len(panels) + 0.6, 4.0), sharey=True, squeeze=False)
-    styles = _styles(labels)
+    of_label = {str(label): rows for label, rows in curves.groupby("label", sort=False)}
+    columns = min(len(of_label), BESIDE)
+    folds = -(-len(of_label) // columns)  # rows of panels a way of counting
+    size = (max(4.6, 2.9 * columns + 0.8), 0.6 + 3.0 * folds * len(panels))
+    figure, axes = _subplots(folds * len(panels), columns, figsize=size, sharex=True, sharey=True, squeeze=False)
     drawn = curves[list(panels)].to_numpy()
     drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
     limits = min([0.5, *drawn.tolist()]) / 1.4, max([2.0, *drawn.tolist()]) * 1.4
-    for axis, (column, y_label) in zip(axes[0], panels.items(), strict=True):
-        for label, rows in curves.groupby("label", sort=False):
-            _ratio_band(axis, rows, column, str(label), styles[str(label)], limits)
-            _tick(axis, rows["level"].to_numpy(float), rows[column].to_numpy(float), upto.get(str(label), math.nan),
-                  styles[str(label)])  # fmt: skip
-        axis.axhline(1, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
-        if level is not None:
-            axis.axvline(level, color="0.35", linewidth=1, linestyle=(0, (5, 3)))
-            place = ("data", "axes fraction")
-            axis.annotate(f"R* {level:.3f}", (level, 0), (-3, 4), place, "offset points", ha="right")
-        axis.set_yscale("log", base=2)
-        axis.set_ylim(limits)
-        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.set(xlabel=_wrapped(x_label, 44))
-        axis.set_ylabel(_wrapped(y_label, 44))
-        axis.grid(alpha=0.3)
-    _legend(figure, axes[0, 0])
+    for way, (column, y_label) in enumerate(panels.items()):
+        own = axes[way * folds : (way + 1) * folds]
+        for axis, (label, rows) in zip(own.flat, of_label.items(), strict=False):
+            _ratio_band(axis, rows, column, label, styles[label], limits)
+            _tick(axis, rows["level"].to_numpy(float), rows[column].to_numpy(float), upto.get(label, math.nan),
+                  styles[label])  # fmt: skip
+            _ratio_axis(axis, level, limits)
+            axis.set_title(_wrapped(label, 30), fontsize=10)
+        for axis in own.flat[len(of_label) :]:
+            axis.set_axis_off()
+        for first in own[:, 0]:
+            first.set_ylabel(_wrapped(y_label, 34))
+    figure.supxlabel(x_label, fontsize=10)
     save(figure, path)
 
 
-def profiles(path: Path, shares: pd.DataFrame, x_label: str) -> None:
+def _ratio_axis(axis: Axes, level: float | None, limits: tuple[float, float]) -> None:
+    """Powers of 2, a line at 1, and one at R*."""
+    axis.axhline(1, color="0.35", linewidth=1, linestyle=BASE_LINE)
+    if level is not None:
+        axis.axvline(level, color="0.35", linewidth=1, linestyle=LEVEL_LINE)
+        axis.annotate(
+            f"R* {level:.3f}", (level, 0), (3, 4), ("data", "axes fraction"), "offset points", fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+        )  # fmt: skip
+    axis.set_yscale("log", base=2)
+    axis.set_ylim(limits)
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axis.grid(alpha=0.3)
+
+
+def profiles(path: Path, shares: pd.DataFrame, x_label: str, styles: Styles) -> None:
     """The share of scores above each threshold: a line with its 95 % band a label.
 
     Args:
         shares: rows (label, threshold) in order of threshold; column share, with its _low and _high.
     """
     figure, axis = _subplots(figsize=(5.2, 4.0))
-    styles = _styles(shares["label"])
     for label, rows in shares.groupby("label", sort=False):
         colour, _, line = styles[str(label)]
         axis.plot(rows["threshold"], rows["share"], color=colour, linestyle=line, label=str(label))
@@ -188,14 +213,14 @@ def profiles(path: Path, shares: pd.DataFrame, x_label: str) -> None:
     save(figure, path)
 
 
-def trajectories(path: Path, curves: pd.DataFrame, qualities: dict[str, str], y_label: str) -> None:
+def trajectories(path: Path, curves: pd.DataFrame, qualities: dict[str, str], y_label: str, styles: Styles) -> None:
     """Reward against statistics of the pictures, a panel a statistic: from the base (o) to the last evaluation
     point, with the 95 % intervals of both.
 
     Args:
         curves: as for `cost_curves`, with each statistic, its _low and its _high. qualities: statistic -> its label.
     """
-    columns, styles = min(4, len(qualities)), _styles(curves["label"])
+    columns = min(4, len(qualities))
     rows = -(-len(qualities) // columns)
     figure, axes = _subplots(rows, columns, figsize=(3.4 * columns, 3.3 * rows), sharey=True, squeeze=False)
     for axis in axes.flat[len(qualities) :]:
@@ -213,7 +238,7 @@ def trajectories(path: Path, curves: pd.DataFrame, qualities: dict[str, str], y_
     save(figure, path)
 
 
-def pareto(path: Path, ends: pd.DataFrame, x_label: str, y_label: str, size_label: str) -> None:
+def pareto(path: Path, ends: pd.DataFrame, x_label: str, y_label: str, size_label: str, styles: Styles) -> None:
     """Gain against what became of a score that nobody trained on, a marker a label; its area is a cost.
 
     Args:
@@ -223,7 +248,6 @@ def pareto(path: Path, ends: pd.DataFrame, x_label: str, y_label: str, size_labe
     figure, axis = _subplots(figsize=(6.2, 4.6))
     known = ends["cost"].where(np.isfinite(ends["cost"]))
     largest, smallest = (float(known.max()), float(known.min())) if known.notna().any() else (1.0, 1.0)
-    styles = _styles(ends["label"])
     for _, end in ends.iterrows():
         colour = styles[end["label"]][0]
         across, up = ([[max(0.0, end[c] - end[f"{c}_low"])], [max(0.0, end[f"{c}_high"] - end[c])]] for c in ("x", "y"))
@@ -243,7 +267,7 @@ def pareto(path: Path, ends: pd.DataFrame, x_label: str, y_label: str, size_labe
     save(figure, path)
 
 
-def errors_by_kind(path: Path, errors: pd.DataFrame) -> None:
+def errors_by_kind(path: Path, errors: pd.DataFrame, styles: Styles) -> None:
     """Share of pictures with each kind of error: the base's as an open diamond, every label's with its 95 % interval.
 
     Args:
@@ -252,7 +276,8 @@ def errors_by_kind(path: Path, errors: pd.DataFrame) -> None:
     kinds, labels = (list(dict.fromkeys(errors[column])) for column in ("error", "label"))
     figure, axis = _subplots(figsize=(6.4, 0.9 + (0.30 + 0.13 * len(labels)) * len(kinds)))
     places = np.linspace(-0.3, 0.3, len(labels) + 1)
-    for i, (label, (colour, marker, _)) in enumerate(_styles(labels).items(), 1):
+    for i, label in enumerate(labels, 1):
+        colour, marker, _ = styles[label]
         rows = errors[errors["label"] == label]
         _dots(axis, rows, "end", np.arange(len(kinds)) + places[i], {"color": colour, "marker": marker, "label": label})
     first = errors[errors["label"] == labels[0]]
@@ -352,9 +377,9 @@ def _one_test(axis: Axes, test: pd.Series, place: float, low: float, high: float
                   fontsize=8)  # fmt: skip
 
 
-def ablation(path: Path, curves: pd.DataFrame, panels: dict[str, str], name: str, x_label: str) -> None:
-    """What one number does: reward and statistics against updates, a line a value (`label`), dark to light; right of
-    the axis the 95 % interval of its last point."""
+def ablation(path: Path, curves: pd.DataFrame, panels: dict[str, str], name: str, x: str, x_label: str) -> None:
+    """What one number does: reward and statistics against a cost `x`, a line a value (`label`), dark to light; right of
+    the axis the 95 % interval of its last point. Dotted: the base."""
     labels = list(dict.fromkeys(curves["label"]))
     colours = colormaps["viridis"](np.linspace(0, 0.85, len(labels)))
     figure, axes = _subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False)
@@ -362,8 +387,9 @@ def ablation(path: Path, curves: pd.DataFrame, panels: dict[str, str], name: str
         for i, label in enumerate(labels):
             style = (colours[i], _MARKERS[i % len(_MARKERS)], "-")
             rows = curves[curves["label"] == label]
-            _band(axis, rows, "updates", column, label, style, without=True)
-            _end_bar(axis, rows[rows["seed"] == "mean"].iloc[-1], "updates", column, style, i)
+            _band(axis, rows, x, column, label, style, without=True)
+            _end_bar(axis, rows[rows["seed"] == "mean"].iloc[-1], x, column, style, i)
+        axis.axhline(curves[column].iloc[0], color="0.35", linewidth=1, linestyle=BASE_LINE)
         _cost_axis(axis, x_label)
         axis.set_ylabel(_wrapped(y_label, 40))
     figure.suptitle(name)
@@ -394,6 +420,7 @@ def frontier(path: Path, scales: list[float], curves: dict[str, list[Estimate]],
 
 BASE_LINE, LEVEL_LINE = (0, (1, 2)), (0, (5, 3))  # dotted and dashed
 END_BAR = 6  # points from one bar right of an axis to the next
+BESIDE = 5  # panels in a row, at most
 CROWD = 4  # labels: of more, curves have no bands
 _COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),  # Okabe and Ito's
@@ -402,10 +429,9 @@ _COLOURS = (
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
 _LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (3, 1, 1, 1)))
 _METHODS = ("gdro", "flow-grpo", "dance-grpo", "dpo", "rft", "nft", "awm", "dgpo", "crd")  # whose places are their own
-Style = tuple[Any, str, Any]  # colour, marker, line
 
 
-def _styles(labels: Iterable[str]) -> dict[str, Style]:
+def styles_of(labels: Iterable[str]) -> Styles:
     """Label -> its style. A method's own is the same in every figure; others have those that no method here needs."""
     names = list(dict.fromkeys(labels))
     places = {name: _METHODS.index(name) for name in names if name in _METHODS}
@@ -415,7 +441,8 @@ def _styles(labels: Iterable[str]) -> dict[str, Style]:
 
 
 def _style(place: int) -> Style:
-    return _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)], _LINES[place % len(_LINES)]
+    again = place // len(_COLOURS)  # colours are used once more: with other markers
+    return _COLOURS[place % len(_COLOURS)], _MARKERS[(place + again) % len(_MARKERS)], _LINES[place % len(_LINES)]
 
 
 def _end_bar(axis: Axes, end: pd.Series, x: str, y: str, style: Style, number: int) -> None:
@@ -432,7 +459,8 @@ def _band(axis: Axes, rows: pd.DataFrame, x: str, y: str, label: str, style: Sty
     colour, marker, line = style
     for seed, of_seed in rows.groupby("seed", sort=False):
         if seed == "mean":
-            axis.plot(of_seed[x], of_seed[y], color=colour, marker=marker, markersize=4, linestyle=line, label=label)
+            shown: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4, "linestyle": line}
+            axis.plot(of_seed[x], of_seed[y], markevery=np.flatnonzero(of_seed["measured"]), label=label, **shown)
             if not without:
                 axis.fill_between(of_seed[x], of_seed[f"{y}_low"], of_seed[f"{y}_high"], color=colour, alpha=0.15, lw=0)
         elif not without:
@@ -500,5 +528,6 @@ def save(figure: Figure, path: Path) -> None:
     figure.tight_layout()
     for kind, options in (("png", {"dpi": 110}), ("pdf", {"metadata": {"CreationDate": None}})):
         drawn = io.BytesIO()
-        figure.savefig(drawn, format=kind, bbox_inches="tight", **options)
+        with rc_context({"pdf.fonttype": 42}):  # TrueType: journals refuse Type 3 fonts
+            figure.savefig(drawn, format=kind, bbox_inches="tight", **options)
         write_atomically(path.with_suffix(f".{kind}"), drawn.getvalue())

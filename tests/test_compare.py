@@ -17,7 +17,7 @@ from markupsafe import escape
 from gdro_bench import content, stats
 from gdro_bench.cli import AXIS_NAMES, main
 from gdro_bench.comparison import drawings, entries, grids, grouping, headlines, matched, prediction, report, searches
-from gdro_bench.comparison.tables import costs, ends, words
+from gdro_bench.comparison.tables import costs, ends, table, words
 from gdro_bench.engine import judging, record, samples
 from gdro_bench.engine.record import Point, Run
 from gdro_bench.engine.tuning import tuned
@@ -147,7 +147,7 @@ def test_methods_whose_searches_differ_are_not_called_matched(
     folders = [loaded.folder for entry in compared.entries for loaded in entry.runs]
     result = call(*folders, "--out", tmp_path / "out", "--tuned", tmp_path / "tuned")
     assert result.exit_code == 0, result.output
-    assert "The methods are not matched, because the searches for their numbers differ" in result.output
+    assert "The methods are not matched, because their numbers were not searched alike" in result.output
     text = next((tmp_path / "out").rglob("report.md")).read_text()
     assert "At matched" not in text
     assert "## At equal reward" in text
@@ -166,9 +166,12 @@ def test_runs_with_other_numbers_than_the_best_trial_s_are_told(compared: entrie
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_report_without_tune_says_nothing_of_searches(compared: entries.Comparison, tmp_path: Path) -> None:
+def test_a_report_without_tune_calls_nothing_matched(compared: entries.Comparison, tmp_path: Path) -> None:
     report.write(compared, tmp_path, "evaluations", None)
-    assert "search" not in (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.md").read_text()
+    assert text.startswith("- Whether the methods' numbers were searched alike is not told: give --tuned.")
+    assert "matched" not in text
+    assert "## At equal budget" in text
 
 
 @pytest.mark.parametrize("damage", ["", "[]", '{"schema": 9}', '{"schema": 1}'])
@@ -283,8 +286,8 @@ def test_a_method_is_called_what_one_names_it_and_its_numbers_stay(tmp_path: Pat
     ("label", "name", "said"),
     [
         ("gdr", "x", "Did you mean 'gdro'?"),
-        ("gdro", "flow-grpo", "is no name for one method alone"),
-        ("gdro", " ", "is no name for one method alone"),
+        ("gdro", "flow-grpo", "Two methods would be called 'flow-grpo'"),
+        ("gdro", " ", "name is empty"),
     ],
 )
 def test_a_name_that_would_confuse_is_refused(label: str, name: str, said: str, tmp_path: Path) -> None:
@@ -582,9 +585,11 @@ def test_the_share_of_each_kind_of_error_that_is_gone_is_told(tmp_path: Path) ->
     assert table.loc[("letter", "flow-grpo"), "removed"] == pytest.approx(-0.2)
     assert table.loc[("letter", "gdro"), ["base", "end"]].tolist() == pytest.approx([0.5, 0.1])
     text = (out / "errors.md").read_text()
-    assert re.search(r"\| letter \| 0\.500 \[.*\] of 20 \| 80% \[.*\] \| -20% \[", text)
-    assert re.search(r"\| colour \| 0\.500 \[.*\] of 10 \| share -0\.400 \[", text)  # too few for a share of them
-    still = r"share \+0\.000 \[0\.000, 0\.000\]"  # the base has none to remove
+    assert re.search(
+        r"\| letter \| 0\.500 \[.*\] of 20 \| -0\.400 \[.*\], 80% gone \| \+0\.100 \[.*\], 20% more \|", text
+    )
+    assert re.search(r"\| colour \| 0\.500 \[.*\] of 10 \| -0\.400 \[[^|]*\] \|", text)  # too few for a share of them
+    still = r"\+0\.000 \[0\.000, 0\.000\]"  # the base has none to remove
     assert re.search(rf"\| wall \| 0\.000 \[.*\] of 20 \| {still} \| {still} \|", text)
     apart = pd.read_csv(out / "errors-apart.csv", index_col=["error", "label"])
     assert apart.loc[("letter", "flow-grpo"), "difference"] == pytest.approx(0.5)
@@ -814,7 +819,6 @@ def test_a_group_s_folder_is_a_safe_name(tmp_path: Path, value: str) -> None:
     ("prepare", "said"),
     [
         (lambda folder: folder.mkdir(), "There is no finished run in"),
-        (lambda folder: None, "There is no finished run in"),
         (lambda folder: (folder.mkdir(), (folder / "plan.json").write_text("{}")), "is not finished"),
         (lambda folder: make_run(folder, schema=1), "has schema 1, not 3"),
         (lambda folder: (make_run(folder) / "scores.parquet").unlink(), "scores.parquet cannot be read"),
@@ -826,6 +830,62 @@ def test_a_folder_that_is_of_no_use_is_named(tmp_path: Path, prepare, said: str)
     assert result.exit_code == 1
     assert said in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_folder_that_is_not_there_is_a_slip_and_no_missing_run(tmp_path: Path) -> None:
+    result = call(tmp_path / "rnus")
+    assert result.exit_code == 2
+    assert "There is no folder" in result.output
+
+
+def test_a_level_that_nobody_reaches_is_refused(compared: entries.Comparison, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"No method reaches a reward of 1.5: the highest is 0.800"):
+        report.write(compared, tmp_path / "out", "evaluations", 1.5)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_takes_the_place_of_the_one_before_and_of_nothing_else(
+    compared: entries.Comparison, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    found = [make_search(tmp_path / "tuned", method) for method in ("gdro", "flow-grpo")]
+    report.write(compared, out, "evaluations", None, searched=searches.of(compared, found))
+    (out / "notes.tex").write_text("mine")
+    before = {path.name for path in out.iterdir()}
+    report.write(compared, out, "evaluations", None)
+    assert before - {path.name for path in out.iterdir()} == {f"searches.{kind}" for kind in ("csv", "md", "tex")}
+    assert (out / "notes.tex").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_a_curve_stays_at_the_base_until_its_pool_is_paid_for(compared: entries.Comparison, tmp_path: Path) -> None:
+    curves = costs.curve_table(compared.entries, compared.prompt_weights)
+    drawn = drawings.Drawing(compared, curves, tmp_path, "evaluations", None).with_flat_starts
+    flat = drawn[~drawn["measured"]]
+    assert set(flat["label"]) == {"gdro"}
+    assert flat["evaluations"].tolist() == [300.0] * len(flat)
+    assert flat["evaluations_without_pool"].tolist() == [0.0] * len(flat)
+    for (_, _), rows in drawn.groupby(["label", "seed"]):
+        assert rows["evaluations"].is_monotonic_increasing
+        assert (rows.loc[~rows["measured"], "reward"] == rows["reward"].iloc[0]).all()
+    pd.testing.assert_frame_equal(drawn[drawn["measured"]].drop(columns="measured").reset_index(drop=True), curves)
+
+
+def test_a_method_looks_the_same_whatever_it_is_called(compared: entries.Comparison, tmp_path: Path) -> None:
+    called = entries.named(compared, {"gdro": "GDRO (ours)"})
+    own, given = (
+        drawings.Drawing(one, pd.DataFrame(), tmp_path, "evaluations", None).styles for one in (compared, called)
+    )
+    assert given["GDRO (ours)"] == own["gdro"]
+    assert given["flow-grpo"] == own["flow-grpo"]
+
+
+def test_latex_takes_names_and_numbers_as_they_are() -> None:
+    made = table.Table("t", "T", ["|v|", "x"], [["[28] a", "-0.5 [-1.0, 0.2]"], ["dance-grpo", "1e-3"]], pd.DataFrame())
+    body = made.latex().splitlines()
+    assert body[3] == r"\textbar{}v\textbar{} & x \\"
+    assert body[5:7] == [r"{}[28] a & $-$0.5 [$-$1.0, 0.2] \\", r"dance-grpo & 1e-3 \\"]
 
 
 def cut(path: Path) -> None:
@@ -1014,10 +1074,10 @@ def test_a_record_from_anybody_writes_nowhere_but_under_out(tmp_path: Path) -> N
 def test_what_was_tested_on_is_told(tmp_path: Path) -> None:
     """Numbers of the prompts that methods' numbers are chosen on are no test."""
     run = record.read(make_run(tmp_path / "a"))
-    assert report._tested_on(run) == "held-out prompts"
-    assert report._tested_on(replace(run, changed=("prompts=abc",))) == "the user's own prompts"
+    assert words.tested_on(run) == "held-out prompts"
+    assert words.tested_on(replace(run, changed=("prompts=abc",))) == "the user's own prompts"
     tuned_on = {"profile": {"prompts": "pocket-tuning"}, "method": {}}
-    assert "pocket-tuning, on which methods' numbers are chosen" in report._tested_on(replace(run, settings=tuned_on))
+    assert "pocket-tuning, on which methods' numbers are chosen" in words.tested_on(replace(run, settings=tuned_on))
 
 
 def test_seeds_that_share_a_pool_are_told(tmp_path: Path) -> None:

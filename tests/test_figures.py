@@ -61,8 +61,8 @@ def test_letters_that_the_font_lacks_are_boxes_and_long_ones_end_in_dots() -> No
 
 def test_a_method_has_one_style_in_all_figures_and_no_two_labels_share_one() -> None:
     few, many = ["gdro", "gdro online", "flow-grpo"], [*BUILT_IN, "gdro online", "gdro (k = 2)"]
-    styles = figures._styles(many)
+    styles = figures.styles_of(many)
     assert list(styles) == many
     assert len(set(styles.values())) == len(many)
-    assert figures._styles(few)["flow-grpo"] == styles["flow-grpo"]
-    assert len({figures._styles(few)[label][0] for label in few}) == len(few)
+    assert figures.styles_of(few)["flow-grpo"] == styles["flow-grpo"]
+    assert len({figures.styles_of(few)[label][0] for label in few}) == len(few)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from gdro_bench import content, figures
 from gdro_bench.comparison import matched, robust
-from gdro_bench.comparison.entries import AXES, CORRECTED, Comparison, Entry, setting_of
+from gdro_bench.comparison.entries import AXES, CORRECTED, Comparison, Entry, label_of, setting_of
 from gdro_bench.comparison.tables.costs import curve_table, ratio_table
 from gdro_bench.comparison.tables.ends import pareto_table
 from gdro_bench.comparison.tables.table import Table, csv_bytes
@@ -45,6 +45,23 @@ class Drawing:
         return Figure(name, title, caption, self.out / f"{name}.png")
 
     @property
+    def styles(self) -> figures.Styles:
+        """A method looks the same whatever it is called here."""
+        own = {entry.label: label_of(entry.runs[0].run) for entry in self.compared.entries}
+        styles = figures.styles_of(own.values())
+        return {label: styles[name] for label, name in own.items()}
+
+    @property
+    def with_flat_starts(self) -> pd.DataFrame:
+        """The curves with the point put in at which a pool was full and nothing learnt yet."""
+        by_label, parts = {entry.label: entry for entry in self.compared.entries}, []
+        for (label, seed), rows in self.curves.groupby(["label", "seed"], sort=False):
+            entry = by_label[label]
+            one = entry if seed == "mean" else Entry(label, tuple(r for r in entry.runs if str(r.run.seed) == seed))
+            parts.append(_flat_start(rows, one, self.axis))
+        return pd.concat(parts, ignore_index=True)
+
+    @property
     def reward_label(self) -> str:
         run = self.compared.first
         return f"{run.instruments['reward']}, {prompts_of(run)} prompts"
@@ -64,6 +81,16 @@ class Drawing:
         return dict(zip(parts, labels(self.compared, parts), strict=True))
 
 
+def _flat_start(rows: pd.DataFrame, entry: Entry, axis: str) -> pd.DataFrame:
+    """An entry's rows with one more, the base's at the cost of the pool, if there is one; that is no evaluation."""
+    measured = rows.assign(measured=True)
+    at, pool = entry.first_update, entry.cost(axis, True) - entry.cost(axis, False)
+    if at == len(pool) or not pool[at] > entry.cost(axis, True)[at - 1]:
+        return measured
+    flat = measured.iloc[:1].assign(measured=False, **{axis: float(pool[at]), f"{axis}_without_pool": 0.0})
+    return pd.concat([measured.iloc[:at], flat, measured.iloc[at:]])
+
+
 def draw(
     compared: Comparison,
     curves: pd.DataFrame,
@@ -80,14 +107,21 @@ def draw(
 
 
 def _reward(drawing: Drawing) -> Iterator[Figure]:
+    entries = drawing.compared.entries
+    lines = "mean over seeds" if max(len(entry.runs) for entry in entries) > 1 else "the one seed"
+    bands = "Thin: each seed; band: 95 % interval."
+    bars = "A bar right of the axis: 95 % interval of the last point."
+    level = "" if drawing.level is None else " Dashed: R*, a reward that all of them reach."
     figure = drawing.figure(
         "reward",
         "Reward against cost",
-        "Thick: mean over seeds; thin: each seed; band: 95 % interval (of more than four methods, a bar right of the "
-        "axis, of the last point). A pool is paid for before "
-        "the first update: the flat start of a curve. The dashed line is the matched reward R*.",
+        f"Lines: {lines}. {bars if len(entries) > figures.CROWD else bands} A pool is paid for before the first "
+        f"update: the flat start of a curve. Dotted: the base.{level}",
     )
-    figures.cost_curves(figure.path, drawing.curves, drawing.panels, "reward", drawing.reward_label, drawing.level)
+    figures.cost_curves(
+        *(figure.path, drawing.with_flat_starts, drawing.panels, "reward"),
+        *(drawing.reward_label, drawing.level, drawing.styles),
+    )
     yield figure
 
 
@@ -103,15 +137,14 @@ def _cost_ratio(drawing: Drawing) -> Iterator[Figure]:
         f"How many times the cost of {to} a method takes to each level of reward, from the base's to the highest of "
         f"{to}; below 1 it is cheaper. Band: 95 % interval, paired over prompts; none where in more than "
         "2.5 % of resamples neither gets there (thin line); hatched where it has no end, since one of the two does not "
-        "get there. Where it holds 1, the two are not told apart. A line ends where the method does not get. A tick: "
-        "up to there costs are averaged. Dashed: R*.",
+        "get there. Where it holds 1, the two are not told apart. A line ends at the highest level that the method "
+        "reaches. A tick: up to there costs are averaged. Dashed: R*.",
     )
     curves = ratio_table(rows)
     columns = dict(zip(("ratio", "ratio_without_pool"), drawing.panels.values(), strict=False))
     panels = {column: f"times the cost of {to} ({label})" for column, label in columns.items()}
-    every = [entry.label for entry in drawing.compared.entries]
     upto = {row.entry.label: row.upto for row in drawing.at_reward}
-    figures.ratio_curves(figure.path, curves, panels, every, drawing.reward_label, drawing.level, upto)
+    figures.ratio_curves(figure.path, curves, panels, drawing.styles, drawing.reward_label, drawing.level, upto)
     write_atomically(figure.path.with_suffix(".csv"), csv_bytes(curves))
     yield figure
 
@@ -123,7 +156,7 @@ def _statistics(drawing: Drawing) -> Iterator[Figure]:
         "From the base (dot) to the end of the budget (marker, with 95 % intervals). A method whose "
         "reward rises while a statistic leaves the base's value changes more than it was asked to.",
     )
-    figures.trajectories(figure.path, drawing.curves, drawing.statistics, drawing.reward_label)
+    figures.trajectories(figure.path, drawing.curves, drawing.statistics, drawing.reward_label, drawing.styles)
     yield figure
 
 
@@ -140,7 +173,7 @@ def _corrected(drawing: Drawing) -> Iterator[Figure]:
     )
     instruments = drawing.compared.instruments
     label = f"corrected score ({instruments['reward']}; {instruments['judge']})"
-    figures.cost_curves(figure.path, drawing.curves, drawing.panels, CORRECTED, label, None)
+    figures.cost_curves(figure.path, drawing.with_flat_starts, drawing.panels, CORRECTED, label, None, drawing.styles)
     yield figure
 
 
@@ -159,9 +192,8 @@ def _pareto(drawing: Drawing) -> Iterator[Figure]:
         "Bars: 95 % intervals.",
     )
     size = f"area: {AXES[drawing.axis]} to R*, pools counted"
-    figures.pareto(
-        figure.path, ends, f"gain over the base: {drawing.reward_label}", "gold (share of facts), less the base's", size
-    )
+    gain = f"gain over the base: {drawing.reward_label}"
+    figures.pareto(figure.path, ends, gain, "gold (share of facts), less the base's", size, drawing.styles)
     yield figure
 
 
@@ -175,7 +207,7 @@ def _profile(drawing: Drawing) -> Iterator[Figure]:
         "interval.",
     )
     shares = robust.profiles(drawing.compared)
-    figures.profiles(figure.path, shares, drawing.reward_label)
+    figures.profiles(figure.path, shares, drawing.reward_label, drawing.styles)
     write_atomically(figure.path.with_suffix(".csv"), csv_bytes(shares))
     yield figure
 
@@ -189,7 +221,7 @@ def _errors(drawing: Drawing) -> Iterator[Figure]:
         "Share of held-out pictures with each kind of error, of those on which it can be seen, as the known world "
         "tells it: the base's, and each method's at the end of the budget. Bars: 95 % intervals.",
     )
-    figures.errors_by_kind(figure.path, drawing.errors.numbers)
+    figures.errors_by_kind(figure.path, drawing.errors.numbers, drawing.styles)
     yield figure
 
 
@@ -198,14 +230,15 @@ def _ablations(drawing: Drawing) -> Iterator[Figure]:
     for (method, number), entries in drawing.compared.ablations.items():
         title, caption = (
             f"Ablation, {method}: {number}",
-            "Runs that differ in this number alone. Bars: 95 % intervals of the last points.",
+            "Runs that differ in this number alone. Bars: 95 % intervals of the last points. Dotted: the base.",
         )
         name = content.safe_name(f"ablation-{method}-{number.replace('.', '-')}")
         figure = drawing.figure(name, title, caption)
         curves = _named_by_value(curve_table(entries, drawing.compared.prompt_weights), entries, number)
         known = [(part, label) for part, label in drawing.statistics.items() if part in curves]  # of all of them
         panels = {"reward": "held-out reward"} | dict(known[:2])
-        figures.ablation(figure.path, curves, panels, f"{method}: {number}", AXES["updates"])
+        drawn = curves.assign(measured=True)
+        figures.ablation(figure.path, drawn, panels, f"{method}: {number}", drawing.axis, AXES[drawing.axis])
         write_atomically(figure.path.with_suffix(".csv"), csv_bytes(curves))
         yield figure
 

@@ -223,6 +223,8 @@ def finished_and_begun(named: Sequence[Path], runs: Path) -> tuple[list[Path], l
     ended: set[Path] = set()
     begun: set[Path] = set()
     for folder in named or [runs]:
+        if named and not folder.is_dir():
+            raise BenchError(f"There is no folder {folder}.", "Name folders of runs, or one that holds them.", 2)
         here, unfinished = find(folder)
         if unfinished and not here:
             raise BenchError(f"The run in {min(unfinished)} is not finished.", "Type its command again to finish it.")
@@ -418,8 +420,10 @@ def named(compared: Comparison, names: Mapping[str, str]) -> Comparison:
     of = {entry.label: replace(entry, label=names.get(entry.label, entry.label)) for entry in compared.all_entries}
     called = [entry.label for entry in of.values()]
     for name in names.values():
-        if not name.strip() or called.count(name) > 1:
-            raise BenchError(f"{name!r} is no name for one method alone.", "Give each its own: --name METHOD NAME.", 2)
+        if not name.strip():
+            raise BenchError("A method's name is empty.", "Give it one: --name METHOD NAME.", 2)
+        if called.count(name) > 1:
+            raise BenchError(f"Two methods would be called {name!r}.", "Give each its own: --name METHOD NAME.", 2)
     ablations = {number: tuple(of[e.label] for e in varied) for number, varied in compared.ablations.items()}
     shown = tuple(of[entry.label] for entry in compared.entries)
     return Comparison(shown, of[compared.reference.label], compared.prompt_weights, ablations)

@@ -51,8 +51,10 @@ def headlines(compared: Comparison, at_budget: Sequence[matched.AtBudget], level
         sentences.append(
             f"Costs to equal reward, in {AXES[axis]}, are geometric means over levels of reward: from the base's up to "
             f"the one that stands with them, {matched.UPTO:.0%} of the way to the highest that both methods surely "
-            f"reach. Another cut gives another number (below); of one level alone, R* = {level:.3f}, they are known "
-            f"worse. Wide: an interval whose ends are more than a factor {WIDE} apart, which tells little."
+            f"reach. Another cut gives another number (below); of one level alone, R* = {level:.3f}, their "
+            f"intervals are wider. Wide: an interval whose ends are more than a factor {WIDE} apart: it tells little. "
+            "Rises too little to tell: not even the highest point of the curve is above the base beyond noise, the "
+            "best of so many points being high by luck, too."
         )
     elif len(compared.entries) > 1:
         sentences.append("No method's reward rises above the base's beyond noise: nothing to match.")
@@ -76,7 +78,8 @@ def _of_variants(compared: Comparison) -> list[str]:
     """How variants of the reference's method are held against it, if there are any."""
     to = compared.reference
     variants = any(entry.method == to.method and entry is not to for entry in compared.entries)
-    return [f"Other numbers of {to.label} are held against its runs of the same seeds alone."] if variants else []
+    told = f"{to.label} with other numbers is compared with {to.label}'s runs of the same seeds only."
+    return [told] if variants else []
 
 
 def _of_one_pool(compared: Comparison) -> list[str]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from gdro_bench import figures
@@ -14,7 +18,7 @@ from gdro_bench.comparison import drawings, matched, page, prediction
 from gdro_bench.comparison.entries import Comparison
 from gdro_bench.comparison.grids import grids
 from gdro_bench.comparison.headlines import headlines
-from gdro_bench.comparison.searches import Searches
+from gdro_bench.comparison.searches import NOT_GIVEN, Searches
 from gdro_bench.comparison.tables.costs import curve_table, cut_table, reward_table, time_table
 from gdro_bench.comparison.tables.ends import (
     budget_table,
@@ -30,6 +34,8 @@ from gdro_bench.comparison.tables.words import tested_on
 from gdro_bench.engine import record
 from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
+
+LISTED = "files.txt"  # of a report's folder: what it wrote there
 
 
 def write(
@@ -49,10 +55,10 @@ def write(
             prefer, if they were asked.
 
     Raises:
-        BenchError: cost is to be counted in seconds, and a run's were not kept.
+        BenchError: cost is to be counted in seconds, and a run's were not kept; or no method reaches the level.
     """
     _check_axis(compared, axis)
-    level = matched.common_level(compared) if level is None else level
+    level = matched.common_level(compared) if level is None else _reached(compared, level)
     at_reward = [] if level is None else matched.at_reward(compared, level, axis)
     at_budget = matched.at_budget(compared)
     errors = error_table(compared)
@@ -62,16 +68,46 @@ def write(
     sentences = [*([remark] if remark else []), *headlines(compared, at_budget, level, axis)]
     curves = curve_table(compared.entries, compared.prompt_weights)
     if searched is not None:
-        sentences.insert(1 if remark else 0, searched.sentence)
         tables = list(map(searched.titled, tables))
-    drawn = drawings.draw(compared, curves, out, axis, level, at_reward, errors)
-    pictures = grids(compared, at_reward)
-    for grid in pictures:
-        figures.sample_sheet(out / f"grid-{grid.name}", grid.columns, grid.captions, grid.prompts)
-    _write_text(out, tables, curves, sentences)
-    html = page.render(_title(compared), sentences, tables, drawn, pictures, _runs(compared), tested_on(compared.first))
-    write_atomically(out / "page.html", html.encode())
+    if searched is not None or len({entry.method for entry in compared.entries}) > 1:
+        sentences.insert(1 if remark else 0, searched.sentence if searched is not None else NOT_GIVEN)
+    with _replaced(out) as new:
+        drawn = drawings.draw(compared, curves, new, axis, level, at_reward, errors)
+        pictures = grids(compared, at_reward)
+        for grid in pictures:
+            figures.sample_sheet(new / f"grid-{grid.name}", grid.columns, grid.captions, grid.prompts)
+        _write_text(new, tables, curves, sentences)
+        told = (_runs(compared), tested_on(compared.first))
+        html = page.render(_title(compared), sentences, tables, drawn, pictures, *told)
+        write_atomically(new / "page.html", html.encode())
     return sentences, tables[0]
+
+
+def _reached(compared: Comparison, level: float) -> float:
+    """Raises:
+    BenchError: no method's curve gets there."""
+    highest = max(float(np.nanmax(entry.mean("reward"), initial=-math.inf)) for entry in compared.entries)
+    if level > highest:
+        raise BenchError(f"No method reaches a reward of {level:g}: the highest is {highest:.3f}.", "Lower --level.", 2)
+    return level
+
+
+@contextmanager
+def _replaced(out: Path) -> Iterator[Path]:
+    """A new folder, whose files take the place of those that an earlier report left in `out`. Others stay there."""
+    listed = out / LISTED
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
+        yield Path(folder)
+        old = set(listed.read_text(encoding="utf-8").splitlines()) if listed.exists() else set()
+        new = {path.name for path in Path(folder).iterdir()}
+        for name in old - new:
+            if name == Path(name).name:
+                (out / name).unlink(missing_ok=True)
+        write_atomically(listed, "".join(f"{name}\n" for name in sorted(old | new)).encode())
+        for name in new:
+            os.replace(Path(folder) / name, out / name)
+        write_atomically(listed, "".join(f"{name}\n" for name in sorted(new)).encode())
 
 
 def _tables(

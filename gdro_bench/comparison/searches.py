@@ -18,6 +18,7 @@ from gdro_bench.engine.tuning.tuned import Tuned
 from gdro_bench.errors import BenchError
 
 NOT_SEARCHED = "not searched by tune"
+NOT_GIVEN = "Whether the methods' numbers were searched alike is not told: give --tuned."
 OTHER = "numbers of no trial"
 
 
@@ -48,15 +49,17 @@ class Searches:
                 OTHER: "All have numbers of no trial.",
             }
             return unknown.get(extent, f"The numbers of all methods were searched alike: {extent}.")
-        told = "; ".join(f"{label}: {extent}" for label, extent in extents.items())
-        return f"The methods are not matched, because the searches for their numbers differ ({told})."
+        labels = {extent: [label for label, own in extents.items() if own == extent] for extent in extents.values()}
+        told = "; ".join(f"{', '.join(of)}: {extent}" for extent, of in labels.items())
+        return f"The methods are not matched, because their numbers were not searched alike ({told})."
 
     def titled(self, table: Table) -> Table:
-        """Its title speaks of a match only where there is one."""
-        if self.matched or "At matched" not in table.title:
+        """Its title speaks of a match where there is one."""
+        if "At equal" not in table.title:
             return table
-        title = table.title.replace("At matched", "At equal")
-        return replace(table, title=f"{title} (the searches differ: not matched)")
+        if self.matched:
+            return replace(table, title=table.title.replace("At equal", "At matched"))
+        return replace(table, title=f"{table.title} (not searched alike: not matched)")
 
     def table(self, entries: Sequence[Entry]) -> Table:
         """What each search of each entry's numbers cost, and which trial's numbers its runs have."""

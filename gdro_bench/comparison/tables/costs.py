@@ -88,7 +88,7 @@ def reward_table(compared: Comparison, rows: Sequence[matched.AtReward], level: 
             number |= spread(f"{axis}{suffix}", row.cost[pool]) | spread(f"ratio{suffix}", row.ratio[pool])
             number |= spread(f"mean_ratio{suffix}", row.mean[pool])
         numbers.append(number | spread("ratio_until_it_stays", row.staying))
-    title = f"At matched reward, R* = {level:.3f}"
+    title = f"At equal reward, R* = {level:.3f}"
     return Table("matched-reward", title, header, cells, pd.DataFrame(numbers))
 
 
@@ -123,16 +123,16 @@ def time_table(compared: Comparison, axis: str) -> Table | None:
 def cut_table(compared: Comparison, rows: Sequence[matched.AtReward], axis: str) -> Table | None:
     """What the cost to equal reward would be if levels went up to another share of the way: whether it hangs on where
     they are cut off. None where no method has one."""
-    told = [row for row in rows if row.entry is not compared.reference and math.isfinite(row.upto)]
-    if not told:
+    others = [row for row in rows if row.entry is not compared.reference]
+    if not any(math.isfinite(row.upto) for row in others):
         return None
     to, cells, numbers = compared.reference.label, [], []
-    for row in told:
+    for row in others:
         ratios = {
             cut: (row.mean if cut == matched.UPTO else matched.mean_ratio(compared, row.entry, axis, cut))[True]
             for cut in CUTS
         }
-        cells.append([row.entry.label, *(times(ratio, to) for ratio in ratios.values())])
+        cells.append([row.entry.label, *(_told_or_small(ratio, to) for ratio in ratios.values())])
         numbers += [{"label": row.entry.label, "cut": cut} | spread("ratio", ratio) for cut, ratio in ratios.items()]
     header = ["method", *(f"up to {cut:.0%}" for cut in CUTS)]
     title = (
@@ -162,4 +162,8 @@ def _ratio(row: matched.AtReward, ratio: Estimate, to: str) -> str:
 def mean_ratio_text(row: matched.AtReward, ratio: Estimate, to: str) -> str:
     if math.isnan(row.cost[True].mean):  # a reward that nobody knows is no small one
         return NOT_KNOWN
-    return "rises too little to tell" if math.isnan(ratio.mean) else times(ratio, to, f" up to {row.upto:.3f}")
+    return _told_or_small(ratio, to, f" up to {row.upto:.3f}")
+
+
+def _told_or_small(ratio: Estimate, to: str, where: str = "") -> str:
+    return "rises too little to tell" if math.isnan(ratio.mean) else times(ratio, to, where)

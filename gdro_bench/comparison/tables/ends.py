@@ -87,7 +87,7 @@ def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Tabl
         number: dict[str, object] = {"label": row.entry.label, "seeds": len(row.entry.runs)}
         number |= spread("reward", row.reward) | spread("gain", row.gain) | spread("difference", row.difference)
         numbers.append(number | spreads({f"{name}_fall": fall for name, fall in fallen.items()}) | spreads(row.parts))
-    title = f"At matched budget, {run.limit:,} {run.budget_kind}"
+    title = f"At equal budget, {run.limit:,} {run.budget_kind}"
     return Table("matched-budget", title, header, cells, pd.DataFrame(numbers))
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 
 from gdro_bench.comparison import matched
 from gdro_bench.comparison.entries import Comparison
 from gdro_bench.comparison.tables.table import Table
-from gdro_bench.comparison.tables.words import against, change_text, share_text, spread
+from gdro_bench.comparison.tables.words import against, change_text, spread
 from gdro_bench.score import BY_ERROR
 
 FEW = 10  # pictures: of fewer no share that is gone is told
@@ -16,9 +18,9 @@ FEW = 10  # pictures: of fewer no share that is gone is told
 
 def error_table(compared: Comparison) -> Table | None:
     """For each kind of error that gold names: how often the base makes it, of the pictures on which it can be seen, or
-    of their letters, and how much of that each method has removed at the end, of the prompts where it can be seen then,
-    too; of an error that the base makes on too few pictures for a share, how much more often the method makes it. None
-    where gold names none."""
+    of their letters, and how much more often or seldom each method makes it at the end, of the prompts where it can be
+    seen then, too; of an error that the base makes on enough pictures, also how much of it is gone. None where gold
+    names none."""
     parts = [name for name in compared.parts if name.startswith(BY_ERROR)]
     if not parts:
         return None
@@ -29,20 +31,18 @@ def error_table(compared: Comparison) -> Table | None:
         seen = int(np.isfinite(compared.reference.runs[0].parts[part][0]).sum())
         cells.append([kind, f"{before} of {seen}"])
         for entry in compared.entries:
-            gone, more = (of(compared, entry, part) for of in (matched.removed, matched.since_base))
+            gone, change = (of(compared, entry, part) for of in (matched.removed, matched.since_base))
             both = matched.seen_at_both(entry, part)
-            cells[-1].append((change_text(more) if few else share_text(gone)) + (f" of {both}" if both != seen else ""))
+            told = f", {abs(gone.mean):.0%} {'gone' if gone.mean >= 0 else 'more'}"
+            share = "" if few or math.isnan(gone.mean) else told
+            cells[-1].append(change_text(change) + share + (f" (of {both})" if both != seen else ""))
             row: dict[str, object] = {"error": kind, "label": entry.label} | spread("base", before)
             row |= spread("end", matched.part_at(compared, entry, part, -1))
-            numbers.append(row | spread("removed", gone) | spread("change", more))
-    header = [
-        "error",
-        "base: share of pictures or their letters",
-        *(f"gone with {entry.label}" for entry in compared.entries),
-    ]
+            numbers.append(row | spread("removed", gone) | spread("change", change))
+    header = ["error", "base: share of pictures or their letters", *(entry.label for entry in compared.entries)]
     title = (
-        "Errors by kind: how often the base makes them, and how much of that is gone at the end of the budget "
-        f"(of fewer than {FEW} pictures: the share's change)"
+        "Errors by kind: how often the base makes them, and by how much that share changes by the end of the budget "
+        f"(below 0: fewer errors; how much is gone is told where the base makes it on {FEW} pictures or more)"
     )
     return Table("errors", title, header, cells, pd.DataFrame(numbers))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pandas as pd
 
+MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 TEX = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"}
 )
 
 
@@ -34,7 +37,9 @@ class Table:
 
 
 def _tex(text: str) -> str:
-    return text.translate(TEX).replace("R*", "$R^*$")
+    """A cell: a number's sign is a minus; a row that began with a bracket would be taken for an argument of `\\\\`."""
+    escaped = MINUS.sub("$-$", text.translate(TEX).replace("R*", "$R^*$"))
+    return f"{{}}{escaped}" if escaped.startswith("[") else escaped
 
 
 def csv_bytes(frame: pd.DataFrame) -> bytes:

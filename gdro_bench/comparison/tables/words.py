@@ -144,13 +144,7 @@ def _bounded(estimate: Estimate, text_of: Callable[[float], str]) -> str:
     return f"{text_of(estimate.mean)} [{text_of(estimate.low)}, {high}]"
 
 
-def share_text(estimate: Estimate) -> str:
-    if math.isnan(estimate.mean):
-        return NOT_KNOWN
-    return f"{estimate.mean:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
-
-
 def change_text(change: Estimate) -> str:
     if math.isnan(change.mean):
         return NOT_KNOWN
-    return f"share {stats.three_decimals(change.mean, '+')} {str(change).partition(' ')[2]}"
+    return f"{stats.three_decimals(change.mean, '+')} {str(change).partition(' ')[2]}"
