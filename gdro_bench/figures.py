@@ -207,7 +207,7 @@ def profiles(path: Path, shares: pd.DataFrame, x_label: str, styles: Styles) -> 
         colour, _, line = styles[str(label)]
         axis.plot(rows["threshold"], rows["share"], color=colour, linestyle=line, label=str(label))
         axis.fill_between(rows["threshold"], rows["share_low"], rows["share_high"], color=colour, alpha=0.15, lw=0)
-    axis.set(xlabel=_wrapped(f"{x_label}, threshold", 44), ylabel="share of scores above it", ylim=(0, 1))
+    axis.set(xlabel=_wrapped(f"{x_label}, threshold", 44), ylabel="share of scores above the threshold", ylim=(0, 1))
     axis.grid(alpha=0.3)
     _legend(figure, axis)
     save(figure, path)

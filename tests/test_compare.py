@@ -872,6 +872,15 @@ def test_a_curve_stays_at_the_base_until_its_pool_is_paid_for(compared: entries.
     pd.testing.assert_frame_equal(drawn[drawn["measured"]].drop(columns="measured").reset_index(drop=True), curves)
 
 
+def test_every_column_of_the_curves_is_told(written: Path) -> None:
+    curves, told = pd.read_csv(written / "curves.csv"), pd.read_csv(written / "columns.csv", index_col="column")
+    assert list(told.index) == list(curves)
+    assert told.loc["evaluations_without_pool", "meaning"] == "velocity evaluations, pools not counted"
+    assert told.loc["reward_low", "meaning"] == "lower end of the 95 % interval of reward"
+    assert told.loc["text_area", "meaning"] == "text area (share)"
+    assert told["meaning"].ne(told.index).all()
+
+
 def test_a_method_looks_the_same_whatever_it_is_called(compared: entries.Comparison, tmp_path: Path) -> None:
     called = entries.named(compared, {"gdro": "GDRO (ours)"})
     own, given = (

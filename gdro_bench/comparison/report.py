@@ -19,7 +19,7 @@ from gdro_bench.comparison.entries import Comparison
 from gdro_bench.comparison.grids import grids
 from gdro_bench.comparison.headlines import headlines
 from gdro_bench.comparison.searches import NOT_GIVEN, Searches
-from gdro_bench.comparison.tables.costs import curve_table, cut_table, reward_table, time_table
+from gdro_bench.comparison.tables.costs import columns_of, curve_table, cut_table, reward_table, time_table
 from gdro_bench.comparison.tables.ends import (
     budget_table,
     own_parts_table,
@@ -158,6 +158,7 @@ def _title(compared: Comparison) -> str:
 
 def _write_text(out: Path, tables: Sequence[Table], curves: pd.DataFrame, sentences: Sequence[str]) -> None:
     write_atomically(out / "curves.csv", csv_bytes(curves))
+    write_atomically(out / "columns.csv", csv_bytes(columns_of(curves)))
     parts = ["\n".join(f"- {sentence}" for sentence in sentences) + "\n"]
     for table in tables:
         write_atomically(out / f"{table.name}.csv", csv_bytes(table.numbers))

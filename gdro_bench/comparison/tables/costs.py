@@ -21,6 +21,7 @@ from gdro_bench.comparison.tables.words import (
     times,
     with_interval,
 )
+from gdro_bench.score import BY_ERROR
 from gdro_bench.stats import Estimate, Weights
 
 STEPS = 5  # levels of reward in the table of times to reward
@@ -49,6 +50,30 @@ def curve_table(entries: Sequence[Entry], prompts: Weights) -> pd.DataFrame:
                 row = {"label": entry.label, "seed": str(run.run.seed), "mark": point.mark} | costs[i]
                 rows.append(row | {name: float(alone.mean(name)[i]) for name in names})
     return pd.DataFrame(rows)
+
+
+def columns_of(curves: pd.DataFrame) -> pd.DataFrame:
+    """What the columns of the curves are, in words: a row a column."""
+    meanings = {
+        "label": "the method, as the report calls it",
+        "seed": "a seed; mean: over all seeds",
+        "mark": "the evaluation point, as a share of the budget",
+        "reward": "what was trained on, mean over prompts",
+    }
+    meanings |= {axis: f"{label}, pools counted" for axis, label in AXES.items()}
+    meanings |= {f"{axis}_without_pool": f"{label}, pools not counted" for axis, label in AXES.items()}
+    for name in curves:
+        of, _, end = str(name).rpartition("_")
+        bound = {"low": "lower", "high": "upper"}.get(end)
+        told = f"{bound} end of the 95 % interval of {of}" if bound and of in curves else _meaning(str(name))
+        meanings.setdefault(str(name), told)
+    return pd.DataFrame([{"column": name, "meaning": meanings[name]} for name in curves])
+
+
+def _meaning(part: str) -> str:
+    if part.startswith(BY_ERROR):
+        return f"pictures, or their letters, with this error: {part.removeprefix(BY_ERROR)} (share)"
+    return label_of(part)
 
 
 def _costs(entry: Entry) -> list[dict[str, object]]:
