@@ -79,14 +79,14 @@ def of(compared: Comparison, found: Sequence[Tuned]) -> Searches:
     """The searches of a comparison's entries among those that were found, the shortest trials first.
 
     Raises:
-        BenchError: two are of one method and of trials of one budget.
+        BenchError: two are of one method, of the same numbers, and of trials of one budget.
     """
     run, by_method = compared.first, dict[str, tuple[Tuned, ...]]()
     for one in sorted(found, key=lambda one: one.budget):
         if (one.task, one.profile) != (run.task, run.profile):
             continue
         before = by_method.get(one.method, ())
-        if any((other.budget, other.budget_kind) == (one.budget, one.budget_kind) for other in before):
+        if any(_is_again(one, other) for other in before):
             problem = f"There are two searches of {one.method} on {one.task}, {one.profile}, of {_extent((one,))}."
             raise BenchError(problem, "Give a --tuned with one.")
         by_method[one.method] = (*before, one)
@@ -97,6 +97,10 @@ def of(compared: Comparison, found: Sequence[Tuned]) -> Searches:
         if (known := of_entries[entry.label]) and not any(tuned.numbers_of(one, entry.runs[0].run) for one in known)
     }
     return Searches(of_entries, frozenset(foreign))
+
+
+def _is_again(one: Tuned, other: Tuned) -> bool:
+    return (one.budget, one.budget_kind, one.space.keys()) == (other.budget, other.budget_kind, other.space.keys())
 
 
 def _extent(found: Sequence[Tuned]) -> str:
