@@ -111,7 +111,7 @@ def _reward(drawing: Drawing) -> Iterator[Figure]:
     lines = "mean over seeds" if max(len(entry.runs) for entry in entries) > 1 else "the one seed"
     bands = "Thin: each seed; band: 95 % interval."
     bars = "A bar right of the axis: 95 % interval of the last point."
-    level = "" if drawing.level is None else " Dashed: R*, a reward that all of them reach."
+    level = "" if drawing.level is None else " Dashed: R*, the level of the tables."
     figure = drawing.figure(
         "reward",
         "Reward against cost",

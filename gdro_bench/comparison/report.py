@@ -102,7 +102,7 @@ def _replaced(out: Path) -> Iterator[Path]:
         old = set(listed.read_text(encoding="utf-8").splitlines()) if listed.exists() else set()
         new = {path.name for path in Path(folder).iterdir()}
         for name in old - new:
-            if name == Path(name).name:
+            if name == Path(name).name:  # whoever wrote the list
                 (out / name).unlink(missing_ok=True)
         write_atomically(listed, "".join(f"{name}\n" for name in sorted(old | new)).encode())
         for name in new:

@@ -45,14 +45,14 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class _PoolOf:
+class _Pool:
     """Of a trial's pool, the file that says that it is complete, and the one that is locked while a trial fills it."""
 
     full: Path
     lock: Path
 
     @classmethod
-    def plan(cls, plan: Plan) -> _PoolOf | None:
+    def of(cls, plan: Plan) -> _Pool | None:
         """None for a trial without a pool."""
         key, folder = pool_key(plan), plan.pools
         return None if key is None else cls(folder / f"{exact_key(plan)}.full", folder / f"{key}.lock")
@@ -68,7 +68,7 @@ class StudyOf:
             BenchError: Optuna is missing, or the folder holds another search or a damaged journal.
         """
         self.search, self.optuna = search, _import_optuna()
-        self.pools = [_PoolOf.plan(plan) for plan in search.plans]
+        self.pools = [_Pool.of(plan) for plan in search.plans]
         search.folder.mkdir(parents=True, exist_ok=True)
         with self._alone():
             try:
