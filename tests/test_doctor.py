@@ -57,6 +57,19 @@ def test_a_model_of_another_package_is_opened(monkeypatch: pytest.MonkeyPatch) -
         doctor._weights("pocket", replace(profile("pocket"), model="other"))
 
 
+def test_the_numbers_of_a_package_that_is_not_here_are_passed_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = tmp_path / "baselines" / "pocket"
+    own.mkdir(parents=True)
+    (own / "mine.toml").write_text("beta = 1.0\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert "mine" in content.method_files("pocket")
+    found = plan.costs_of("pocket", profile("pocket"))
+    assert "gdro" in found
+    assert "mine" not in found
+
+
 def test_a_named_pocket_detector_is_checked_as_such() -> None:
     named = replace(profile("pocket"), detector=DetectorConfig("pocket", "", ""))
     assert "sees a yellow bus" in doctor._detector("pocket", named)

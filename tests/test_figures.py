@@ -1,10 +1,13 @@
 """Figures as a reader needs them: nothing lies on anything else."""
 
+import subprocess
+import sys
 import time
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -66,3 +69,24 @@ def test_a_method_has_one_style_in_all_figures_and_no_two_labels_share_one() -> 
     assert len(set(styles.values())) == len(many)
     assert figures.styles_of(few)["flow-grpo"] == styles["flow-grpo"]
     assert len({figures.styles_of(few)[label][0] for label in few}) == len(few)
+
+
+def test_the_user_s_own_backend_stays(tmp_path: Path) -> None:
+    code = "import matplotlib; matplotlib.use('svg'); import gdro_bench.figures; print(matplotlib.get_backend())"
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert seen.stdout.strip().lower() == "svg"
+
+
+def test_letters_in_a_pdf_are_type_s_that_journals_take(tmp_path: Path) -> None:
+    losses = pd.DataFrame({"stage": ["a"] * 2, "images": [1, 2], "loss": [1.0, 0.5]})
+    figures.loss_curve(tmp_path / "loss", losses)
+    drawn = (tmp_path / "loss.pdf").read_bytes()
+    assert b"/Type3" not in drawn
+    assert b"/TrueType" in drawn or b"/CIDFontType2" in drawn
+
+
+def test_one_test_with_one_number_has_an_axis(tmp_path: Path) -> None:
+    one = {"number": 1, "task": "ocr", "measured": "a difference", "unit": "difference", "value": 0.1}
+    one |= {"value_low": np.nan, "value_high": np.nan, "bound": 0.1, "weakly": np.nan, "side": "at least", "seeds": 1}
+    figures.verdicts(tmp_path / "claims", pd.DataFrame([one | {"verdict": "undecided"}]))
+    assert (tmp_path / "claims.png").stat().st_size > 1000
