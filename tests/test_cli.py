@@ -41,7 +41,8 @@ FROZEN = {
         *("--seeds", "--set", "--track", "--train-prompts", "task"),
     ],
     "tune": [
-        *("--budget", "--device", "--jobs", "--method", "--out", "--profile", "--seed", "--set", "--trials", "task"),
+        *("--budget", "--device", "--jobs", "--method", "--out", "--over", "--profile", "--seed", "--set"),
+        *("--trials", "task"),
     ],
 }
 

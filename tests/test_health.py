@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from test_run import SHORT, arguments, folder, recorded
 
 from gdro_bench.cli import main
-from gdro_bench.engine import artifacts, health, plan, record
+from gdro_bench.engine import artifacts, folders, health, plan, record
 from gdro_bench.engine.health import verdict
 from gdro_bench.errors import BenchError
 
@@ -220,7 +220,7 @@ def test_one_run_has_one_rule(short_run: tuple[Path, str]) -> None:
 
 
 def test_kept_adapters_are_whole_or_not_there(tmp_path: Path) -> None:
-    place = artifacts.adapters_of(tmp_path, 0.5)
+    place = folders.adapters_of(tmp_path, 0.5)
     for leftover in (place, place.with_name("0.5.partial")):
         leftover.mkdir(parents=True)
         (leftover / "old").write_text("of a run that was killed")
@@ -237,8 +237,8 @@ def test_kept_adapters_are_whole_or_not_there(tmp_path: Path) -> None:
     assert [path.name for path in place.iterdir()] == ["new"]
     assert [path.name for path in place.parent.iterdir()] == ["0.5"]
     with pytest.raises(BenchError, match="No space left"):
-        artifacts.keep_adapters(artifacts.adapters_of(tmp_path, 0.6), fail)
-    assert not artifacts.adapters_of(tmp_path, 0.6).exists()
+        artifacts.keep_adapters(folders.adapters_of(tmp_path, 0.6), fail)
+    assert not folders.adapters_of(tmp_path, 0.6).exists()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"last_healthy": {"mark": "x", "adapters": null, "why": ""}}'])

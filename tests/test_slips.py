@@ -319,7 +319,7 @@ def test_a_comparison_draws_pictures_of_one_prompt_together(tmp_path: Path) -> N
     scores = pd.read_parquet(folder / "scores.parquet")
     scores["text"] = scores["prompt"].map(lambda n: f"prompt {n % 10}")
     scores.to_parquet(folder / "scores.parquet")
-    weights = entries.compare([entries.load(folder)], False).prompts
+    weights = entries.compare([entries.load(folder)], False).prompt_weights
     assert (weights[:, :10] == weights[:, 10:20]).all()
 
 
@@ -350,7 +350,7 @@ def test_measures_have_their_signs(tmp_path: Path) -> None:
     for run, value in ((a, 0.6), (b, 0.3)):
         run.parts["gold"] = np.full_like(run.parts["reward"], value)
     found = entries.compare([a, b], False)
-    pair = entries.Comparison((found.entries[0], found.entries[1]), found.entries[1], found.prompts, {})
+    pair = entries.Comparison((found.entries[0], found.entries[1]), found.entries[1], found.prompt_weights, {})
 
     def of(name: str, part: str = "gold") -> float:
         return MEASURES[name].measured(pair, pair.entries[0], part).mean

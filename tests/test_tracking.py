@@ -130,7 +130,7 @@ def test_a_run_made_again_is_another_one_to_a_tracker_and_one_that_goes_on_is_no
     made.folder.mkdir(parents=True)
     names = []
     for anew in (True, False, True):
-        tracking._mark(made, anew)
+        tracking._name_anew(made, anew)
         names.append(tracking._name(made))
     assert names[0] == names[1] != names[2]
     assert names[0].startswith("ocr-pocket-gdro-s0-")
