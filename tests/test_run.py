@@ -256,9 +256,14 @@ def test_every_method_is_in_the_tests_of_whole_runs() -> None:
 @pytest.mark.slow
 def test_dpo_is_gdro_with_pairs_and_hard_targets(tmp_path: Path) -> None:
     limit = {"method__k": 2, "method__tau": 0, "method__gamma": 0, "method__groups": 4, "method__drop_flat": "true"}
-    limit |= {"method__beta": 20, "method__draw": "unequal"}
-    assert call(tmp_path / "dpo", "dpo", method__beta=20).exit_code == 0
-    assert call(tmp_path / "gdro", "gdro", **limit).exit_code == 0
+    optimiser = {
+        "learning_rate": 1e-3,
+        "warmup_steps": 0,
+        "epsilon": 1e-8,
+    }
+    same = {"method__beta": 20} | {f"method__optimiser__{name}": value for name, value in optimiser.items()}
+    assert call(tmp_path / "dpo", "dpo", **same).exit_code == 0
+    assert call(tmp_path / "gdro", "gdro", **limit, **same, method__draw="unequal").exit_code == 0
     dpo, gdro = (record.read(folder(tmp_path / name)).points for name in ("dpo", "gdro"))
     assert dpo == gdro
 
