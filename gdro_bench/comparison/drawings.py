@@ -84,10 +84,11 @@ class Drawing:
 def _flat_start(rows: pd.DataFrame, entry: Entry, axis: str) -> pd.DataFrame:
     """An entry's rows with one more, the base's at the cost of the pool, if there is one; that is no evaluation."""
     measured = rows.assign(measured=True)
-    at, pool = entry.first_update, entry.cost(axis, True) - entry.cost(axis, False)
-    if at == len(pool) or not pool[at] > entry.cost(axis, True)[at - 1]:
+    counted, without = (matched.pool_point(entry, axis, pool) for pool in (True, False))
+    if counted is None or without is None or counted == without:
         return measured
-    flat = measured.iloc[:1].assign(measured=False, **{axis: float(pool[at]), f"{axis}_without_pool": 0.0})
+    at, paid = counted
+    flat = measured.iloc[:1].assign(measured=False, **{axis: paid, f"{axis}_without_pool": without[1]})
     return pd.concat([measured.iloc[:at], flat, measured.iloc[at:]])
 
 

@@ -22,13 +22,20 @@ ROUNDING = 1e-9  # a curve that ends at a level reaches it
 
 def with_pool_point(entry: Entry, axis: str, with_pool: bool, reward: Floats) -> tuple[Floats, Floats]:
     """Costs [M + 1] and rewards [..., M + 1] with the point put in at which a pool was full and nothing learnt yet."""
+    cost, point = entry.cost(axis, with_pool), pool_point(entry, axis, with_pool)
+    if point is None:
+        return cost, reward
+    at, paid = point
+    return np.insert(cost, at, paid), np.insert(reward, at, reward[..., 0], axis=-1)
+
+
+def pool_point(entry: Entry, axis: str, with_pool: bool) -> tuple[int, float] | None:
+    """Before which evaluation point a pool was full, and what had been paid by then; None if nothing was learnt."""
     cost, at = entry.cost(axis, with_pool), entry.first_update
     if at == len(cost):
-        return cost, reward
-    pool = entry.cost(axis, True) - entry.cost(axis, False)
-    paid = float(pool[at]) if with_pool else 0.0
-    paid = max(paid, float(cost[at - 1]))  # a mark may lie before the first update, among rollouts that cost something
-    return np.insert(cost, at, paid), np.insert(reward, at, reward[..., 0], axis=-1)
+        return None
+    paid = float(entry.cost(axis, True)[at] - entry.cost(axis, False)[at]) if with_pool else 0.0
+    return at, max(paid, float(cost[at - 1]))  # a mark may lie among rollouts, before any update
 
 
 def cost_at(entry: Entry, gain: float, axis: str, with_pool: bool, rewards: Floats, stays: bool = False) -> Floats:

@@ -99,7 +99,7 @@ def told(difference: Estimate, *of: Entry) -> str:
     """In words where all of these entries have several seeds: the luck of one seed is in no interval."""
     if np.isnan([difference.mean, difference.low, difference.high]).any():
         return NOT_KNOWN
-    number = f"{stats.three_decimals(difference.mean, '+')} {str(difference).partition(' ')[2]}"
+    number = change_text(difference)
     several = min(len(entry.runs) for entry in of) > 1
     return f"{difference.against_zero.removesuffix(' of')}: {number}" if several else number
 
