@@ -501,14 +501,23 @@ def prompts(task: str, **options: Any) -> None:
         click.echo(line)
 
 
-@main.command(**_examples("doctor", "doctor --profile flux1-dev"))
+@main.command(
+    **_examples(
+        "doctor", "doctor --profile flux1-dev", "doctor --profile flux1-dev --task ocr --method gdro --processes 8"
+    )
+)
 @profile_option
+@click.option("--task", help="Check what this task needs.  [default: what any does]")
+@click.option("--method", help="Check what this method needs.  [default: what any does]")
+@click.option(
+    "--processes", default=1, show_default=True, type=click.IntRange(1), help="To be started on this machine."
+)
 @set_option
-def doctor(profile: str, settings: tuple[str, ...]) -> None:
+def doctor(profile: str, task: str | None, method: str | None, processes: int, settings: tuple[str, ...]) -> None:
     """Check this machine before hours are spent: versions, memory, disk, weights and every instrument."""
     from gdro_bench.commands import doctor as doctor_command
 
-    if not doctor_command.print_checks(_console(), profile, settings):
+    if not doctor_command.print_checks(_console(), profile, settings, task, method, processes):
         sys.exit(1)
 
 

@@ -251,16 +251,21 @@ def apply_settings(
     return tuple(f"{name}={_said(value)}" for name, value in flatten(tables).items() if before.get(name) != value)
 
 
-def varied(over: str) -> list[str]:
-    """The settings `group.key=a` and `group.key=b` of an `--over group.key=a,b`.
+def varied(over: Sequence[str]) -> list[list[str]]:
+    """The settings `group.key=a` and `group.key=b` of each `--over group.key=a,b`.
 
     Raises:
-        BenchError: it is not of that form.
+        BenchError: one is not of that form, or two are of one number.
     """
-    key, _, values = over.partition("=")
-    if not NAME.fullmatch(key) or not values:
-        raise BenchError(f"--over {over!r} is not of the form group.key=a,b.", "Try method.tau=0.5,0.05.", 2)
-    return [f"{key}={value.strip()}" for value in values.split(",")]
+    found: dict[str, list[str]] = {}
+    for one in over:
+        key, _, values = one.partition("=")
+        if not NAME.fullmatch(key) or not values:
+            raise BenchError(f"--over {one!r} is not of the form group.key=a,b.", "Try method.tau=0.5,0.05.", 2)
+        if key in found:
+            raise BenchError(f"--over is given twice for {key}.", f"Write all values together: {key}=A,B,C.", 2)
+        found[key] = [f"{key}={value.strip()}" for value in values.split(",")]
+    return list(found.values())
 
 
 def parsed(setting: str) -> tuple[str, Any]:

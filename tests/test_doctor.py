@@ -10,6 +10,7 @@ from tiny_pipelines import SIDE, save_flux, save_sd3
 from gdro_bench import content, registry
 from gdro_bench.cli import main
 from gdro_bench.commands import doctor
+from gdro_bench.commands.doctor import Subject
 from gdro_bench.engine import plan
 from gdro_bench.errors import BenchError
 from gdro_bench.profile import DetectorConfig, Profile
@@ -25,6 +26,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def profile(name: str, source: Path | str = "") -> Profile:
     return plan.read_profile(name, [f"profile.pretrained.source={source}"] if source else [])
+
+
+def subject(name: str, source: Path | str = "") -> Subject:
+    return Subject(name, profile(name, source))
 
 
 def test_pocket_is_whole() -> None:
@@ -43,7 +48,7 @@ def test_models_of_single_tasks_are_opened_too(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(registry.TABLES["model"], "other", f"{__name__}:without_weights")
     with pytest.raises(BenchError, match="no other weights"):
-        doctor._weights("mine", profile("mine"))
+        doctor._weights(subject("mine"))
 
 
 def without_weights(*arguments: object) -> None:
@@ -54,7 +59,7 @@ def test_a_model_of_another_package_is_opened(monkeypatch: pytest.MonkeyPatch) -
     """A profile without `[pretrained]` need not be the pocket's."""
     monkeypatch.setitem(registry.TABLES["model"], "other", f"{__name__}:without_weights")
     with pytest.raises(BenchError, match="no other weights"):
-        doctor._weights("pocket", replace(profile("pocket"), model="other"))
+        doctor._weights(Subject("pocket", replace(profile("pocket"), model="other")))
 
 
 def test_the_numbers_of_a_package_that_is_not_here_are_passed_over(
@@ -72,7 +77,7 @@ def test_the_numbers_of_a_package_that_is_not_here_are_passed_over(
 
 def test_a_named_pocket_detector_is_checked_as_such() -> None:
     named = replace(profile("pocket"), detector=DetectorConfig("pocket", "", ""))
-    assert "sees a yellow bus" in doctor._detector("pocket", named)
+    assert "sees a yellow bus" in doctor._detector(Subject("pocket", named))
 
 
 class NearlyRed:
@@ -90,14 +95,15 @@ class NearlyRed:
 
 def test_a_detector_of_another_package_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.TABLES["detector"], "nearly-red", f"{__name__}:NearlyRed")
+    theirs = replace(profile("pocket"), detector=DetectorConfig("nearly-red", "", ""))
     with pytest.raises(BenchError, match=r"nearly red calls a red picture \['pink'\]"):
-        doctor._detector("pocket", replace(profile("pocket"), detector=DetectorConfig("nearly-red", "", "")))
+        doctor._detector(Subject("pocket", theirs))
 
 
 def test_remedies_keep_their_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rich would take them for its markup."""
 
-    def fails(name: str, profile: Profile) -> str:
+    def fails(subject: Subject) -> str:
         raise BenchError("No.", "pip install 'x[paddle]'")
 
     monkeypatch.setattr(doctor, "CHECKS", {"all": fails})
@@ -112,13 +118,13 @@ def test_a_pipeline_s_weights_are_weighed(name: str, saved: dict[str, Path]) -> 
     sizes = doctor._sizes(doctor._folder(here.pretrained))
     assert {"transformer", "vae", "text_encoder", "text_encoder_2"} <= set(sizes)
     assert min(sizes.values()) > 1000
-    assert str(saved[name]) in doctor._weights(name, here)
+    assert str(saved[name]) in doctor._weights(Subject(name, here))
     small = plan.read_profile(name, [f"profile.pretrained.source={saved[name]}", f"profile.pretrained.side={SIDE}"])
-    assert "GB at its peak, the most of all methods" in doctor._device(name, small)
+    assert "GB at its peak, the most of all methods" in doctor._device(Subject(name, small))
 
 
 def test_what_is_checked_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "CHECKS", {"device": lambda name, profile: profile.pretrained.source})
+    monkeypatch.setattr(doctor, "CHECKS", {"device": lambda subject: subject.profile.pretrained.source})
     result = CliRunner().invoke(main, ["doctor", "--profile", "flux1-dev", "--set", "profile.pretrained.source=/here"])
     assert result.exit_code == 0
     assert "/here" in result.output
@@ -127,30 +133,77 @@ def test_what_is_checked_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Did you mean 'workers'" in result.output
 
 
+def test_a_task_and_a_method_are_checked_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detector that cannot be had is in the way of no OCR run."""
+    absent = ["--set", "profile.detector.source=/nowhere", "--profile", "flux1-dev"]
+    monkeypatch.setattr(
+        doctor, "CHECKS", {"detector": doctor._detector, "reader": doctor._reader, "disk": doctor._disk}
+    )
+    result = CliRunner().invoke(main, ["doctor", "--task", "ocr", "--method", "flow-grpo", *absent])
+    assert "task ocr, flow-grpo" in result.output
+    assert "not needed by the task" in result.output
+    assert "a pool takes 0.00 GB" in result.output
+    result = CliRunner().invoke(main, ["doctor", "--task", "geneval", *absent])
+    assert result.exit_code == 1
+    assert "/nowhere" in result.output
+
+
+def test_numbers_of_the_method_that_is_named_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", {"disk": doctor._disk})
+    set_ = ["--set", "method.pool.prompts=48"]
+    result = CliRunner().invoke(main, ["doctor", "--profile", "flux1-dev", "--method", "gdro", *set_])
+    assert "a pool takes 0.20 GB" in result.output  # 48 x 16 latents of 4096 x 16 floats
+    for wrong, said in (
+        (set_, "Add --method"),
+        (["--method", "gdroo"], "Did you mean 'gdro'"),
+        (["--task", "ocrr"], "Did you mean 'ocr'"),
+        (["--method", "gdro", "--set", "method.taus=1"], "Did you mean 'tau'"),
+    ):
+        result = CliRunner().invoke(main, ["doctor", *wrong])
+        assert result.exit_code == 2, result.output
+        assert said in result.output
+
+
+def test_the_machine_must_hold_what_its_processes_open(
+    saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = subject("flux1-dev", saved["flux1-dev"])
+    each = sum(doctor._sizes(saved["flux1-dev"]).values())
+    monkeypatch.setattr(doctor, "CGROUP", tmp_path / "memory.max")
+    whole = doctor._machine_bytes()
+    doctor.CGROUP.write_text("max\n", encoding="utf-8")
+    assert doctor._machine_bytes() == whole
+    doctor.CGROUP.write_text(f"{int(1.25 * each)}\n", encoding="utf-8")
+    assert "1 x 0.0 GB while the model is opened" in doctor._machine(here)
+    with pytest.raises(BenchError, match="Start fewer processes"):
+        doctor._machine(replace(here, processes=2))
+    assert "opened" not in doctor._machine(subject("pocket"))
+
+
 @pytest.mark.slow
 def test_a_device_that_is_too_small_is_named(saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.os, "sysconf", lambda name: 30e9**0.5)
     with pytest.raises(BenchError, match=r"30 GB: \S+ takes 44 GB at its peak.*profile\.pretrained\."):
-        doctor._device("flux1-dev", profile("flux1-dev"))
-    assert "a run takes is not known" in doctor._device("flux1-dev", profile("flux1-dev", Path("nowhere")))
+        doctor._device(subject("flux1-dev"))
+    assert "a run takes is not known" in doctor._device(subject("flux1-dev", Path("nowhere")))
 
 
 def test_weights_that_are_not_whole_are_named(saved: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"no folder of a pipeline.*profile\.pretrained\.source"):
-        doctor._weights("flux1-dev", profile("flux1-dev", tmp_path))
+        doctor._weights(subject("flux1-dev", tmp_path))
     (tmp_path / "model_index.json").write_text((saved["flux1-dev"] / "model_index.json").read_text())
     with pytest.raises(BenchError, match=r"text_encoder has no \*\.safetensors"):
-        doctor._weights("flux1-dev", profile("flux1-dev", tmp_path))
+        doctor._weights(subject("flux1-dev", tmp_path))
 
 
 def test_a_pool_must_find_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "a pool takes 8.39 GB" in doctor._disk("flux1-dev", profile("flux1-dev"))
+    assert "a pool takes 8.39 GB" in doctor._disk(subject("flux1-dev"))
     monkeypatch.setattr(doctor, "ROOM", 1e9)
     with pytest.raises(BenchError, match="Free some"):
-        doctor._disk("flux1-dev", profile("flux1-dev"))
+        doctor._disk(subject("flux1-dev"))
 
 
 def test_a_judge_that_is_not_there_is_named(waits: list[float]) -> None:
     with pytest.raises(BenchError, match=r"does not answer.*Start it"):
-        doctor._judge("flux1-dev", profile("flux1-dev"))
+        doctor._judge(subject("flux1-dev"))
     assert waits == [1, 2, 4]

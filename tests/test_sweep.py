@@ -67,6 +67,11 @@ def test_runs_of_other_settings_in_one_folder_are_refused(tmp_path: Path) -> Non
     assert len(once) == 1
 
 
+def test_values_of_one_number_are_given_together() -> None:
+    with pytest.raises(BenchError, match=r"twice for method\.tau"):
+        sweep.combinations(["method.tau=0.05", "method.k=2,4", "method.tau=0.5"])
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_a_sweep_shares_its_pool_resumes_and_can_be_compared(tmp_path: Path) -> None:
     result = call(tmp_path, "--over", "method.tau=0.5,0.05")

@@ -261,6 +261,12 @@ def test_a_grid_holds_every_combination_once_the_own_one_first(place: Path) -> N
     assert made.plans[3].settings["method"]["k"] == made.drawn[3]["k"]
 
 
+def test_values_of_one_number_are_given_together(place: Path) -> None:
+    result = call("--over", "method.beta=5.0", "--over", "method.beta=6.0", trials=None)
+    assert result.exit_code == 2
+    assert "--over is given twice for method.beta.\nWrite all values together" in result.output
+
+
 def test_a_grid_has_no_number_of_trials(place: Path) -> None:
     result = call("--over", "method.beta=5.0")
     assert result.exit_code == 2

@@ -7,7 +7,8 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,22 +22,75 @@ from rich.markup import escape
 from rich.table import Table
 
 from gdro_bench import content
+from gdro_bench import task as tasks
 from gdro_bench.engine.plan import costs_of, read_profile
 from gdro_bench.errors import BenchError
 from gdro_bench.instruments import Instruments
+from gdro_bench.instruments.readers import EngineReader
 from gdro_bench.profile import PretrainedConfig, Profile
 from gdro_bench.rewards.geneval_rules import Detection, Detector
-from gdro_bench.task import Prompt
+from gdro_bench.score import open_scorer
+from gdro_bench.task import Prompt, Task
 
 if TYPE_CHECKING:
+    from gdro_bench.methods import CostModel
     from gdro_bench.policy import Policy
 
 PACKAGES = ("torch", "diffusers", "peft", "transformers", "safetensors", "rapidocr", "onnxruntime")
 ROOM = 1.2  # what is needed, times this, should be free
+FAILURES = (BenchError, ImportError, OSError, ValueError)  # a broken file of a pipeline is one check's
 SEEN_OVER_FORETOLD = 1.125  # memory, at most; measured in baselines/README.md
+NOT_NEEDED = "not needed by the task"
+CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may have
 
 
-def _packages(name: str, profile: Profile) -> str:
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is checked: a profile by its name, with what the command line changes in it; for one task or all, for one
+    method, with its changed numbers, or all; and how many processes are to run on this machine."""
+
+    name: str
+    profile: Profile
+    task: Task | None = None
+    method: str | None = None
+    settings: tuple[str, ...] = ()
+    processes: int = 1
+
+    def __str__(self) -> str:
+        parts = [f"profile {self.name}", f"task {self.task.name}" if self.task else "", self.method or ""]
+        return ", ".join([*filter(None, parts), *([f"{self.processes} processes"] if self.processes > 1 else [])])
+
+    def costs(self) -> dict[str, CostModel]:
+        """Of the method, or of all."""
+        task = self.task.name if self.task else None
+        return costs_of(self.name, self.profile, task, self.method, self.settings)
+
+    def needs(self) -> set[str]:
+        """Names of the instruments that the task's reward opens, up to one that fails; all for no task."""
+        if self.task is None:
+            return {"reader", "detector"}
+        noting = _Noting(_instruments(self.profile))
+        with suppress(*FAILURES):  # the check of the one that fails says why
+            open_scorer("reward", self.task.reward, noting)
+        return noting.opened
+
+
+class _Noting:
+    """Instruments that note which of them are opened."""
+
+    def __init__(self, instruments: Instruments) -> None:
+        self.instruments, self.opened = instruments, set[str]()
+
+    def reader(self) -> EngineReader:
+        self.opened.add("reader")
+        return self.instruments.reader()
+
+    def detector(self) -> Detector:
+        self.opened.add("detector")
+        return self.instruments.detector()
+
+
+def _packages(subject: Subject) -> str:
     missing = [package for package in PACKAGES if not _version(package)]
     if missing:
         raise BenchError(f"Not installed: {', '.join(missing)}.", "Run `make setup`.")
@@ -54,12 +108,13 @@ def _version(package: str) -> str:
 # The model and what it needs
 
 
-def _weights(name: str, profile: Profile) -> str:
+def _weights(subject: Subject) -> str:
     """That they are here. Of a pretrained pipeline the files are counted, because it is large; others are opened."""
+    profile = subject.profile
     if profile.pretrained is not None:
         sizes = _sizes(_folder(profile.pretrained))
         return f"{profile.pretrained.source}, {sum(sizes.values()) / 1e9:.1f} GB"
-    opened = (_open(replace(profile, model=model)) for model in _models(name, profile))
+    opened = (_open(replace(profile, model=model)) for model in _models(subject))
     return ", ".join(model.name for model in opened)
 
 
@@ -69,10 +124,11 @@ def _open(profile: Profile) -> Policy:
     return open_model(profile, None, None, "cpu")
 
 
-def _models(name: str, profile: Profile) -> list[str]:
-    """The profile's model, and those that it names for single tasks."""
-    by_task = content.read(content.find("profile", name) / "profile.toml").get("tasks", {})
-    return list(dict.fromkeys([profile.model, *(table["model"] for table in by_task.values() if "model" in table)]))
+def _models(subject: Subject) -> list[str]:
+    """The profile's model and, for no task in particular, those that it names for single tasks."""
+    by_task = content.read(content.find("profile", subject.name) / "profile.toml").get("tasks", {})
+    others = [table["model"] for table in by_task.values() if "model" in table and subject.task is None]
+    return list(dict.fromkeys([subject.profile.model, *others]))
 
 
 def _folder(config: PretrainedConfig) -> Path:
@@ -128,20 +184,20 @@ def _parts(folder: Path) -> dict[str, tuple[str | None, str]]:
     return {part: (kind[0], kind[1] or "") for part, kind in index.items() if isinstance(kind, list)}
 
 
-def _device(name: str, profile: Profile) -> str:
-    """Whether the device can hold what the most demanding of the profile's methods needs, by shapes."""
+def _device(subject: Subject) -> str:
+    """Whether the device can hold what the method, or the most demanding of all, needs by shapes."""
     import torch
 
     if torch.cuda.is_available():
         device, (memory, total) = torch.cuda.get_device_name(), torch.cuda.mem_get_info()
         description = f"{device}, {memory / 1e9:.0f} of {total / 1e9:.0f} GB free"
     else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        description = f"CPU, {torch.get_num_threads()} threads (no CUDA device), {memory / 1e9:.0f} GB"
-    if profile.pretrained is None:
+        memory = _machine_bytes() // subject.processes  # which share it
+        description = f"CPU, {torch.get_num_threads()} threads (no CUDA device), {memory / 1e9:.0f} GB a process"
+    if subject.profile.pretrained is None:
         return description
     try:
-        method, need = _largest_need(name, profile)
+        method, need = _largest_need(subject)
     except BenchError as error:
         return f"{description}; what a run takes is not known: {error.problem}"
     if need * SEEN_OVER_FORETOLD > memory:
@@ -151,21 +207,48 @@ def _device(name: str, profile: Profile) -> str:
             "profile.pretrained.gradient_checkpointing or float8, a smaller profile.sampler.batch or "
             "method.optimiser.batch, or profile.pretrained.sharded for several devices.",
         )
-    return f"{description}; {method} takes {need / 1e9:.1f} GB at its peak, the most of all methods"
+    most = "" if subject.method else ", the most of all methods"
+    return f"{description}; {method} takes {need / 1e9:.1f} GB at its peak{most}"
 
 
-def _largest_need(name: str, profile: Profile) -> tuple[str, float]:
-    """The method of the profile that takes most memory on one device, and the bytes."""
+def _largest_need(subject: Subject) -> tuple[str, float]:
+    """Of the methods that are meant, the one that takes most memory on one device, and the bytes."""
     from gdro_bench.models import memory
 
-    needs = memory.of_methods(costs_of(name, profile), profile, memory.count(profile))
+    counted = memory.count(subject.profile)
+    needs = memory.of_methods(subject.costs(), subject.profile, counted, subject.processes)
+    if not needs:
+        raise BenchError("No method foretells its cost.", "Give its Method a function `costs`.")
     return max(((method, need.peak) for method, (_, need) in needs.items()), key=lambda item: item[1])
 
 
-def _disk(name: str, profile: Profile) -> str:
-    """Room for the largest pool of the profile's methods."""
-    images = max((cost.pool.images for cost in costs_of(name, profile).values()), default=0)
-    need, free = images * _latent_bytes(profile), shutil.disk_usage(Path.cwd()).free
+def _machine(subject: Subject) -> str:
+    """Whether the machine's own memory can hold what its processes open: each reads the whole pipeline, before parts
+    of it go to the device and the text encoders are let go."""
+    memory = _machine_bytes()
+    description = f"{memory / 1e9:.0f} GB of memory"
+    if subject.profile.pretrained is None:
+        return description
+    each = sum(_sizes(_folder(subject.profile.pretrained)).values())
+    need = each * subject.processes
+    description += f"; {subject.processes} x {each / 1e9:.1f} GB while the model is opened"
+    if ROOM * need > memory:
+        raise BenchError(f"{description}.", "Start fewer processes on this machine, or use a larger one.")
+    return description
+
+
+def _machine_bytes() -> int:
+    """Of this machine, or of the container that it is."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # no such file, or "max"
+        return min(whole, int(CGROUP.read_text(encoding="utf-8")))
+    return whole
+
+
+def _disk(subject: Subject) -> str:
+    """Room for the largest pool of the methods that are meant."""
+    images = max((cost.pool.images for cost in subject.costs().values()), default=0)
+    need, free = images * _latent_bytes(subject.profile), shutil.disk_usage(Path.cwd()).free
     description = f"{free / 1e9:.1f} GB free here, a pool takes {need / 1e9:.2f} GB"
     if ROOM * need > free:
         raise BenchError(f"{description}.", "Free some, or give --out on a larger disk.")
@@ -199,10 +282,12 @@ def _instruments(profile: Profile) -> Instruments:
     return Instruments(replace(profile.reader, workers=0), profile.detector, "cpu")
 
 
-def _reader(name: str, profile: Profile) -> str:
+def _reader(subject: Subject) -> str:
     """Reads a red sign on blue: swapped channels would still read, so `tests/` check those; this checks the engine."""
-    reader = _instruments(profile).reader()
-    reading = reader(_picture(profile, sign=True)[None])[0]
+    if "reader" not in subject.needs():
+        return NOT_NEEDED
+    reader = _instruments(subject.profile).reader()
+    reading = reader(_picture(subject.profile, sign=True)[None])[0]
     if "".join(reading.lines).lower() != "cafe":
         raise BenchError(
             f"{reader.name} read {reading.lines!r} for CAFE. {reading.failure}".strip(),
@@ -211,9 +296,12 @@ def _reader(name: str, profile: Profile) -> str:
     return f"{reader.name} reads CAFE"
 
 
-def _detector(name: str, profile: Profile) -> str:
+def _detector(subject: Subject) -> str:
     """The pocket detector must find a yellow bus, which swapped channels would give another colour. Others find no bus
     in a drawing, so they are only asked for the colour of a red picture."""
+    if "detector" not in subject.needs():
+        return NOT_NEEDED
+    profile = subject.profile
     detector = _instruments(profile).detector()
     if profile.detector is None or profile.detector.name == "pocket":
         return _pocket_detector(detector, _picture(profile, sign=False))
@@ -234,13 +322,13 @@ def _pocket_detector(detector: Detector, picture: NDArray[np.uint8]) -> str:
     return f"{detector.name} sees a yellow bus"
 
 
-def _judge(name: str, profile: Profile) -> str:
+def _judge(subject: Subject) -> str:
     """Asks each of the profile's judges about one picture."""
     from gdro_bench.engine import judging
 
-    judges = judging.open_judges(profile.judge)
+    judges = judging.open_judges(subject.profile.judge)
     prompt = Prompt('a red sign that reads "CAFE" at the top of a blue wall', "CAFE")
-    picture = _picture(profile, sign=True)
+    picture = _picture(subject.profile, sign=True)
     scores = {judge.name: judge(picture[None], [prompt])[0] for judge in judges.values()}
     for judge, score in scores.items():
         if not score.scored:
@@ -248,10 +336,11 @@ def _judge(name: str, profile: Profile) -> str:
     return ", ".join(f"{judge} gives {score.value:.2f}" for judge, score in scores.items()) or "none"
 
 
-CHECKS: dict[str, Callable[[str, Profile], str]] = {
+CHECKS: dict[str, Callable[[Subject], str]] = {
     "packages": _packages,
     "model": _weights,
     "device": _device,
+    "machine": _machine,
     "disk": _disk,
     "reader": _reader,
     "detector": _detector,
@@ -259,23 +348,43 @@ CHECKS: dict[str, Callable[[str, Profile], str]] = {
 }
 
 
-def print_checks(console: Console, name: str, settings: Sequence[str] = ()) -> bool:
+def print_checks(
+    console: Console,
+    name: str,
+    settings: Sequence[str] = (),
+    task: str | None = None,
+    method: str | None = None,
+    processes: int = 1,
+) -> bool:
     """Runs every check of a profile, with what the command line changes in it; whether all passed.
 
     Raises:
-        BenchError: there is no such profile or setting.
+        BenchError: there is no such profile, task, method or setting.
     """
-    profile = read_profile(name, settings)
+    subject = _subject(name, settings, task, method, processes)
     from huggingface_hub.utils.logging import set_verbosity
 
     set_verbosity(logging.ERROR)  # offline, its retries are only noise; imported first, because importing resets it
-    table = Table("check", "", "found, or what to do", title=escape(f"profile {name}"), title_justify="left")
+    table = Table("check", "", "found, or what to do", title=escape(str(subject)), title_justify="left")
     passed = True
     for what, check in CHECKS.items():
         try:
-            table.add_row(what, "[green]ok[/]", escape(check(name, profile)))
-        except (BenchError, ImportError, OSError, ValueError) as error:  # a broken file of a pipeline is one check's
+            table.add_row(what, "[green]ok[/]", escape(check(subject)))
+        except FAILURES as error:
             passed = False
             table.add_row(what, "[red]no[/]", escape(str(error)))
     console.print(table)
     return passed
+
+
+def _subject(name: str, settings: Sequence[str], task: str | None, method: str | None, processes: int) -> Subject:
+    """Raises:
+    BenchError: as `print_checks`; a setting of a method's numbers, and none is named."""
+    of_method = tuple(setting for setting in settings if setting.startswith("method."))
+    if of_method and method is None:
+        raise BenchError(f"--set {of_method[0]} is of no method in particular.", "Add --method.", 2)
+    others = [setting for setting in settings if setting not in of_method]
+    loaded = tasks.load(task) if task else None
+    subject = Subject(name, read_profile(name, others, task), loaded, method, of_method, processes)
+    subject.costs()  # so that a wrong name ends the command instead of a check
+    return subject

@@ -32,9 +32,9 @@ def combinations(over: Sequence[str]) -> list[tuple[str, ...]]:
     """Settings of every run of a sweep: one of each `group.key=a,b`'s values, in all combinations.
 
     Raises:
-        BenchError: one is not of that form.
+        BenchError: as `content.varied`.
     """
-    return list(itertools.product(*map(content.varied, over)))
+    return list(itertools.product(*content.varied(over)))
 
 
 def plans(

@@ -194,20 +194,30 @@ def _config(method: Method, table: Mapping[str, Any], where: str, seed: int) -> 
     return config if pool is None else replace(config, pool=pool.of_run(seed))
 
 
-def costs_of(profile_name: str, profile: Profile) -> dict[str, CostModel]:
-    """Of each method that the profile has numbers of, and that foretells its costs; for no task in particular.
+def costs_of(
+    profile_name: str, profile: Profile, task: str | None = None, only: str | None = None, settings: Sequence[str] = ()
+) -> dict[str, CostModel]:
+    """Of each method that the profile has numbers of, and that foretells its costs; for a task, or none in particular.
+    `only`: of this method alone, with what `settings`, `method.key=value` each, change in its numbers.
 
     Raises:
-        BenchError: a file of numbers is not in order.
+        BenchError: a file of numbers or a setting is not in order; the profile has no numbers for `only`.
     """
-    found = {}
+    paths = {only: _numbers_of(only, profile_name)} if only else content.method_files(profile_name)
     here = registry.names("method")  # a plug-in's file may be there without it
-    for name, path in sorted(content.method_files(profile_name).items()):
-        method: Method | None = registry.lookup("method", name) if name in here else None
-        if method is not None and method.costs is not None:
-            config = content.build(method.config_type, read_numbers(path, None), path.name)
-            found[name] = method.costs(config, profile.sampler)
-    return found
+    methods: dict[str, Method] = {name: registry.lookup("method", name) for name in sorted(paths) if name in here}
+    return {
+        name: method.costs(_numbers(method, paths[name], task, settings), profile.sampler)
+        for name, method in methods.items()
+        if method.costs is not None
+    }
+
+
+def _numbers(method: Method, path: Path, task: str | None, settings: Sequence[str]) -> Any:
+    """A method's config for a task, or none in particular, as a run of seed 0 would have it."""
+    tables = {"method": read_numbers(path, task)}
+    content.apply_settings(tables, settings, {"method": lambda: method.config_type})
+    return _config(method, tables["method"], path.name, seed=0)
 
 
 def read_numbers(path: Path, task: str | None) -> dict[str, Any]:

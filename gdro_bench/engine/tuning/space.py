@@ -110,14 +110,14 @@ def over(values: Sequence[str], method: str, own: Mapping[str, Any]) -> Space:
         own: as of `read`.
 
     Raises:
-        BenchError: one is not of that form, names no number of the method, or leaves its own value out.
+        BenchError: as `content.varied`; one names no number of the method, or leaves its own value out.
     """
     numbers, found = content.flatten(own), dict[str, Domain]()
-    for one in values:
-        settings = [content.parsed(setting) for setting in content.varied(one)]
+    for varied in content.varied(values):
+        settings = [content.parsed(setting) for setting in varied]
         group, _, name = settings[0][0].partition(".")
         if group != "method":
-            raise BenchError(f"--over {one!r} is of no method's number.", "Write method.NAME=A,B.", 2)
+            raise BenchError(f"--over {settings[0][0]} is of no method's number.", "Write method.NAME=A,B.", 2)
         if name not in numbers:
             raise unknown(f"number in {method}.toml called", name, numbers)
         choices = [value for _, value in settings]
