@@ -124,17 +124,24 @@ class TrialBars(_Bars):
 
     def spent(self, name: str, share: float, doing: str) -> None:
         """A trial under way has spent this share of its budget."""
+        if name not in self.shares:
+            self._not_ours(share)  # where it goes on from
         self.shares[name] = min(share, 1.0)
         running = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
         self._draw(f"{running}; {doing}" if len(self.shares) == 1 else running)
 
     def ended(self, name: str, outcome: str, finished: int) -> None:
-        self.shares.pop(name, None)
+        if self.shares.pop(name, None) is None:
+            self._not_ours(1.0)  # its folder had the record already
         self.found(finished)
         self.console.print(f"{name}: {outcome} ({self._left()})", soft_wrap=True, markup=False)
 
     def warn(self, sentence: str) -> None:
         self.console.print(f"Warning: {sentence}", soft_wrap=True, markup=False)
+
+    def _not_ours(self, share: float) -> None:
+        """So much of a trial was spent before this process took it up: it is no work of this process's rate."""
+        self.done_before = (self.done_before or 0.0) + self.limit * share
 
     def _draw(self, description: str | None = None) -> None:
         self.done = self.limit * (self.finished + sum(self.shares.values()))

@@ -897,6 +897,14 @@ def test_latex_takes_names_and_numbers_as_they_are() -> None:
     assert body[5:7] == [r"{}[28] a & $-$0.5 [$-$1.0, 0.2] \\", r"dance-grpo & 1e-3 \\"]
 
 
+def test_a_wide_table_is_shrunk_to_the_page() -> None:
+    for columns in (6, 7):
+        made = table.Table("t", "T", ["a"] * columns, [["1"] * columns], pd.DataFrame()).latex().splitlines()
+        shrunk = made[1] == r"\resizebox{\linewidth}{!}{%" and made[-1] == "}"
+        assert shrunk == (columns == 7), made
+        assert made[0] == "% T"
+
+
 def cut(path: Path) -> None:
     """As a full disk or a killed copy leaves it."""
     path.write_bytes(path.read_bytes()[:-40])

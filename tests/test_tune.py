@@ -1,5 +1,6 @@
 """The search for numbers: what is drawn, what is refused, and that neither jobs nor a death changes what comes out."""
 
+import io
 import json
 import math
 import os
@@ -13,8 +14,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
-from gdro_bench import content
+from gdro_bench import content, progress
 from gdro_bench.cli import main
 from gdro_bench.engine import record
 from gdro_bench.engine.tuning import space, tuned
@@ -259,6 +261,25 @@ def test_a_grid_holds_every_combination_once_the_own_one_first(place: Path) -> N
     assert made.drawn[0] == own
     assert len({json.dumps(one) for one in made.drawn}) == len(made.drawn) == 12
     assert made.plans[3].settings["method"]["k"] == made.drawn[3]["k"]
+
+
+def test_what_was_spent_before_is_no_part_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 4 trials of 100 evaluations one had ended, one is found with its record, one goes on from 90 % of its budget;
+    this process spends 10 and then 50 evaluations in 6 seconds."""
+    now, said = [0.0], io.StringIO()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    bars = progress.TrialBars(Console(file=said), 100, "evaluations", 4)
+    bars.found(1)
+    bars.ended("gdro, trial 1", "0.7", 2)
+    bars.spent("gdro, trial 2", 0.9, "training")
+    bars.spent("gdro, trial 2", 1.0, "training")
+    bars.spent("gdro, trial 3", 0.0, "sampling")
+    bars.spent("gdro, trial 3", 0.5, "training")
+    now[0] = 6.0
+    bars.ended("gdro, trial 2", "0.8", 3)
+    lines = said.getvalue().splitlines()
+    assert lines[0] == "gdro, trial 1: 0.7 (2 of 4 ended)"
+    assert lines[1] == "gdro, trial 2: 0.8 (3 of 4 ended, 10 evaluations/s, 5 s left)"
 
 
 def test_values_of_one_number_are_given_together(place: Path) -> None:

@@ -5,18 +5,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-import numpy as np
-from markupsafe import Markup
-from numpy.typing import NDArray
-from PIL import Image
+from gdro_bench.comparison import html
 
 if TYPE_CHECKING:
     from gdro_bench.comparison.drawings import Figure
@@ -58,7 +52,7 @@ def render(
 ) -> str:
     """The page's HTML. tables: the one in short first. figures: the one below it first. tested_on: the prompts, in
     words."""
-    return _template("page.html.j2").render(
+    return html.template(HERE / "page.html.j2").render(
         title=title,
         headlines=headlines,
         tables=[_table(table) for table in tables],
@@ -66,8 +60,8 @@ def render(
         grids=[_grid(grid) for grid in grids],
         runs=runs,
         tested_on=tested_on,
-        style=_own("page.css"),
-        script=_own("page.js"),
+        style=html.verbatim(HERE / "page.css"),
+        script=html.verbatim(HERE / "page.js"),
     )
 
 
@@ -81,7 +75,7 @@ def render_claims(
     figure_title: str,
 ) -> str:
     """The HTML of a page of verdicts. figure: a PNG file."""
-    return _template("claims/claims.html.j2").render(
+    return html.template(HERE / "claims" / "claims.html.j2").render(
         title=title,
         sentences=sentences,
         summary=_table(summary),
@@ -95,9 +89,9 @@ def render_claims(
             for one in sections
         ],
         commands=commands,
-        figure=_uri(figure.read_bytes()),
+        figure=html.uri(figure.read_bytes()),
         figure_title=figure_title,
-        style=_own("page.css"),
+        style=html.verbatim(HERE / "page.css"),
     )
 
 
@@ -112,24 +106,8 @@ def told_numbers(numbers: Sequence[int]) -> str:
     return ", ".join(f"{s[0]} to {s[-1]}" if len(s) > 2 else ", ".join(map(str, s)) for s in spans)
 
 
-def _template(name: str) -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(HERE)
-    return jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    ).get_template(name)
-
-
-def _own(name: str) -> Markup:
-    """A file of the package, which is not escaped."""
-    return Markup((HERE / name).read_text(encoding="utf-8"))
-
-
-def _uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
 def _figure(figure: Figure) -> dict[str, str]:
-    return {"title": figure.title, "caption": figure.caption, "uri": _uri(figure.path.read_bytes())}
+    return {"title": figure.title, "caption": figure.caption, "uri": html.uri(figure.path.read_bytes())}
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -151,12 +129,6 @@ def _grid(grid: Grid) -> dict[str, Any]:
 
 def _pictures(grid: Grid, row: int) -> list[dict[str, str]]:
     return [
-        {"uri": _uri(_png(images[row])), "alt": f"{grid.prompts[row]} ({title})", "caption": grid.captions[title][row]}
+        {"uri": html.uri_of(images[row]), "alt": f"{grid.prompts[row]} ({title})", "caption": grid.captions[title][row]}
         for title, images in grid.columns.items()
     ]
-
-
-def _png(image: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+WIDEST = 6  # columns that a page of LaTeX holds at its text's size
 MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 TEX = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
@@ -30,10 +31,14 @@ class Table:
         return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines) + "\n"
 
     def latex(self) -> str:
+        """For `booktabs`; a wide table is shrunk to the line's width, which takes `graphicx`."""
         body = [" & ".join(map(_tex, line)) + r" \\" for line in [self.header, *self.cells]]
         columns = "l" + "r" * (len(self.header) - 1)
         top = [f"% {self.title}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", body[0], r"\midrule"]
-        return "\n".join([*top, *body[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
+        lines = [*top, *body[1:], r"\bottomrule", r"\end{tabular}"]
+        if len(self.header) > WIDEST:
+            lines = [lines[0], r"\resizebox{\linewidth}{!}{%", *lines[1:], "}"]
+        return "\n".join(lines) + "\n"
 
 
 def _tex(text: str) -> str:
