@@ -14,7 +14,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from pyarrow import parquet
+from pyarrow import parquet, types
 from rich.console import Console
 
 from gdro_bench.commands import claims
@@ -76,11 +76,26 @@ def keep(folders: list[Path], report: Path) -> None:
 
 
 def copy(old: Path, new: Path) -> None:
-    """Tables with the same rows and metadata in fewer bytes."""
-    if old.suffix == ".parquet":
-        parquet.write_table(parquet.read_table(old), new, compression="zstd", compression_level=19)
-    else:
+    """Tables with the same rows and names of instruments in half the bytes: of the numbers all first bytes together,
+    and so on, which compress better so; no statistics for readers that look for a few rows, nor pandas' notes."""
+    if old.suffix != ".parquet":
         shutil.copy(old, new)
+        return
+    table = parquet.read_table(old)
+    noted = {key: value for key, value in (table.schema.metadata or {}).items() if key != b"pandas"}
+    numbers = [column.name for column in table.schema if types.is_floating(column.type)]
+    with parquet.ParquetWriter(
+        new,
+        table.schema,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=[name for name in table.column_names if name not in numbers],
+        use_byte_stream_split=numbers,
+        write_statistics=False,
+        store_schema=False,
+    ) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(noted)
 
 
 def in_grids(folders: list[Path]) -> dict[Path, set[int]]:

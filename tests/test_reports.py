@@ -6,7 +6,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from gdro_bench import content, stats
 from gdro_bench.engine import judging, plan, record
@@ -159,6 +161,17 @@ def test_seeds_of_a_method_share_its_setting() -> None:
         for run in runs_of(folder):
             by_name.setdefault(re.sub(r"-s\d+$", "", run.name), []).append(record.read(run))
         assert all(run.settings == runs[0].settings for runs in by_name.values() for run in runs)
+
+
+def test_a_kept_table_has_the_same_rows_and_instruments(tmp_path: Path) -> None:
+    rows = {"mark": [0.0, 0.5], "prompt": [0, 1], "judge_note": ["", "no answer"], "u": [4.5, float("nan")]}
+    whole, kept = tmp_path / "judged.parquet", tmp_path / "kept.parquet"
+    table = pa.Table.from_pandas(pd.DataFrame(rows))
+    parquet.write_table(table.replace_schema_metadata((table.schema.metadata or {}) | {b"names": b"{}"}), whole)
+    KEEP.copy(whole, kept)
+    pd.testing.assert_frame_equal(pd.read_parquet(kept), pd.DataFrame(rows), check_exact=True)
+    assert parquet.read_schema(kept).metadata == {b"names": b"{}"}
+    assert kept.stat().st_size < whole.stat().st_size / 2
 
 
 @pytest.mark.usefixtures("sketched")

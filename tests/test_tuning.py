@@ -18,12 +18,24 @@ SEARCHES = tuned.find(ROOT / "reports" / "search")
 README = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
 
 
-SHORT, LONG = 12_000, 60_000  # evaluations of a trial: of all numbers, and then of the rate alone
-RATES = [4e-4, 1e-3, 2.66e-3]
+SHORT, LONG = 12_000, 60_000  # evaluations of a trial: of all numbers together, and then of one alone
+RATE, POOL, LEVEL = "optimiser.learning_rate", "pool.prompts", "noising.level"
+RATES, POOLS, LEVELS = [4e-4, 1e-3, 2.66e-3], [24, 48, 96], [0.5, 0.7, 0.815]
 
 
 def named(search: Tuned) -> str:
-    return f"{search.task}-{search.method}-{search.budget}"
+    return f"{search.task}-{search.method}-{'all' if search.budget == SHORT else alone(search)}"
+
+
+def alone(search: Tuned) -> str:
+    """The one number that a long search is of."""
+    (name,) = search.space
+    return name
+
+
+def tried(search: Tuned) -> list[Trial]:
+    """The trials of a long search, the lowest number first."""
+    return sorted(search.trials, key=lambda trial: float(trial.settings[alone(search)]))
 
 
 def planned(name: str, method: str, *settings: str) -> Plan:
@@ -38,11 +50,22 @@ def of_budget(budget: int) -> list[Tuned]:
     return [search for search in SEARCHES if search.budget == budget]
 
 
+def values(search: Tuned) -> list[float]:
+    return [trial.settings[alone(search)] for trial in tried(search)]
+
+
+def section(search: Tuned) -> str:
+    """Where the reports tell of a search."""
+    if search.budget == SHORT:
+        return f"### {search.task}\n"
+    return "### rates\n" if alone(search) == RATE else "### pool and level\n"
+
+
 def row(search: Tuned) -> str:
-    """A line of the reports: the first trial, the best one, and what it drew; or every trial's rate."""
+    """A line of the reports: the first trial, the best one, and what it drew; or every trial of a long search."""
     if search.budget == LONG:
-        trials = sorted(search.trials, key=lambda trial: float(trial.settings["optimiser.learning_rate"]))
-        return f"| {search.method}, {search.task} | " + " | ".join(str(trial.value) for trial in trials) + " |"
+        what = "" if alone(search) == RATE else f", {alone(search)} {', '.join(map(str, values(search)))}"
+        return f"| {search.method}, {search.task}{what} | " + " | ".join(str(one.value) for one in tried(search)) + " |"
     found, first = best(search), search.trials[0]
     drawn = ", ".join(f"{name.split('.')[-1]} {value}" for name, value in found.settings.items())
     return f"| {search.method} | {first.value} | {found.value} | {found.gain} | {found.number}: {drawn} |"
@@ -55,13 +78,19 @@ def test_all_searches_are_alike() -> None:
     }
 
 
-def test_the_rate_was_searched_of_both_methods_on_both_tasks_alike() -> None:
-    assert {(one.task, one.method) for one in of_budget(LONG)} == {
-        (name, method) for name in TASKS for method in ("gdro", "flow-grpo")
+def test_the_same_was_searched_at_the_shipped_budget_on_both_tasks() -> None:
+    found = {(one.task, one.method, alone(one), *values(one)) for one in of_budget(LONG)}
+    assert len(found) == len(of_budget(LONG))
+    assert found == {
+        (name, *search)
+        for name in TASKS
+        for search in (
+            ("gdro", RATE, *RATES),
+            ("flow-grpo", RATE, *RATES),
+            ("gdro", POOL, *POOLS),
+            ("flow-grpo", LEVEL, *LEVELS),
+        )
     }
-    for search in of_budget(LONG):
-        assert list(search.space) == ["optimiser.learning_rate"]
-        assert sorted(trial.settings["optimiser.learning_rate"] for trial in search.trials) == RATES
 
 
 @pytest.mark.parametrize("search", of_budget(SHORT), ids=named)
@@ -74,9 +103,9 @@ def test_a_search_was_made_in_the_space_that_is_here(search: Tuned) -> None:
 
 @pytest.mark.parametrize("search", SEARCHES, ids=named)
 def test_the_best_trial_gives_the_numbers(search: Tuned) -> None:
-    """Of a second search, only if it is above the numbers that the first has found beyond noise."""
-    values = {trial.number: trial.value.mean for trial in search.trials if trial.value is not None}
-    assert search.best == max(values, key=lambda number: values[number])
+    """Of a later search, only if it is above the numbers at hand beyond noise."""
+    means = {trial.number: trial.value.mean for trial in search.trials if trial.value is not None}
+    assert search.best == max(means, key=lambda number: means[number])
     found = best(search)
     assert found.gain is not None
     chosen = found if search.budget == SHORT or found.gain.low > 0 else search.trials[0]
@@ -92,7 +121,7 @@ def test_no_held_out_prompt_was_looked_at(name: str) -> None:
 
 @pytest.mark.parametrize("search", SEARCHES, ids=named)
 def test_the_reports_quote_the_search(search: Tuned) -> None:
-    assert row(search) in README.split("### rates\n" if search.budget == LONG else f"### {search.task}\n")[1]
+    assert row(search) in README.split(section(search))[1].split("\n### ")[0]
 
 
 @pytest.mark.parametrize("name", TASKS)
