@@ -128,11 +128,26 @@ def interleave_kinds(prompts: list[Prompt]) -> list[Prompt]:
 
 
 def pool_order(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
-    """The order in which a pool of this seed takes prompts, each text once: the file's for 0, else the seed's own."""
-    known: dict[str, Prompt] = {}
+    """The order in which a pool of this seed takes lines: the file's for 0, else the seed's own. A text that stands in
+    several lines comes as often, so a pool has the file's mix; it is another draw each time, with noise of its own."""
+    lines = _numbered(prompts)
+    ordered = sorted(lines, key=lambda line: content.seed("pool order", seed, *_named(line))) if seed else lines
+    return _numbered(ordered)
+
+
+def _numbered(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The same, `draw` counting how often a text has come before."""
+    before: Counter[str] = Counter()
+    lines = []
     for prompt in prompts:
-        known.setdefault(prompt.text, prompt)
-    return sorted(known.values(), key=lambda prompt: content.seed("pool order", seed, prompt.text) if seed else 0)
+        lines.append(replace(prompt, draw=before[prompt.text]))
+        before[prompt.text] += 1
+    return lines
+
+
+def _named(line: Prompt) -> tuple[str | int, ...]:
+    """The first draw has no number: orders from before there were others stay."""
+    return (line.text, line.draw) if line.draw else (line.text,)
 
 
 def repeat_draws(prompts: list[Prompt], images: int) -> list[Prompt]:

@@ -4,12 +4,15 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from gdro_bench import content, task
 from gdro_bench.cli import main
 from gdro_bench.engine import plan
 from gdro_bench.engine.pool_keys import exact_key, pool_key
+from gdro_bench.errors import BenchError
+from gdro_bench.methods.parts.groups import epoch_prompts
 from gdro_bench.rewards.geneval_prompts import TAGS
 from gdro_bench.task import Prompt, interleave_kinds
 
@@ -109,14 +112,54 @@ def test_bad_training_prompts_are_refused(text: str, said: str, tmp_path: Path) 
     assert said in result.output
 
 
-def test_a_pool_takes_each_text_once_in_the_order_of_its_seed() -> None:
-    """Repeats would be the same images again, from the same noise."""
+def test_a_pool_takes_lines_in_the_order_of_its_seed() -> None:
+    """A text that comes again is another draw: else it would be the same images again, from the same noise."""
     listed = [Prompt(text, text) for text in "abcdefabcghij"]
     orders = [task.pool_order(listed, seed) for seed in range(3)]
-    assert "".join(p.text for p in orders[0]) == "abcdefghij"
-    assert all(sorted(p.text for p in order) == list("abcdefghij") for order in orders)
+    assert "".join(p.text for p in orders[0]) == "abcdefabcghij"
+    assert [p.draw for p in orders[0]] == [0] * 6 + [1] * 3 + [0] * 4
+    for order in orders:
+        assert sorted(p.text for p in order) == sorted(p.text for p in listed)
+        assert [p.draw for p in order if p.text == "a"] == [0, 1]
+        assert len({(p.text, p.draw) for p in order}) == len(listed)
     assert len({tuple(p.text for p in order) for order in orders}) == 3
     assert task.pool_order(listed[::-1], 1) == orders[1]
+
+
+@pytest.mark.parametrize("profile", ["pocket", "flux1-dev"])
+def test_pools_of_all_seeds_and_epochs_have_the_file_s_mix(profile: str) -> None:
+    """What is trained on must not hang on whether a method has a pool, or on the seed."""
+    train = plan.make_plan("geneval", "gdro", profile, 0, Path("runs")).train
+    share = sum(prompt.kind == "counting" for prompt in train) / len(train)
+    assert share == pytest.approx(5 / 17, abs=0.02)  # Flow-GRPO's mix is 7 : 5 : 3 : 1 : 1
+    for seed in range(4):
+        pool = task.pool_order(train, seed)[:400]
+        assert sum(prompt.kind == "counting" for prompt in pool) / len(pool) == pytest.approx(share, abs=0.06)
+    generator = torch.Generator().manual_seed(0)
+    epochs = [epoch_prompts(train, 12, generator) for _ in range(200)]
+    assert all(len({train[line].text for line in lines.tolist()}) == 12 for lines in epochs)
+    counting = [train[line].kind == "counting" for lines in epochs for line in lines.tolist()]
+    assert sum(counting) / len(counting) == pytest.approx(share, abs=0.04)
+
+
+def test_an_epoch_draws_no_text_twice() -> None:
+    listed = [Prompt(text, text) for text in "abcab"]
+    for seed in range(20):
+        drawn = epoch_prompts(listed, 3, torch.Generator().manual_seed(seed)).tolist()
+        assert sorted(listed[line].text for line in drawn) == ["a", "b", "c"]
+    unique = [Prompt(text, text) for text in "abcde"]
+    drawn = epoch_prompts(unique, 4, torch.Generator().manual_seed(1))
+    assert drawn.equal(torch.randperm(5, generator=torch.Generator().manual_seed(1))[:4])
+    with pytest.raises(BenchError, match="takes 4 prompts; there are 3"):
+        epoch_prompts(listed, 4, torch.Generator())
+
+
+def test_a_pool_is_not_larger_than_the_file(tmp_path: Path) -> None:
+    own = tmp_path / "train.txt"
+    own.write_text('a sign that says "A"\na sign that says "B"\n', encoding="utf-8")
+    with pytest.raises(BenchError, match=r"takes 24 prompts; there are 2.*pool\.prompts=2"):
+        plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, train_prompts=own)
+    plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, ["method.pool.prompts=2"], train_prompts=own)
 
 
 @pytest.mark.parametrize("settings", [(), ("method.pool.prompts=48", "method.online.rounds=2")])

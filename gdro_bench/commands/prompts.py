@@ -54,8 +54,8 @@ def _geneval(split: Split | None, seed: int | None, count: int | None, world: Wo
     else:
         test = geneval_prompts.suite(default_rng(GENEVAL_SEEDS["held-out"]), names, TEST_DRAWS[world])
         scenes = geneval_prompts.training(rng, names, count or GENEVAL_LINES[world, chosen_split], test)
-    if world == "pocket":
-        scenes = list(dict.fromkeys(scenes))  # few classes repeat often; a pool of one scene twice is a waste
+    if world == "pocket" and chosen_split != "train":
+        scenes = list(dict.fromkeys(scenes))  # few classes repeat often; to train on, they are the mix
     return [json.dumps(scene.published()) for scene in scenes]
 
 

@@ -290,7 +290,20 @@ def _check_method(method: Method, config: Any, train: list[Prompt], profile: Pro
     BenchError: the method refuses a number, or the budget ends before its pools are trained on."""
     if method.check is not None:
         method.check(config, train, profile.sampler)
+    _check_pool_size(config, train)
     _check_pool(method, config, profile)
+
+
+def _check_pool_size(config: Any, train: list[Prompt]) -> None:
+    """Raises:
+    BenchError: a pool that is filled once would be smaller than its numbers say."""
+    pool, rounds = uses_of(config).pool, getattr(getattr(config, "online", None), "rounds", 1)
+    if pool is not None and rounds == 1 and pool.prompts > len(train):
+        raise BenchError(
+            f"The pool takes {pool.prompts} prompts; there are {len(train)} to train on.",
+            f"Set method.pool.prompts={len(train)}, or give more with --train-prompts.",
+            2,
+        )
 
 
 def _check_pool(method: Method, config: Any, profile: Profile) -> None:

@@ -17,7 +17,7 @@ from gdro_bench import content, sampling
 from gdro_bench.content import Count, Natural, NonNegative
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import Step, TrainContext
-from gdro_bench.methods.parts.groups import advantages, flat_groups
+from gdro_bench.methods.parts.groups import advantages, epoch_prompts, flat_groups
 from gdro_bench.methods.parts.offline import Draw, PoolConfig, Source, draw_groups, sample_and_score
 from gdro_bench.profile import Sampler
 from gdro_bench.task import Prompt
@@ -138,7 +138,7 @@ class Rollouts:
     def collect(self) -> Step:
         c, context = self.config, self.context
         generator = torch.Generator().manual_seed(content.seed(self.name, "rollout", context.seed, self.number))
-        ids = torch.randperm(len(context.prompts), generator=generator)[: c.prompts]
+        ids = epoch_prompts(context.prompts, c.prompts, generator)
         prompts = [context.prompts[int(p)] for p in ids for _ in range(c.k)]
         keys: list[tuple[str | int, ...]] = [
             (self.name, "rollout", context.seed, self.number, int(p), i) for p in ids for i in range(c.k)

@@ -25,7 +25,7 @@ from gdro_bench.distributed import gather_scores
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import CostModel, Step, TrainContext
 from gdro_bench.methods.parts import regularise
-from gdro_bench.methods.parts.groups import Std, advantages, flat_groups
+from gdro_bench.methods.parts.groups import Std, advantages, epoch_prompts, flat_groups
 from gdro_bench.methods.parts.regularise import AuxiliaryConfig, RolloutRegulariser
 from gdro_bench.methods.parts.rollout_regulariser import RolloutGuard, paying, shaped
 from gdro_bench.methods.parts.trainer import OptimiserConfig, Trainer
@@ -157,7 +157,7 @@ class RolloutTraining:
     @torch.no_grad()
     def _collect(self) -> Step:
         c, context, generator = self.config, self.context, self._generator("rollout", self.epoch)
-        prompt_ids = torch.randperm(len(context.prompts), generator=generator)[: c.prompts].repeat_interleave(c.k)
+        prompt_ids = epoch_prompts(context.prompts, c.prompts, generator).repeat_interleave(c.k)
         noisy = stochastic_steps(c, len(self.schedule) - 1, generator)
         reference = self.guard.begin_epoch()
         states, log_p, scores, features = self._sample(prompt_ids, noisy, generator)

@@ -79,6 +79,11 @@ def sample_and_score(
     return context.processes.gather_rows(latents, batches), scores
 
 
+def _later_draw(prompt: task.Prompt) -> tuple[str, ...]:
+    """In the key of its noise: nothing for the first one, as before there were others."""
+    return (f"draw {prompt.draw}",) if prompt.draw else ()
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Whose images a source holds, if not the reference model's: those of the policy with the weights that it carries
@@ -140,7 +145,7 @@ class Source:
         n, context, origin = self.config.images, self.context, self.origin
         prompts = self.prompts[self._first(shard) : self._first(shard + 1)]
         keys: list[tuple[str | int, ...]] = [
-            ("pool", self.config.seed, p.text, i, *origin.key) for p in prompts for i in range(n)
+            ("pool", self.config.seed, p.text, i, *_later_draw(p), *origin.key) for p in prompts for i in range(n)
         ]
         each = [p for p in prompts for _ in range(n)]
         with origin.weights() if origin.weights else nullcontext():

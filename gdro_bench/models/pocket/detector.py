@@ -6,6 +6,7 @@ every class, the distances to the box's four sides, and the colour.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -94,9 +95,10 @@ def decode(heads: Heads) -> list[dict[str, list[Detection]]]:
 class PocketDetector:
     """The shipped detector, on pictures: uint8 [B, 64, 64, 3] -> the detections on each."""
 
-    def __init__(self, network: Detector) -> None:
+    def __init__(self, network: Detector, version: str = "") -> None:
+        """version: of its weights, for its name."""
         self.network = network.eval().requires_grad_(False)
-        self.name = "pocket detector"
+        self.name = f"pocket detector {version}".strip()
         self.classes = CLASSES
 
     @classmethod
@@ -109,12 +111,13 @@ class PocketDetector:
         try:
             network = Detector(**json.loads((folder / "detector.json").read_text()))
             network.load_state_dict(load_file(folder / "detector.safetensors"))
+            version = hashlib.sha256((folder / "detector.safetensors").read_bytes()).hexdigest()[:8]
         except Exception as error:
             raise BenchError(
                 f"The pocket detector in {folder} cannot be loaded: {error}.",
                 "Install gdro-bench again, or train it anew with `gdro-bench pretrain pocket-detector`.",
             ) from error
-        return cls(network)
+        return cls(network, version)
 
     @torch.no_grad()
     def __call__(self, images: Images) -> list[Detections]:
