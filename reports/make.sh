@@ -27,6 +27,16 @@ search_rates() {
   done
 }
 
+# And so the number of each that its rollouts hang on: how many prompts are sampled, with how much noise.
+search_pool_and_level() {
+  for task in ocr geneval; do
+    "$bench" tune $task --method gdro --over method.pool.prompts=24,48,96 \
+      --jobs 2 --out tuned/pool-and-level --set profile.held_out_prompts=180
+    "$bench" tune $task --method flow-grpo --over method.noising.level=0.5,0.7,0.815 \
+      --jobs 2 --out tuned/pool-and-level --set profile.held_out_prompts=180
+  done
+}
+
 # How fast every method is from its best trial, on tuning prompts; what GDRO's pool, and rounds of it, cost and give.
 short() { "$bench" sweep ocr --budget 40000 --jobs 2 --out runs/curves --set profile.prompts=pocket-tuning \
     --set profile.held_out_prompts=100 --set "profile.budget.marks=[0.15,0.2,0.3,0.4,0.5,0.6,0.7,0.85,1.0]" "$@"; }
@@ -132,7 +142,7 @@ from gdro_bench import content
 from gdro_bench.engine.plan import read_numbers
 print(read_numbers(content.find('profile', 'pocket') / 'gdro.toml', '$1')['beta'] * $2)"; }
 
-for step in ${*:-search search_rates curves weights main online others long rates ablations exploit}; do
+for step in ${*:-search search_rates search_pool_and_level curves weights main online others long rates ablations exploit}; do
   echo "== $step"
   $step
 done
