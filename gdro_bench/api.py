@@ -184,7 +184,7 @@ def _written(settings: Settings | None) -> list[str]:
 
 
 def _toml(name: str, value: Any) -> str:
-    plain = value.item() if hasattr(value, "dtype") and hasattr(value, "item") else value  # of numpy
+    plain = value.tolist() if hasattr(value, "dtype") and hasattr(value, "tolist") else value  # of numpy
     if isinstance(plain, str):
         return json.dumps(plain, ensure_ascii=False)
     if isinstance(plain, bool | int | float):

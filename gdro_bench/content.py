@@ -69,12 +69,24 @@ def names(kind: str) -> list[str]:
 
 
 def find(kind: str, name: str) -> Path:
-    """The folder of a task or profile; a name with anything but letters, digits, `.`, `_`, `-` is never a path."""
+    """The folder of a task or profile; a name with anything but letters, digits, `.`, `_`, `-` is never a path.
+
+    Raises:
+        BenchError: there is none, or the current folder has another one of a name of the package's.
+    """
     if name not in names(kind):
         error = unknown(kind, name, names(kind))
         raise BenchError(error.problem, f"{error.remedy} Your own: {FOLDERS[kind]}/{name}/{kind}.toml here.", 2)
     folders = [place / FOLDERS[kind] / name for place in roots()]
-    return next(folder for folder in folders if (folder / f"{kind}.toml").exists())
+    first, *others = [file for folder in folders if (file := folder / f"{kind}.toml").exists()]
+    for own in others:
+        if own.read_bytes() != first.read_bytes():
+            raise BenchError(
+                f"{own} is not read: the package has a {kind} {name!r}, and yours is another.",
+                "Give your folder, and the name in its file if it has one, another name.",
+                2,
+            )
+    return first.parent
 
 
 def method_files(profile: str) -> dict[str, Path]:
@@ -357,7 +369,9 @@ def _like(old: Any, new: Any) -> Any:
 
 
 def _said(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """As `_toml_value` reads it back: words as they are, unless they would be something else then."""
+    plain = isinstance(value, str) and value != "" and _toml_value(value) == value
+    return value if plain else json.dumps(value, ensure_ascii=False)
 
 
 def _toml_value(written: str) -> Any:

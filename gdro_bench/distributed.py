@@ -48,13 +48,16 @@ def patience() -> float:
     """Seconds that processes wait for each other.
 
     Raises:
-        BenchError: the environment says something else than a number.
+        BenchError: the environment says something else than a number above 0.
     """
     written = os.environ.get(TIMEOUT_SECONDS, HALF_AN_HOUR)
     try:
-        return float(written)
+        seconds = float(written)
+        if not 0 < seconds < math.inf:
+            raise ValueError(written)
     except ValueError as error:
         raise BenchError(f"{TIMEOUT_SECONDS} is {written!r}.", "Give seconds, such as 1800.", 2) from error
+    return seconds
 
 
 def batches(count: int, most: int, processes: int = 1) -> list[slice]:
@@ -92,7 +95,7 @@ class ProcessGroup:
         once more, `padding`: what comes out then counts nowhere and is not charged."""
         own = self.own(rows)
         yield from own
-        if not self.lockstep:
+        if not self.lockstep or not rows:
             return
         self.padding = True
         try:
@@ -242,6 +245,22 @@ def _place() -> tuple[int, int]:
         ) from error
 
 
+def _own_gpu(local_rank: str) -> str:
+    """The GPU of the process of this number on this machine.
+
+    Raises:
+        BenchError: there is none.
+    """
+    there = torch.cuda.device_count()
+    if not local_rank.isdecimal() or int(local_rank) >= there:
+        raise BenchError(
+            f"The process with LOCAL_RANK {local_rank} has no GPU: there are {there} here.",
+            f"Start at most {there} processes on this machine (torchrun --nproc-per-node {there}).",
+            2,
+        )
+    return f"cuda:{local_rank}"
+
+
 @contextmanager
 def process_group(device: str) -> Iterator[ProcessGroup]:
     """The processes that this process was launched into, or one of its own; `device` is `cpu` or `cuda`.
@@ -258,7 +277,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         return
     timeout = timedelta(seconds=patience())
     if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', rank)}"
+        device = _own_gpu(os.environ.get("LOCAL_RANK", str(rank)))
         torch.cuda.set_device(device)
     backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
     try:

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -47,6 +47,9 @@ class Scorer(Protocol):
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]: ...
 
 
+RESERVED = {"mark", "prompt", "image", "value", "text", "note"}  # columns that stand beside a score's parts
+
+
 class Checked:
     """A scorer of another package, whose slips are told in a sentence: no name, no list of a `Score` an image."""
 
@@ -62,14 +65,30 @@ class Checked:
 
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
         """Raises:
-        BenchError: what it gives are no scores, or not one an image."""
+        BenchError: what it gives are no scores, or not one an image; or a part has a name of the tables' own."""
         scores = self.scorer(images, prompts)
         if not isinstance(scores, list) or len(scores) != len(images) or not all(isinstance(s, Score) for s in scores):
             raise BenchError(
                 f"The {self.what} gave {len(images)} images {_told(scores)}.",
                 "It must return a list with a gdro_bench.score.Score for each.",
             )
-        return scores
+        return [self._plain(one) for one in scores]
+
+    def _plain(self, one: Score) -> Score:
+        """With Python's own numbers, which records and other processes can be told."""
+        if taken := RESERVED & one.parts.keys():
+            raise BenchError(
+                f"The {self.what} gave a part called {min(taken)!r}, as a column of the tables is.", "Rename it.", 2
+            )
+        try:
+            value, parts = float(one.value), {name: float(part) for name, part in one.parts.items()}
+        except (TypeError, ValueError) as error:
+            raise BenchError(
+                f"The {self.what} gave a score that is no number: {one!r}.", "Give NaN where there is none.", 2
+            ) from error
+        if math.isinf(value) or any(map(math.isinf, parts.values())):
+            raise BenchError(f"The {self.what} gave an infinite score: {one!r}.", "Give NaN where there is none.", 2)
+        return replace(one, value=value, parts=parts)
 
 
 def _told(scores: Any) -> str:

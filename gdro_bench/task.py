@@ -102,7 +102,7 @@ def read_prompts(path: Path, prompt_of: PromptOf = quoted_prompt) -> list[Prompt
         BenchError: the file cannot be read or is empty, or the task cannot use a line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # other separators may stand in a prompt
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # other separators may stand in a prompt
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"The prompt file {path} cannot be read: {error}.", "Give a UTF-8 text file.") from error
     for number, line in enumerate(lines, 1):

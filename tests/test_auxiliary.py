@@ -37,6 +37,8 @@ def test_names_are_found_outside_quotes_in_both_numbers():
     assert named(CAT.text, classes) == ("cat",)
     assert named("a photo of two cups and a sports ball", classes) == ("cup", "sports ball")
     assert named("a photo of a catalogue", classes) == ()
+    assert named("A Cat on a mat", classes) == ("cat",)
+    assert named('a cup that says "cow', classes) == ("cup",)  # as a target's quotes
 
 
 def test_the_asked_object_is_looked_for():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from typing import Any, Literal
 
@@ -102,6 +103,28 @@ def test_one_s_own_numbers_of_a_packaged_method_are_not_passed_over_silently(tmp
     with pytest.raises(BenchError, match=r"baselines/pocket/gdro\.toml is not read: the package has numbers for gdro"):
         plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path)
     assert plan.make_plan("ocr", "dpo", "pocket", 0, tmp_path).method == "dpo"
+
+
+def test_one_s_own_profile_or_task_of_a_packaged_name_is_not_passed_over_silently(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for kind, name in (("profile", "pocket"), ("task", "ocr")):
+        packaged = content.root() / content.FOLDERS[kind] / name / f"{kind}.toml"
+        own = tmp_path / content.FOLDERS[kind] / name / f"{kind}.toml"
+        own.parent.mkdir(parents=True)
+        own.write_bytes(packaged.read_bytes())
+        assert content.find(kind, name) == packaged.parent
+        own.write_text("title = 1\n")
+        with pytest.raises(BenchError, match=rf"{kind}\.toml is not read: the package has a {kind} '{name}'"):
+            content.find(kind, name)
+
+
+@pytest.mark.parametrize("word", ["123", "true", "", "[1]", "1e3", "a model", 'say "so"'])
+def test_a_setting_reads_back_as_what_it_says(word, tmp_path):
+    made = plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, [f"profile.judge.model={json.dumps(word)}"])
+    assert made.profile.judge.model == word
+    again = plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, made.changed)
+    assert again.profile.judge.model == word
+    assert again.changed == made.changed
 
 
 def test_only_a_judge_s_address_loses_its_password(tmp_path):

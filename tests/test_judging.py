@@ -1,5 +1,6 @@
 """Judging a finished run's pictures: complete, resumable, by the instruments that were asked for."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -302,6 +303,17 @@ def test_a_second_reader_reads_what_the_first_reads(tmp_path: Path) -> None:
     right, wrong = reward(np.stack([picture, picture]), [Prompt("", "TREE"), Prompt("", "HOUSE")])
     assert (right.value, right.note) == (1.0, "TREE")
     assert wrong.value < 0.5
+
+
+def test_a_reader_that_is_killed_has_read_nothing_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its picture has no score; that the sign says nothing would be a 0."""
+    engine = tmp_path / "tesseract"
+    engine.write_text('#!/bin/sh\n[ "$1" = --version ] && echo tesseract 0 && exit\nkill -KILL $$\n')
+    engine.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (score,) = ocr.OcrReward(TesseractReader())(np.zeros((1, 64, 64, 3), dtype=np.uint8), [Prompt("", "TREE")])
+    assert not score.scored
+    assert "tesseract ended with -9" in score.note
 
 
 def test_a_second_reader_that_is_not_there_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

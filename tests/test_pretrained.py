@@ -1,5 +1,6 @@
 """FLUX and SD3 as policies, held against diffusers' own pipelines on the same weights and noise."""
 
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny_pipelines import SIDE, save_flux, save_sd3
 
 from gdro_bench import sampling
@@ -319,6 +322,40 @@ def test_float8_weights_are_not_sharded(saved: dict[str, Path], tmp_path: Path) 
 def test_a_model_that_cannot_be_had_says_what_to_do(saved: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"cannot be loaded.*Accept its licence"):
         open_policy(profile("flux", saved, tmp_path, str(tmp_path / "nothing")), "cpu", 0)
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3"])
+def test_a_side_that_no_patch_fits_is_told(family: str, saved: dict[str, Path], tmp_path: Path) -> None:
+    chosen = profile(family, saved, tmp_path)
+    chosen = replace(chosen, pretrained=replace(chosen.pretrained, side=520))
+    with pytest.raises(BenchError, match=r"side is 520.*multiple of 16"):
+        open_policy(chosen, "cpu", 0)
+
+
+def test_weights_that_are_damaged_are_told(saved: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(saved["flux"], tmp_path / "cut")
+    file = next((tmp_path / "cut" / "transformer").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(BenchError, match="cannot be loaded"):
+        open_policy(profile("flux", saved, tmp_path, str(tmp_path / "cut")), "cpu", 0)
+
+
+def test_adapters_that_fit_in_part_are_refused(policy: PretrainedPolicy, tmp_path: Path) -> None:
+    """Half of a file would be evaluated as if it were the whole."""
+    policy.save(tmp_path)
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    whole = load_file(file)
+    with safe_open(file, "pt") as opened:
+        noted = opened.metadata()
+    names = sorted(whole)
+    half = {name: whole[name] for name in names[::2]}
+    more = whole | {names[0].replace(".0.", ".99.", 1): whole[names[0]].clone()}
+    for weights in (half, more):
+        save_file(weights, file, noted)
+        with pytest.raises(BenchError, match=r"do not fit this model|cannot be loaded"):
+            policy.load(tmp_path)
+    save_file(whole, file, noted)
+    policy.load(tmp_path)
 
 
 def test_a_profile_without_the_table_is_told(saved: dict[str, Path], tmp_path: Path) -> None:

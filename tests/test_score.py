@@ -1,5 +1,6 @@
 """Scoring while the next pictures are painted: the same scores, in order, with a bounded queue."""
 
+import json
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -106,6 +107,27 @@ def test_what_is_no_score_is_told_with_whose_it_is(answer: object, said: str) ->
     images = np.zeros((2, 4, 4, 3), dtype=np.uint8)
     with pytest.raises(BenchError, match=rf"The reward 'mine' {said}.*gdro_bench\.score\.Score"):
         Checked(Slips(answer), "reward 'mine'")(images, [Prompt("", "")] * 2)
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (Score(None), "is no number"),  # type: ignore[arg-type]
+        (Score(float("inf")), "infinite"),
+        (Score(0.5, {"area": float("-inf")}), "infinite"),
+        (Score(0.5, {"prompt": 1.0}), "a part called 'prompt'"),
+    ],
+)
+def test_scores_that_no_table_could_hold_are_told(score: Score, said: str) -> None:
+    with pytest.raises(BenchError, match=rf"The reward 'mine' gave .*{said}|{said}"):
+        Checked(Slips([score]), "reward 'mine'")(np.zeros((1, 4, 4, 3), dtype=np.uint8), [Prompt("", "")])
+
+
+def test_scores_become_python_s_own_numbers() -> None:
+    """Else another process could not be told of them."""
+    given = [Score(np.float32(0.5), {"area": np.float32(0.25)})]  # type: ignore[arg-type]
+    (plain,) = Checked(Slips(given), "reward 'mine'")(np.zeros((1, 4, 4, 3), dtype=np.uint8), [Prompt("", "")])
+    assert json.loads(json.dumps(plain.plain())) == [0.5, {"area": 0.25}, ""]
 
 
 def test_a_scorer_of_another_package_is_itself_but_for_its_slips() -> None:

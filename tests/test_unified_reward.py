@@ -12,7 +12,7 @@ from PIL import Image
 
 from gdro_bench.errors import BenchError
 from gdro_bench.judges import unified_reward
-from gdro_bench.judges.address import without_credentials
+from gdro_bench.judges.address import check_address, without_credentials
 from gdro_bench.judges.unified_reward import Served, Server, UnifiedReward
 from gdro_bench.task import Prompt
 
@@ -145,16 +145,25 @@ def test_the_last_mention_of_an_axis_counts():
     [
         ("http://127.0.0.1:8080/v1", "http://127.0.0.1:8080/v1"),
         ("https://me:secret@host:1/v1", "https://host:1/v1"),
-        ("https://me:sec@ret@host/v1?a=b@c", "https://host/v1?a=b@c"),
+        ("https://me:sec@ret@host/v1", "https://host/v1"),
         ("https://me:sec/ret@host/v1", "https://host/v1"),
+        ("https://me:12/secret@host/v1", "https://host/v1"),
+        ("https://me:#secret@host/v1", "https://host/v1"),
+        ("https://to/ken@host/v1", "https://host/v1"),
         ("me:secret@host/v1", "host/v1"),
-        ("https://host/models/@a", "https://host/models/@a"),
         ("http://host//v1", "http://host//v1"),
         ("", ""),
     ],
 )
 def test_an_address_is_shown_without_its_credentials(url, shown):
     assert without_credentials(url) == shown
+
+
+@pytest.mark.parametrize("url", ["http://me:12/secret@host/v1", "http://me:#secret@host/v1", "http://to/ken@host/v1"])
+def test_a_password_that_would_be_taken_for_a_path_is_refused(url):
+    with pytest.raises(BenchError, match=r"'http://host/v1' is no web address.*%2F"):
+        check_address(url)
+    check_address("http://me:12%2Fsecret@host/v1")
 
 
 @pytest.mark.parametrize("trouble", [404, "gone"])

@@ -341,6 +341,17 @@ def train(folder, killed_at: tuple[str, int] | None = None) -> Pretrainer:
     return trainer
 
 
+def test_another_recipe_or_seed_does_not_go_on_from_a_checkpoint(tmp_path):
+    train(tmp_path)
+    words = pocket_prompts.words("train")
+    for config, seed in ((tiny(), 1), (replace(tiny(), sign_share=0.25), 0)):
+        with pytest.raises(BenchError, match="another seed, recipe or vocabulary"):
+            Pretrainer(config, words, seed, "cpu", tmp_path).run(lambda seen: None)
+    (tmp_path / "state-autoencoder.pt").write_bytes(b"half")
+    with pytest.raises(BenchError, match=r"state-autoencoder\.pt cannot be read.*Delete it"):
+        train(tmp_path)
+
+
 def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path):
     whole = train(tmp_path / "whole")
     for killed_at in (("autoencoder", 8), ("autoencoder", 24), ("transformer", 40)):

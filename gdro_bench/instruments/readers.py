@@ -222,7 +222,8 @@ class TesseractReader:
         environment = os.environ | {"OMP_THREAD_LIMIT": "1"}
         result = subprocess.run(command, input=buffer.getvalue(), capture_output=True, env=environment, check=False)
         if result.returncode:
-            return Reading(failure=result.stderr.decode(errors="replace").strip()[:200])
+            said = result.stderr.decode(errors="replace").strip()[:200]
+            return Reading(failure=said or f"tesseract ended with {result.returncode}")  # killed ones say nothing
         lines = (line.strip() for line in result.stdout.decode(errors="replace").splitlines())
         return Reading(tuple(line for line in lines if line))
 

@@ -5,7 +5,6 @@ Imports nothing heavy.
 
 from __future__ import annotations
 
-import re
 from urllib.parse import unquote, urlsplit
 
 from gdro_bench.errors import BenchError
@@ -35,12 +34,14 @@ def check_address(url: str) -> None:
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = valid and "@" not in parts.path + parts.query + parts.fragment  # a password cut short
     except ValueError:  # of a bad port or bad brackets
         valid = False
     if not valid:
         raise BenchError(
             f"The judge's address {without_credentials(url)!r} is no web address.",
-            "Give one that begins with http:// or https://, such as http://127.0.0.1:8080/v1.",
+            "Give one that begins with http:// or https://, such as http://127.0.0.1:8080/v1; write / ? # @ in a "
+            "password as %2F %3F %23 %40.",
             2,
         )
 
@@ -48,13 +49,7 @@ def check_address(url: str) -> None:
 def without_credentials(url: str) -> str:
     """The address without `user:password@`, which is what messages and records may show."""
     scheme, separator, rest = url.partition("//") if "//" in url else ("", "", url)
-    authority = re.split("[/?#]", rest)[0]
-    port = authority.partition(":")[2]
-    if "@" in authority:
-        rest = rest[authority.rindex("@") + 1 :]
-    elif port and not port.isdigit():  # a password that holds / ? or #, which makes no valid address
-        rest = rest.rpartition("@")[2]
-    return f"{scheme}{separator}{rest}"
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"  # the last @: a password may hold / ? or #
 
 
 def credentials(url: str) -> tuple[bytes, bytes] | None:

@@ -60,15 +60,20 @@ def load_lora(transformer: Any, folder: Path, prefix: str | None = None) -> None
         cast_training_params(transformer, torch.float32)
         saved = load_file(folder / FILE)
         exact = {name.removeprefix(f"{prefix}."): weights for name, weights in saved.items()}
-        set_peft_model_state_dict(transformer, exact, adapter_name=ADAPTER)
+        found = set_peft_model_state_dict(transformer, exact, adapter_name=ADAPTER)
         _multiply_in_input_dtype(transformer)
     except Exception as error:  # diffusers and peft raise whatever they meet
         raise BenchError(
             f"The adapters in {folder} cannot be loaded: {error}.",
             f"Give a folder with {FILE}, such as the lora/ of a finished run.",
         ) from error
-    if not any(True for _ in lora_parameters(transformer)):
-        raise BenchError(f"The adapters in {folder} fit no module of this model.", "Give those of a run on it.")
+    absent = [name for name in found.missing_keys if "lora_" in name]
+    if absent or found.unexpected_keys or not any(True for _ in lora_parameters(transformer)):
+        raise BenchError(
+            f"The adapters in {folder} do not fit this model: {len(absent)} of its matrices are not in the file, "
+            f"{len(found.unexpected_keys)} of the file's are not in it.",
+            "Give those of a run on it, the whole file.",
+        )
 
 
 class _InputDtypeLinear(torch.nn.Linear):
@@ -132,9 +137,9 @@ def adapters_merged(transformer: Any) -> Iterator[None]:
         yield
         return
     kept = [weight.detach().clone() for weight in weights]
-    for layer in adapted:
-        layer.merge()
     try:
+        for layer in adapted:
+            layer.merge()
         yield
     finally:
         for layer, weight, before in zip(adapted, weights, kept, strict=True):

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh
@@ -43,6 +44,7 @@ from gdro_bench.score import Images
 from gdro_bench.task import Prompt
 
 NUMBERS_SEEN = 64  # of each weight, in a fingerprint
+SIDE_STEP = 16  # px: a patch of 2 x 2 latents, each of 8 x 8
 TEXT_BATCH = 16  # texts encoded at a time
 TEXTS_HELD = 256  # in memory; all lie on disk
 PREFIX = "transformer"  # of adapters' names, as diffusers' pipelines have them
@@ -327,10 +329,14 @@ def _opened(
         raise BenchError(f"The model {profile.model!r} needs a table [pretrained].", "Add it to profile.toml.", 2)
     if config.float8 and config.sharded:
         raise BenchError("Weights in float8 cannot be sharded.", "Set one of the two in [pretrained]; it is enough.", 2)
+    if config.side % SIDE_STEP:
+        raise BenchError(
+            f"profile.pretrained.side is {config.side}.", f"Give a multiple of {SIDE_STEP}, such as 512.", 2
+        )
     source = str(weights or config.source)
     try:
         pipeline = cls.from_pretrained(source, dtype=getattr(torch, config.dtype), use_safetensors=True)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:  # damaged, or of other shapes
         raise BenchError(
             f"The model {source!r} cannot be loaded: {first_line(error)}.",
             "Accept its licence on the hub and log in (`hf auth login`), or set profile.pretrained.source to a folder.",

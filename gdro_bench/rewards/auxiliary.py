@@ -59,10 +59,9 @@ def _score(names: tuple[str, ...], seen: Detections) -> Score:
 @cache
 def named(text: str, classes: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the classes that a prompt names outside its quotes, in the singular or the plural."""
-    said = re.sub(r'"[^"]*"', " ", text)
-    return tuple(
-        c for c in classes if re.search(rf"\b(?:{re.escape(c)}|{re.escape(plural(c))}|{re.escape(c)}s)\b", said)
-    )
+    said = re.sub(r'"[^"]*("|$)', " ", text)
+    words = {c: rf"\b(?:{re.escape(c)}|{re.escape(plural(c))}|{re.escape(c)}s)\b" for c in classes}
+    return tuple(c for c, pattern in words.items() if re.search(pattern, said, re.IGNORECASE))
 
 
 class WithAuxiliaries:

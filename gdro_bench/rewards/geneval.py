@@ -35,7 +35,7 @@ class GenEvalReward:
         """Raises:
         BenchError: a prompt asks for a class that the detector does not know."""
         scenes = [scene_of(prompt.target) for prompt in prompts]
-        for clause in (clause for scene in scenes for clause in scene.include):
+        for clause in (clause for scene in scenes for clause in (*scene.include, *scene.exclude)):
             if clause.name not in self.detector.classes:
                 raise unknown(f"class of the {self.detector.name} called", clause.name, self.detector.classes)
         return [self._judge(scene, detections) for scene, detections in zip(scenes, self.detector(images), strict=True)]

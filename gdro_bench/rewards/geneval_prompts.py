@@ -73,6 +73,8 @@ def _clause(table: Any, number: int) -> Clause:
     if not isinstance(table, dict):
         raise TypeError(f"{table!r} is no clause")
     count, colour, position = table["count"], table.get("color"), table.get("position")
+    if not isinstance(table["class"], str):
+        raise TypeError(f"`class` is {table['class']!r}, no word")
     if type(count) is not int or count < 1:
         raise ValueError(f"`count` is {count!r}, not a whole number of at least 1")
     if colour is not None and colour not in COLOURS:

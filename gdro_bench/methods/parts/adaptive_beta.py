@@ -165,7 +165,8 @@ class Controller:
         """For groups with these margins at beta_0 [G], NaN where flat, and covariances of slope and reward [G]."""
         c, state = self.config, self.state
         if c is not None and self.rule == "slope":
-            return Decision((self.beta / (1 + c.epsilon * -slopes.sign()))[:, None])
+            beta = self.beta / (1 + c.epsilon * -slopes.sign())
+            return Decision(beta.clamp(self.first / c.bound, self.first * c.bound)[:, None])
         if c is not None and self.rule == "batch":
             mean, std = state.margin_mean, state.margin_std
             generator = torch.Generator().manual_seed(content.seed("beta", "keep", self.seed, state.updates))

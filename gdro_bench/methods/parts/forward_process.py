@@ -144,7 +144,8 @@ def check(config: Numbers, prompts: Sequence[Prompt], sampler: Sampler) -> None:
     if config.mode == "offline":
         check_offline(config.offline, config.pool)
     else:
-        check_online(config.online, rollout_sampler(config.online, sampler).steps, len(prompts))
+        known = len({prompt.text for prompt in prompts})
+        check_online(config.online, rollout_sampler(config.online, sampler).steps, known)
 
 
 def check_teacher(config: Numbers, sampler: Sampler) -> None:

@@ -67,6 +67,7 @@ class PocketPolicy(Adapted):
             autoencoder.load_state_dict(load_file(folder / "autoencoder.safetensors"))
             transformer = FluxTransformer2DModel.from_pretrained(folder / "transformer")
             tokenizer = text.Tokenizer.load(folder / "tokenizer.json")
+            transformer.to(device)  # a weight that the file lacks is found here
         except Exception as error:
             raise BenchError(
                 f"The pocket model in {folder} cannot be loaded: {error}.",

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gdro_bench.distributed import ProcessGroup
-from gdro_bench.errors import unknown
+from gdro_bench.errors import BenchError, unknown
 
 
 def pretrain(
@@ -17,7 +17,7 @@ def pretrain(
     processes share its batches.
 
     Raises:
-        BenchError: there is no such model.
+        BenchError: there is no such model, or it has no number of images to change.
     """
     from gdro_bench.models.pocket.training import base_card, detector_card, judge_card
 
@@ -25,6 +25,8 @@ def pretrain(
     if model == "pocket":
         base_card.pretrain(folder, seed, images, console, processes)
     elif model in instruments:
+        if images is not None:
+            raise BenchError("--train-images is of the base alone.", "Leave it out.", 2)
         if processes.is_main:
             instruments[model](folder, seed, console)
     else:

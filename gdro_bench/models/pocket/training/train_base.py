@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gdro_bench import content
 from gdro_bench.content import Count, Share
 from gdro_bench.distributed import ProcessGroup
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, first_line
 from gdro_bench.models.pocket import disobedience, network, text, world
 from gdro_bench.models.pocket.disobedience import OBEDIENT, Disobedience, disobeyed
 
@@ -179,7 +180,7 @@ def transformer_loss(
 
 
 class Pretrainer:
-    """Trains one stage after the other, writing `state-<stage>.pt` under `out`."""
+    """Trains one stage after the other, writing `state-<stage>.pt` under `out`, from where the same recipe goes on."""
 
     def __init__(
         self,
@@ -192,6 +193,8 @@ class Pretrainer:
     ) -> None:
         self.config, self.words, self.seed, self.device, self.out = config, words, seed, device, out
         self.processes = processes
+        moving = asdict(config) | {"checkpoint_batches": None}  # all that moves a weight
+        self.recipe = content.digest(seed, moving, words)
         disobedience.check(config.disobedience)
         if not config.lessons:
             raise BenchError("The recipe of the base has no lesson.", "Give it one [[lessons]] at least.", 2)
@@ -281,7 +284,13 @@ class Pretrainer:
     def _checkpoint(self, name: str, model: nn.Module, optimiser: torch.optim.Optimizer, ema: Ema, step: int) -> None:
         if not self.processes.is_main:
             return
-        state = {"step": step, "model": model.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema.shadow}
+        state = {
+            "recipe": self.recipe,
+            "step": step,
+            "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "ema": ema.shadow,
+        }
         partial = self.out / f"state-{name}.partial"
         torch.save(state, partial)
         os.replace(partial, self.out / f"state-{name}.pt")
@@ -297,7 +306,14 @@ class Pretrainer:
         path = self.out / f"state-{name}.pt"
         if not path.exists():
             return 0
-        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # of a damaged file torch raises whatever it meets
+            raise BenchError(f"{path} cannot be read: {first_line(error)}.", "Delete it to begin anew.") from error
+        if state.get("recipe") != self.recipe:
+            raise BenchError(
+                f"{path} was begun with another seed, recipe or vocabulary.", "Give another --out, or delete it."
+            )
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         ema.shadow = state["ema"]
