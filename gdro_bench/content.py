@@ -77,16 +77,15 @@ def find(kind: str, name: str) -> Path:
     if name not in names(kind):
         error = unknown(kind, name, names(kind))
         raise BenchError(error.problem, f"{error.remedy} Your own: {FOLDERS[kind]}/{name}/{kind}.toml here.", 2)
-    folders = [place / FOLDERS[kind] / name for place in roots()]
-    first, *others = [file for folder in folders if (file := folder / f"{kind}.toml").exists()]
-    for own in others:
-        if own.read_bytes() != first.read_bytes():
-            raise BenchError(
-                f"{own} is not read: the package has a {kind} {name!r}, and yours is another.",
-                "Give your folder, and the name in its file if it has one, another name.",
-                2,
-            )
-    return first.parent
+    files = [place / FOLDERS[kind] / name / f"{kind}.toml" for place in roots()]
+    found, own = next(file for file in files if file.exists()), Path.cwd() / FOLDERS[kind] / name / f"{kind}.toml"
+    if own.exists() and own.read_bytes() != found.read_bytes():
+        raise BenchError(
+            f"{own} is not read: the package has a {kind} {name!r}, and yours is another.",
+            "Give your folder, and the name in its file if it has one, another name.",
+            2,
+        )
+    return found.parent
 
 
 def method_files(profile: str) -> dict[str, Path]:

@@ -46,12 +46,17 @@ def write_atomically(path: Path, data: bytes) -> None:
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a machine that loses power may have the new name and not the bytes
         os.replace(partial, path)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C, too, leaves nothing behind
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise not_written(path, error) from error
+        if isinstance(error, OSError):
+            raise not_written(path, error) from error
+        raise
 
 
 def take(path: Path) -> IO[str] | None:

@@ -23,7 +23,7 @@ FROZEN = {
     ],
     "claims": ["--out", "--rules", "--runs", "folders"],
     "compare": ["--level", "--name", "--out", "--reference", "--runs", "--study", "--tuned", "--x", "folders"],
-    "doctor": ["--profile", "--set"],
+    "doctor": ["--method", "--processes", "--profile", "--set", "--task"],
     "judge": ["--gold", "--judge", "--judge-model", "--judge-url", "--runs", "--second-reader", "folders"],
     "list": [],
     "publish": ["--public", "--repo", "--upload", "folder"],

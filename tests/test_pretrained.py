@@ -340,10 +340,12 @@ def test_weights_that_are_damaged_are_told(saved: dict[str, Path], tmp_path: Pat
         open_policy(profile("flux", saved, tmp_path, str(tmp_path / "cut")), "cpu", 0)
 
 
-def test_adapters_that_fit_in_part_are_refused(policy: PretrainedPolicy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["flux", "sd3"])
+def test_adapters_that_fit_in_part_are_refused(family: str, saved: dict[str, Path], tmp_path: Path) -> None:
     """Half of a file would be evaluated as if it were the whole."""
-    policy.save(tmp_path)
-    file = tmp_path / "pytorch_lora_weights.safetensors"
+    chosen, lora = profile(family, saved, tmp_path / "texts"), tmp_path / "lora"
+    open_policy(chosen, "cpu", 0).save(lora)
+    file = lora / "pytorch_lora_weights.safetensors"
     whole = load_file(file)
     with safe_open(file, "pt") as opened:
         noted = opened.metadata()
@@ -353,9 +355,9 @@ def test_adapters_that_fit_in_part_are_refused(policy: PretrainedPolicy, tmp_pat
     for weights in (half, more):
         save_file(weights, file, noted)
         with pytest.raises(BenchError, match=r"do not fit this model|cannot be loaded"):
-            policy.load(tmp_path)
+            open_model(chosen, None, lora, "cpu")
     save_file(whole, file, noted)
-    policy.load(tmp_path)
+    open_model(chosen, None, lora, "cpu")
 
 
 def test_a_profile_without_the_table_is_told(saved: dict[str, Path], tmp_path: Path) -> None:

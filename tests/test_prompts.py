@@ -79,8 +79,9 @@ OWN = 'A storefront with "Grand Opening" on the glass\nA mug that says "Monday A
 def test_one_s_own_training_prompts_are_part_of_a_run_s_identity(tmp_path: Path) -> None:
     file = tmp_path / "train.txt"
     file.write_text(OWN, encoding="utf-8")
-    made = plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, train_prompts=file)
-    plain = plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path)
+    small = ["method.pool.prompts=2"]
+    made = plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, small, train_prompts=file)
+    plain = plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, small)
     assert [prompt.target for prompt in made.train] == ["Grand Opening", "Monday Again"]
     assert made.held_out == plain.held_out
     assert made.digests["train"] != plain.digests["train"]
@@ -94,7 +95,7 @@ def test_metadata_of_the_same_text_is_part_of_a_run_s_and_its_pool_s_identity(tm
         file = tmp_path / f"{count}.jsonl"
         clause = f'{{"class": "bus", "count": {count}}}'
         file.write_text(f'{{"tag": "counting", "include": [{clause}], "prompt": "a photo of some buses"}}\n')
-        own = {"prompts": file, "train_prompts": file}
+        own = {"prompts": file, "train_prompts": file, "settings": ["method.pool.prompts=1"]}
         made.append(plan.make_plan("geneval", "gdro", "pocket", 0, tmp_path, **own))  # type: ignore[arg-type]
     assert made[0].held_out[0].text == made[1].held_out[0].text
     assert made[0].folder != made[1].folder

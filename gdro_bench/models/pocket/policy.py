@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from gdro_bench.score import Images
 from gdro_bench.task import Prompt
 
 WEIGHTS = Path(__file__).parent / "weights"
+TEXTS_HELD = 4096  # encoded prompts in memory, 13 KB each
 
 
 class PocketPolicy(Adapted):
@@ -46,7 +48,7 @@ class PocketPolicy(Adapted):
         self.tokenizer = tokenizer
         self.transformer = transformer.to(device).eval()
         self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
-        self._encoded: dict[str, tuple[Tensor, Tensor]] = {}
+        self._encoded = lru_cache(TEXTS_HELD)(self._encode_one)
 
     @classmethod
     def open(cls, device: str, lora: LoraConfig | None, seed: int, folder: Path = WEIGHTS) -> PocketPolicy:
@@ -78,12 +80,12 @@ class PocketPolicy(Adapted):
         return cls(f"pocket-{weights_digest(folder)}", transformer, autoencoder, tokenizer, device)
 
     def encode(self, prompts: Sequence[Prompt]) -> Cond:
-        new = [p.text for p in prompts if p.text not in self._encoded]
-        if new:
-            pairs = zip(self.tokenizer(new), self.tokenizer.letter_columns(new), strict=True)
-            self._encoded.update(zip(new, pairs, strict=True))
-        encoded = zip(*(self._encoded[p.text] for p in prompts), strict=True)
+        encoded = zip(*(self._encoded(p.text) for p in prompts), strict=True)
         return Cond(tuple(torch.stack(part).to(self.device) for part in encoded))
+
+    def _encode_one(self, text: str) -> tuple[Tensor, Tensor]:
+        (tokens,), (columns,) = self.tokenizer([text]), self.tokenizer.letter_columns([text])
+        return tokens, columns
 
     def encode_ahead(self, prompts: Sequence[Prompt], processes: ProcessGroup) -> None:
         """Nothing: it has no text encoder."""
