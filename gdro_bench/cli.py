@@ -95,10 +95,10 @@ device_option = click.option(
 )
 set_option = click.option(
     "--set", "settings", multiple=True, metavar="GROUP.KEY=VALUE",
-    help="Change one number of the TOML files, such as method.tau=0.1; repeatable.",
+    help="Change one setting, such as method.tau=0.1 or profile.judge.name=none; repeatable.",
 )  # fmt: skip
 budget_option = click.option(
-    "--budget", type=int, help="How much to spend, in velocity evaluations or the profile's own kind."
+    "--budget", type=int, help="How much to spend, in velocity evaluations, or in what profile.budget.kind says."
 )
 runs_out_option = _path("--out", default=Path("runs"), show_default=True, help="Folder that runs are kept in.")
 runs_option = _path("--runs", default=Path("runs"), show_default=True, help="Folder to look for runs in.")
@@ -107,7 +107,7 @@ prompts_option = _path(
 )
 track_option = click.option(
     "--track", multiple=True, metavar="NAME",
-    help="Show curves while it runs, in tensorboard, trackio or wandb; repeatable. It moves no number.",
+    help="Show curves while it runs, in tensorboard, trackio or wandb; repeatable. Results stay the same.",
 )  # fmt: skip
 train_prompts_option = _path(
     "--train-prompts", help="A file of your own prompts to train on, one a line, as those of the task's own files."
@@ -330,7 +330,7 @@ def tune(task: str, methods: tuple[str, ...], device: str, jobs: int, **options:
     nargs=2,
     multiple=True,
     metavar="METHOD NAME",
-    help="What to call a method there; METHOD as a report calls it.",
+    help="Rename METHOD, as a report calls it, to NAME; repeatable.",
 )
 @_path("--tuned", help="Folder of gdro-bench tune: tell what each method's numbers cost to find, and whether alike.")
 @_path("--study", help="Folder of gdro-bench study: tell what people prefer.")

@@ -43,6 +43,7 @@ class Range:
         return f"{low} and finite" if math.isinf(self.high) else f"{low} and at most {self.high:g}"
 
 
+NUMBERS_SEEN = 64  # of each weight, in a fingerprint
 LARGEST_SEED = 2**63 - 1  # that a generator takes
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
@@ -233,6 +234,16 @@ def safe_name(text: str) -> str:
     """A part of a path from anybody's text: letters, digits and `._=-`, no dot first."""
     plain = "".join(c if c.isalnum() or c in "._=-" else "_" for c in text)
     return f"_{plain}" if plain.startswith(".") else plain
+
+
+def fingerprint(model: Any) -> str:
+    """What tells a model's weights from another's, which a folder's name does not: a digest of the first numbers of
+    each, in bfloat16, so that it is the same however they were loaded."""
+    found = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        first = weight.detach().flatten()[:NUMBERS_SEEN].bfloat16().float().cpu().numpy()
+        found.update(f"{name} {tuple(weight.shape)}".encode() + first.tobytes())
+    return found.hexdigest()[:8]
 
 
 def seed(*key: str | int) -> int:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from gdro_bench import content
 from gdro_bench.errors import BenchError, first_line
 from gdro_bench.instruments import hub
 from gdro_bench.rewards.geneval_prompts import COLOURS
@@ -56,7 +57,7 @@ class TransformersClip:
         self.model = hub.load(CLIPModel, source, "CLIP", "geneval", use_safetensors=True).to(device).eval()
         self.tokenizer = hub.load(CLIPTokenizer, source, "CLIP's tokenizer", "geneval")
         self.device = device
-        self.name = f"CLIP {Path(source).name}"
+        self.name = f"CLIP {Path(source).name} {content.fingerprint(self.model)}"
 
     def pictures(self, pixels: Tensor) -> Tensor:
         pooled = self.model.vision_model(pixel_values=pixels.to(self.device)).pooler_output
@@ -97,7 +98,7 @@ class OpenClip:
             ) from error
         self.model, self.device = model, device
         self.tokenizer = open_clip.get_tokenizer(architecture)
-        self.name = f"CLIP {architecture} (open_clip {version('open_clip_torch')})"
+        self.name = f"CLIP {architecture} {content.fingerprint(model)} (open_clip {version('open_clip_torch')})"
 
     def pictures(self, pixels: Tensor) -> Tensor:
         features: Tensor = self.model.encode_image(pixels.to(self.device))

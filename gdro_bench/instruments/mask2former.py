@@ -57,7 +57,8 @@ class Mask2FormerDetector:
         classifier = open_clip_or_transformers(clip, device)
         self.colours = ClipColours(classifier)
         self.device, self.floor = device, floor
-        self.name = f"Mask2Former {Path(source).name}, {classifier.name} (transformers {version('transformers')})"
+        weights = f"{Path(source).name} {content.fingerprint(self.model)}"
+        self.name = f"Mask2Former {weights}, {classifier.name} (transformers {version('transformers')})"
 
     def __call__(self, images: Images) -> list[Detections]:
         return [

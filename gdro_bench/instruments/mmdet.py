@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gdro_bench import content
 from gdro_bench.errors import BenchError
 from gdro_bench.instruments import mmdet_weights
 from gdro_bench.instruments.clip import ClipColours, open_clip_or_transformers
@@ -57,7 +58,8 @@ class MMDetDetector:
         self.classes = coco_names()
         classifier = open_clip_or_transformers(clip, device)
         self.colours = ClipColours(classifier)
-        self.name = f"mmdet {number} {Path(checkpoint).stem}, {classifier.name}"
+        weights = f"{Path(checkpoint).stem} {content.fingerprint(self.model)}"
+        self.name = f"mmdet {number} {weights}, {classifier.name}"
 
     def __call__(self, images: Images) -> list[Detections]:
         return [self._see(image) for image in images]

@@ -7,7 +7,6 @@ text encoders are on the device only while they work. Adapters are written as pl
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,7 +42,6 @@ from gdro_bench.profile import LoraConfig, PretrainedConfig, Profile
 from gdro_bench.score import Images
 from gdro_bench.task import Prompt
 
-NUMBERS_SEEN = 64  # of each weight, in a fingerprint
 SIDE_STEP = 16  # px: a patch of 2 x 2 latents, each of 8 x 8
 TEXT_BATCH = 16  # texts encoded at a time
 TEXTS_HELD = 256  # in memory; all lie on disk
@@ -341,19 +339,9 @@ def _opened(
             f"The model {source!r} cannot be loaded: {first_line(error)}.",
             "Accept its licence on the hub and log in (`hf auth login`), or set profile.pretrained.source to a folder.",
         ) from error
-    weights_digest = fingerprint(pipeline.transformer)
+    weights_digest = content.fingerprint(pipeline.transformer)
     if config.float8:
         to_float8(pipeline.transformer)
     if lora is not None:
         add_lora(pipeline.transformer, lora, seed)
     return pipeline, replace(config, source=source), weights_digest
-
-
-def fingerprint(transformer: Any) -> str:
-    """What tells a model's weights from another's, which a folder's name does not: a digest of the first numbers of
-    each, in bfloat16, so that it is the same however they were loaded."""
-    found = hashlib.sha256()
-    for name, weight in transformer.named_parameters():
-        first = weight.detach().flatten()[:NUMBERS_SEEN].bfloat16().float().cpu().numpy()
-        found.update(f"{name} {tuple(weight.shape)}".encode() + first.tobytes())
-    return found.hexdigest()[:8]

@@ -91,7 +91,7 @@ def _sentences(verdicts: Sequence[Verdict], digest: str, seeds: int) -> list[str
     counted = {word: sum(v.word == word for v in claims) for word in dict.fromkeys(v.word for v in claims)}
     return [
         f"Of {len(claims)} claims: " + ", ".join(f"{count} {word}" for word, count in counted.items()) + ".",
-        f"Rules: digest {digest}; that they are older than the runs, their history has to tell. A test holds if its "
+        f"Rules: digest {digest}; their file's history tells whether they are older than the runs. A test holds if its "
         "whole 95 % interval is on the claimed side of its bound, in part if it is on that side of the weaker one; "
         "else it fails if the whole interval is short of the bound, and is undecided if it is not. Of every twenty "
         "such intervals about one misses the truth; nothing here corrects for their number.",
