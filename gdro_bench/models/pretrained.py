@@ -131,7 +131,7 @@ class PretrainedPolicy(Adapted):
             encoder.to("cpu")
 
     def _cached(self, text: str) -> Path:
-        key = content.digest(self.config.source, self.config.dtype, self.config.text_tokens, text)
+        key = content.digest(self.config.source, self.base, self.config.dtype, self.config.text_tokens, text)
         return Path(self.config.text_cache) / f"{key}.safetensors"
 
     def _encode_texts(self, texts: list[str]) -> tuple[Tensor, Tensor]:
