@@ -78,15 +78,25 @@ def find(kind: str, name: str) -> Path:
     if name not in names(kind):
         error = unknown(kind, name, names(kind))
         raise BenchError(error.problem, f"{error.remedy} Your own: {FOLDERS[kind]}/{name}/{kind}.toml here.", 2)
-    files = [place / FOLDERS[kind] / name / f"{kind}.toml" for place in roots()]
-    found, own = next(file for file in files if file.exists()), Path.cwd() / FOLDERS[kind] / name / f"{kind}.toml"
-    if own.exists() and own.read_bytes() != found.read_bytes():
-        raise BenchError(
-            f"{own} is not read: the package has a {kind} {name!r}, and yours is another.",
-            "Give your folder, and the name in its file if it has one, another name.",
-            2,
-        )
-    return found.parent
+    folders = [place / FOLDERS[kind] / name for place in roots()]
+    found = next(folder for folder in folders if (folder / f"{kind}.toml").exists())
+    for own in _hidden(kind, Path.cwd() / FOLDERS[kind] / name):
+        packaged = found / own.name
+        if not packaged.exists() or own.read_bytes() != packaged.read_bytes():
+            raise BenchError(
+                f"{own} is not read: the package has a {kind} {name!r}, and yours is another.",
+                "Give your folder, and the name in its file if it has one, another name.",
+                2,
+            )
+    return found
+
+
+def _hidden(kind: str, own: Path) -> list[Path]:
+    """The files of a folder of one's own that do not count where the package has it: of a profile not the methods'."""
+    file = own / f"{kind}.toml"
+    if not file.exists():
+        return []
+    return sorted(path for path in own.iterdir() if path.is_file()) if kind == "task" else [file]
 
 
 def method_files(profile: str) -> dict[str, Path]:
@@ -238,7 +248,7 @@ def safe_name(text: str) -> str:
 
 def fingerprint(model: Any) -> str:
     """What tells a model's weights from another's, which a folder's name does not: a digest of the first numbers of
-    each, in bfloat16, so that it is the same however they were loaded."""
+    each, in bfloat16, so that it is the same whether they were loaded in that or in float32."""
     found = hashlib.sha256()
     for name, weight in model.named_parameters():
         first = weight.detach().flatten()[:NUMBERS_SEEN].bfloat16().float().cpu().numpy()

@@ -255,7 +255,9 @@ def _own_gpu(local_rank: str) -> str:
     if not local_rank.isdecimal() or int(local_rank) >= there:
         raise BenchError(
             f"The process with LOCAL_RANK {local_rank} has no GPU: there are {there} here.",
-            f"Start at most {there} processes on this machine (torchrun --nproc-per-node {there}).",
+            f"Start at most {there} processes on this machine (torchrun --nproc-per-node {there})."
+            if there
+            else "Give --device cpu.",
             2,
         )
     return f"cuda:{local_rank}"

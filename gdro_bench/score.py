@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -47,18 +47,22 @@ class Scorer(Protocol):
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]: ...
 
 
-RESERVED = {"mark", "prompt", "image", "value", "text", "note"}  # columns that stand beside a score's parts
+RESERVED = {  # columns of tables that stand beside a score's parts
+    "reward": {"mark", "prompt", "image", "value", "text", "note"},
+    "judge": {"mark", "prompt", "u", "gold", "judge_note", "gold_note", "second_reader", "second_reader_note"},
+}
 
 
 class Checked:
     """A scorer of another package, whose slips are told in a sentence: no name, no list of a `Score` an image."""
 
-    def __init__(self, scorer: Any, what: str) -> None:
+    def __init__(self, scorer: Any, kind: Literal["reward", "judge"], name: str) -> None:
         """Raises:
-        BenchError: it has no name."""
+        BenchError: it has no name of its own."""
+        what = f"{kind} {name!r}"
         if not isinstance(getattr(scorer, "name", None), str):
             raise BenchError(f"The {what} has no name.", 'Give its class one: name = "what it is, and its version".', 2)
-        self.scorer, self.what, self.name = scorer, what, scorer.name
+        self.scorer, self.what, self.name, self.reserved = scorer, what, scorer.name, RESERVED[kind]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.scorer, name)
@@ -76,19 +80,19 @@ class Checked:
 
     def _plain(self, one: Score) -> Score:
         """With Python's own numbers, which records and other processes can be told."""
-        if taken := RESERVED & one.parts.keys():
-            raise BenchError(
-                f"The {self.what} gave a part called {min(taken)!r}, as a column of the tables is.", "Rename it.", 2
-            )
         try:
             value, parts = float(one.value), {name: float(part) for name, part in one.parts.items()}
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise BenchError(
                 f"The {self.what} gave a score that is no number: {one!r}.", "Give NaN where there is none.", 2
             ) from error
+        if taken := self.reserved & parts.keys():
+            raise BenchError(
+                f"The {self.what} gave a part called {min(taken)!r}, as a column of the tables is.", "Rename it.", 2
+            )
         if math.isinf(value) or any(map(math.isinf, parts.values())):
             raise BenchError(f"The {self.what} gave an infinite score: {one!r}.", "Give NaN where there is none.", 2)
-        return replace(one, value=value, parts=parts)
+        return Score(value, parts, str(one.note))
 
 
 def _told(scores: Any) -> str:
@@ -106,7 +110,7 @@ def open_scorer(kind: Literal["reward", "judge"], name: str, argument: Any) -> S
         BenchError: there is none of that name, or it cannot be had.
     """
     scorer: Scorer = registry.lookup(kind, name)(argument)
-    return scorer if name in registry.TABLES[kind] else Checked(scorer, f"{kind} {name!r}")
+    return scorer if name in registry.TABLES[kind] else Checked(scorer, kind, name)
 
 
 GeneratedBatch = tuple[Images, Sequence[Prompt]]  # a batch of pictures, each with what it was to show

@@ -107,6 +107,17 @@ def test_margins_that_pushing_raises_lower_beta() -> None:
     assert kept is None
 
 
+def test_a_group_s_beta_stays_within_the_bound() -> None:
+    made = controller("slope", epsilon=0.5, bound=2.0)
+    for _ in range(20):
+        made.learn(SEEN | {"slope_step": -1.0})
+    assert made.beta == pytest.approx(10.0)
+    beta, _ = made.decide(torch.zeros(2), torch.tensor([-1.0, 1.0]))
+    assert isinstance(beta, Tensor)
+    assert beta.min() >= 2.5
+    assert beta.max() == 10.0
+
+
 def test_beta_follows_the_mean_step() -> None:
     made = controller("slope", epsilon=0.01)
     made.learn(SEEN)

@@ -83,6 +83,7 @@ def test_help_answers_without_torch() -> None:
         (["sweep", "ocr", "--over", "method.tao=1,2"], "Did you mean 'tau'?"),
         (["sweep", "ocr", "--seeds", "1,x"], "Write whole numbers with commas"),
         (["sweep", "ocr", "--method", "gdro", "--method", "flowgrpo"], "Did you mean 'flow-grpo'?"),
+        (["pretrain", "pocket-judge", "--train-images", "64"], "--train-images is of the base alone"),
         (["pretrain", "flux"], "There is no model to pretrain called 'flux'."),
     ],
 )

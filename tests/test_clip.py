@@ -60,6 +60,20 @@ def test_the_transform_rounds_as_torchvision_does(size, resized, corner):
     torch.testing.assert_close(clip.pixels_of(picture) * std + mean, expected)
 
 
+def test_weights_that_are_not_whole_are_refused(tmp_path):
+    """transformers would draw the rest at random, another at every start."""
+    folder = tmp_path / "clip-tiny"
+    tiny_instruments.clip(folder)
+    (file,) = folder.glob("*.safetensors")
+    whole = load_file(file)
+    save_file({name: weight for name, weight in whole.items() if not name.startswith("text_")}, file, {"format": "pt"})
+    with pytest.raises(BenchError, match=r"CLIP in .* lacks \d+ of its weights, text_"):
+        clip.TransformersClip(str(folder))
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(BenchError, match="CLIP cannot be loaded"):
+        clip.TransformersClip(str(folder))
+
+
 def test_the_nearest_colour_is_told(tiny):
     from gdro_bench.models.pocket.world import COLOURS as RGB
 
@@ -80,20 +94,6 @@ def test_colour_texts_are_unit_vectors_of_three_templates(tiny):
 
 
 # -- through open_clip, where it is installed (the extra `open-clip`; it needs torchvision)
-
-
-def test_weights_that_are_not_whole_are_refused(tmp_path):
-    """transformers would draw the rest at random, another at every start."""
-    folder = tmp_path / "clip-tiny"
-    tiny_instruments.clip(folder)
-    (file,) = folder.glob("*.safetensors")
-    whole = load_file(file)
-    save_file({name: weight for name, weight in whole.items() if not name.startswith("text_")}, file, {"format": "pt"})
-    with pytest.raises(BenchError, match=r"CLIP in .* lacks \d+ of its weights, text_"):
-        clip.TransformersClip(str(folder))
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(BenchError, match="CLIP cannot be loaded"):
-        clip.TransformersClip(str(folder))
 
 
 def test_without_open_clip_the_extra_is_named(monkeypatch):

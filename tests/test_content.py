@@ -116,6 +116,12 @@ def test_one_s_own_profile_or_task_of_a_packaged_name_is_not_passed_over_silentl
         own.write_text("title = 1\n")
         with pytest.raises(BenchError, match=rf"{kind}\.toml is not read: the package has a {kind} '{name}'"):
             content.find(kind, name)
+        own.write_bytes(packaged.read_bytes())
+    (tmp_path / "tasks" / "ocr" / "pocket_train.txt").write_text('a sign that says "MINE"\n')
+    with pytest.raises(BenchError, match=r"pocket_train\.txt is not read"):
+        content.find("task", "ocr")
+    (tmp_path / "baselines" / "pocket" / "mine.toml").write_text("beta = 1.0\n")  # a method that the package lacks
+    content.find("profile", "pocket")
 
 
 @pytest.mark.parametrize("word", ["123", "true", "", "[1]", "1e3", "a model", 'say "so"'])

@@ -1,6 +1,7 @@
 """The pocket detector's geometry, the shipped weights on fresh scenes, and the GenEval reward made of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,9 @@ def test_a_class_that_the_detector_does_not_know_is_named():
     reward = geneval.GenEvalReward(Seen({}), "mended score", geneval_rules.mended_score)
     with pytest.raises(BenchError, match="There is no class of the told detector called 'cow'"):
         reward(np.zeros((1, 64, 64, 3), np.uint8), [prompt(geneval_prompts.single_object("cow"))])
+    kept_out = replace(ONE_CAT, exclude=(geneval_prompts.Clause("cow", 2),))
+    with pytest.raises(BenchError, match="called 'cow'"):
+        reward(np.zeros((1, 64, 64, 3), np.uint8), [prompt(kept_out)])
 
 
 def test_no_held_out_prompt_is_trained_on():

@@ -15,11 +15,28 @@ import pytest
 import torch
 from test_run import arguments, call, folder, recorded
 
+from gdro_bench import distributed
 from gdro_bench.budget import Cost
 from gdro_bench.distributed import ProcessGroup, batches
 from gdro_bench.engine import folders, record, samples
+from gdro_bench.errors import BenchError
 
 SMALL_BATCH = {"profile__sampler__batch": 3, "profile__kept_images": 100}
+
+
+@pytest.mark.parametrize("local_rank", ["2", "7", "-1", "one"])
+def test_a_process_without_a_gpu_is_told(local_rank: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert distributed._own_gpu("1") == "cuda:1"
+    with pytest.raises(BenchError, match=rf"LOCAL_RANK {local_rank} has no GPU: there are 2 here.*--nproc-per-node 2"):
+        distributed._own_gpu(local_rank)
+
+
+@pytest.mark.parametrize("written", ["0", "-5", "nan", "inf", "long"])
+def test_a_wait_that_is_none_is_told(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(distributed.TIMEOUT_SECONDS, written)
+    with pytest.raises(BenchError, match=f"GDRO_BENCH_TIMEOUT is '{written}'.*such as 1800"):
+        distributed.patience()
 
 
 def command(out: Path, method: str) -> list[str]:

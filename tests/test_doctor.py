@@ -1,5 +1,7 @@
 """`gdro-bench doctor`: each check sees what is there and says what is not."""
 
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,12 +9,13 @@ import pytest
 from click.testing import CliRunner
 from tiny_pipelines import SIDE, save_flux, save_sd3
 
-from gdro_bench import content, registry
+from gdro_bench import content, registry, task
 from gdro_bench.cli import main
 from gdro_bench.commands import doctor
 from gdro_bench.commands.doctor import Subject
 from gdro_bench.engine import plan
 from gdro_bench.errors import BenchError
+from gdro_bench.instruments import Instruments
 from gdro_bench.profile import DetectorConfig, Profile
 from gdro_bench.rewards.geneval_rules import Detections
 from gdro_bench.score import Images
@@ -143,9 +146,25 @@ def test_a_task_and_a_method_are_checked_alone(monkeypatch: pytest.MonkeyPatch) 
     assert "task ocr, flow-grpo" in result.output
     assert "not needed by the task" in result.output
     assert "a pool takes 0.00 GB" in result.output
+    assert re.search(r"detector +│ ok │ not needed by the task", result.output)
     result = CliRunner().invoke(main, ["doctor", "--task", "geneval", *absent])
     assert result.exit_code == 1
     assert "/nowhere" in result.output
+    watched = ["--method", "flow-grpo", "--set", 'method.auxiliary.rewards=["objects"]']
+    result = CliRunner().invoke(main, ["doctor", "--task", "ocr", *watched, *absent])
+    assert re.search(r"detector +│ no", result.output)
+
+
+def test_all_are_checked_where_a_reward_needs_more_than_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def both(instruments: Instruments) -> None:
+        assert instruments.device == "cpu"
+        assert instruments.reader().areas == ()
+
+    monkeypatch.setitem(registry.TABLES["reward"], "both", f"{__name__}:unopened")
+    monkeypatch.setattr(sys.modules[__name__], "unopened", both, raising=False)
+    task_ = replace(task.load("ocr"), reward="both")
+    assert Subject("pocket", profile("pocket"), task_).needs == {"reader", "detector"}
+    assert Subject("pocket", profile("pocket"), task.load("ocr")).needs == {"reader"}
 
 
 def test_numbers_of_the_method_that_is_named_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,13 @@ def test_published_lines_are_among_them_to_the_letter(line):
     assert prompts.parse(json.loads(line)) in SUITE
 
 
+@pytest.mark.parametrize("name", [3, ["cat"], None])
+def test_a_class_is_a_word(name):
+    line = {"tag": "single_object", "include": [{"class": name, "count": 1}], "prompt": "a photo"}
+    with pytest.raises(TypeError, match="no word"):
+        prompts.parse(line)
+
+
 def test_every_line_survives_writing_and_reading():
     assert [prompts.parse(json.loads(json.dumps(scene.published()))) for scene in SUITE] == SUITE
 

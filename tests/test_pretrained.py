@@ -338,6 +338,10 @@ def test_weights_that_are_damaged_are_told(saved: dict[str, Path], tmp_path: Pat
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(BenchError, match="cannot be loaded"):
         open_policy(profile("flux", saved, tmp_path, str(tmp_path / "cut")), "cpu", 0)
+    whole = load_file(next((saved["flux"] / "transformer").glob("*.safetensors")))
+    save_file({name: one for name, one in whole.items() if "x_embedder" not in name}, file, {"format": "pt"})
+    with pytest.raises(BenchError, match=r"cannot be loaded: its transformer lacks x_embedder"):
+        open_policy(profile("flux", saved, tmp_path, str(tmp_path / "cut")), "cpu", 0)
 
 
 @pytest.mark.parametrize("family", ["flux", "sd3"])
@@ -350,12 +354,19 @@ def test_adapters_that_fit_in_part_are_refused(family: str, saved: dict[str, Pat
     with safe_open(file, "pt") as opened:
         noted = opened.metadata()
     names = sorted(whole)
-    half = {name: whole[name] for name in names[::2]}
-    more = whole | {names[0].replace(".0.", ".99.", 1): whole[names[0]].clone()}
-    for weights in (half, more):
-        save_file(weights, file, noted)
-        with pytest.raises(BenchError, match=r"do not fit this model|cannot be loaded"):
+    first_kind = [name for name in names if ".to_q." in name]
+    cases = {
+        r"are not whole: \d+ of them are missing, .*lora_B": [name for name in names if "lora_A" in name],
+        r"are not whole: \d+ of them are missing, .*to_k": first_kind,
+    }
+    for said, kept in cases.items():
+        save_file({name: whole[name] for name in kept}, file, noted)
+        with pytest.raises(BenchError, match=said):
             open_model(chosen, None, lora, "cpu")
+    strange = {f"transformer.nowhere.to_q.lora_{part}.weight": whole[names[0]].clone() for part in "AB"}
+    save_file(whole | strange, file, noted)
+    with pytest.raises(BenchError, match=r"no place for .*nowhere"):
+        open_model(chosen, None, lora, "cpu")
     save_file(whole, file, noted)
     open_model(chosen, None, lora, "cpu")
 

@@ -106,7 +106,7 @@ class Slips:
 def test_what_is_no_score_is_told_with_whose_it_is(answer: object, said: str) -> None:
     images = np.zeros((2, 4, 4, 3), dtype=np.uint8)
     with pytest.raises(BenchError, match=rf"The reward 'mine' {said}.*gdro_bench\.score\.Score"):
-        Checked(Slips(answer), "reward 'mine'")(images, [Prompt("", "")] * 2)
+        Checked(Slips(answer), "reward", "mine")(images, [Prompt("", "")] * 2)
 
 
 @pytest.mark.parametrize(
@@ -115,25 +115,36 @@ def test_what_is_no_score_is_told_with_whose_it_is(answer: object, said: str) ->
         (Score(None), "is no number"),  # type: ignore[arg-type]
         (Score(float("inf")), "infinite"),
         (Score(0.5, {"area": float("-inf")}), "infinite"),
-        (Score(0.5, {"prompt": 1.0}), "a part called 'prompt'"),
+        (Score(0.5, None), "is no number"),  # type: ignore[arg-type]
+        (Score(0.5, {"prompt": 1.0}), "called 'prompt'"),
     ],
 )
 def test_scores_that_no_table_could_hold_are_told(score: Score, said: str) -> None:
-    with pytest.raises(BenchError, match=rf"The reward 'mine' gave .*{said}|{said}"):
-        Checked(Slips([score]), "reward 'mine'")(np.zeros((1, 4, 4, 3), dtype=np.uint8), [Prompt("", "")])
+    with pytest.raises(BenchError, match=rf"The reward 'mine' gave an? .*{said}"):
+        Checked(Slips([score]), "reward", "mine")(np.zeros((1, 4, 4, 3), dtype=np.uint8), [Prompt("", "")])
+
+
+def test_a_part_may_not_be_called_as_a_column_of_its_table() -> None:
+    """An axis of a judge may be `text`: its table has no such column, but the mean rating, `u`."""
+    images, prompts = np.zeros((1, 4, 4, 3), dtype=np.uint8), [Prompt("", "")]
+    axis, taken = [Score(4.0, {"text": 4.0})], [Score(4.0, {"u": 4.0})]
+    assert Checked(Slips(axis), "judge", "mine")(images, prompts) == axis
+    for kind, scores in (("reward", axis), ("judge", taken)):
+        with pytest.raises(BenchError, match=f"The {kind} 'mine' gave a part called"):
+            Checked(Slips(scores), kind, "mine")(images, prompts)  # type: ignore[arg-type]
 
 
 def test_scores_become_python_s_own_numbers() -> None:
     """Else another process could not be told of them."""
     given = [Score(np.float32(0.5), {"area": np.float32(0.25)})]  # type: ignore[arg-type]
-    (plain,) = Checked(Slips(given), "reward 'mine'")(np.zeros((1, 4, 4, 3), dtype=np.uint8), [Prompt("", "")])
+    (plain,) = Checked(Slips(given), "reward", "mine")(np.zeros((1, 4, 4, 3), dtype=np.uint8), [Prompt("", "")])
     assert json.loads(json.dumps(plain.plain())) == [0.5, {"area": 0.25}, ""]
 
 
 def test_a_scorer_of_another_package_is_itself_but_for_its_slips() -> None:
     right = [Score(0.1), Score(0.2)]
-    scorer = Checked(Slips(right), "reward 'mine'")
+    scorer = Checked(Slips(right), "reward", "mine")
     assert scorer(np.zeros((2, 4, 4, 3), dtype=np.uint8), [Prompt("", "")] * 2) == right
     assert (scorer.name, scorer.detector, hasattr(scorer, "nothing")) == ("slips 1", "its own", False)
     with pytest.raises(BenchError, match="The judge 'x' has no name"):
-        Checked(object(), "judge 'x'")
+        Checked(object(), "judge", "x")

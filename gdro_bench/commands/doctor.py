@@ -8,10 +8,11 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.random import default_rng
@@ -23,10 +24,10 @@ from rich.table import Table
 
 from gdro_bench import content
 from gdro_bench import task as tasks
-from gdro_bench.engine.plan import costs_of, read_profile
+from gdro_bench.engine.plan import config_of, costs_of, read_profile
+from gdro_bench.engine.uses import uses_of
 from gdro_bench.errors import BenchError
 from gdro_bench.instruments import Instruments
-from gdro_bench.instruments.readers import EngineReader
 from gdro_bench.profile import PretrainedConfig, Profile
 from gdro_bench.rewards.geneval_rules import Detection, Detector
 from gdro_bench.score import open_scorer
@@ -44,7 +45,7 @@ NOT_NEEDED = "not needed by the task"
 CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may have
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Subject:
     """What is checked: a profile by its name, with what the command line changes in it; for one task or all, for one
     method, with its changed numbers, or all; and how many processes are to run on this machine."""
@@ -65,29 +66,49 @@ class Subject:
         task = self.task.name if self.task else None
         return costs_of(self.name, self.profile, task, self.method, self.settings)
 
-    def needs(self) -> set[str]:
-        """Names of the instruments that the task's reward opens, up to one that fails; all for no task."""
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """Names of the instruments that the task's reward and those that watch it open; all where that is not known:
+        for no task in particular, or if a reward wants more of them than a name."""
         if self.task is None:
-            return {"reader", "detector"}
-        noting = _Noting(_instruments(self.profile))
-        with suppress(*FAILURES):  # the check of the one that fails says why
-            open_scorer("reward", self.task.reward, noting)
-        return noting.opened
+            return ALL
+        noting = _Noting(self.profile.reader, self.profile.detector, "cpu")
+        try:
+            for name in (self.task.reward, *self.auxiliaries()):
+                open_scorer("reward", name, noting)
+        except Exception:  # a reward of another package may do anything
+            return ALL
+        return frozenset(noting.opened)
+
+    def auxiliaries(self) -> tuple[str, ...]:
+        """Names of the rewards that watch the task's own, with the method that is meant."""
+        if self.method is None or self.task is None:
+            return ()
+        return uses_of(config_of(self.name, self.method, self.task.name, self.settings)).auxiliaries
 
 
-class _Noting:
-    """Instruments that note which of them are opened."""
+ALL = frozenset({"reader", "detector"})
 
-    def __init__(self, instruments: Instruments) -> None:
-        self.instruments, self.opened = instruments, set[str]()
 
-    def reader(self) -> EngineReader:
+class _StandIn:
+    """For an instrument, which need not be here to be asked for."""
+
+    name, classes = "stand-in", ()
+
+
+@dataclass(frozen=True)
+class _Noting(Instruments):
+    """Instruments that note which of them a reward asks for, and give it a stand-in."""
+
+    opened: set[str] = field(default_factory=set)
+
+    def reader(self) -> Any:
         self.opened.add("reader")
-        return self.instruments.reader()
+        return _StandIn()
 
-    def detector(self) -> Detector:
+    def detector(self) -> Any:
         self.opened.add("detector")
-        return self.instruments.detector()
+        return _StandIn()
 
 
 def _packages(subject: Subject) -> str:
@@ -284,7 +305,7 @@ def _instruments(profile: Profile) -> Instruments:
 
 def _reader(subject: Subject) -> str:
     """Reads a red sign on blue: swapped channels would still read, so `tests/` check those; this checks the engine."""
-    if "reader" not in subject.needs():
+    if "reader" not in subject.needs:
         return NOT_NEEDED
     reader = _instruments(subject.profile).reader()
     reading = reader(_picture(subject.profile, sign=True)[None])[0]
@@ -299,7 +320,7 @@ def _reader(subject: Subject) -> str:
 def _detector(subject: Subject) -> str:
     """The pocket detector must find a yellow bus, which swapped channels would give another colour. Others find no bus
     in a drawing, so they are only asked for the colour of a red picture."""
-    if "detector" not in subject.needs():
+    if "detector" not in subject.needs:
         return NOT_NEEDED
     profile = subject.profile
     detector = _instruments(profile).detector()

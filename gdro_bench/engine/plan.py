@@ -203,21 +203,23 @@ def costs_of(
     Raises:
         BenchError: a file of numbers or a setting is not in order; the profile has no numbers for `only`.
     """
-    paths = {only: _numbers_of(only, profile_name)} if only else content.method_files(profile_name)
     here = registry.names("method")  # a plug-in's file may be there without it
-    methods: dict[str, Method] = {name: registry.lookup("method", name) for name in sorted(paths) if name in here}
-    return {
-        name: method.costs(_numbers(method, paths[name], task, settings), profile.sampler)
-        for name, method in methods.items()
-        if method.costs is not None
-    }
+    names = [only] if only else sorted(name for name in content.method_files(profile_name) if name in here)
+    configs = {name: config_of(profile_name, name, task, settings) for name in names}
+    costs = {name: registry.lookup("method", name).costs for name in names}
+    return {name: costs[name](config, profile.sampler) for name, config in configs.items() if costs[name] is not None}
 
 
-def _numbers(method: Method, path: Path, task: str | None, settings: Sequence[str]) -> Any:
-    """A method's config for a task, or none in particular, as a run of seed 0 would have it."""
+def config_of(profile_name: str, method: str, task: str | None, settings: Sequence[str] = ()) -> Any:
+    """A method's numbers for a task, or none in particular, as a run of seed 0 has them.
+
+    Raises:
+        BenchError: as `costs_of`.
+    """
+    path, method_ = _numbers_of(method, profile_name), registry.lookup("method", method)
     tables = {"method": read_numbers(path, task)}
-    content.apply_settings(tables, settings, {"method": lambda: method.config_type})
-    return _config(method, tables["method"], path.name, seed=0)
+    content.apply_settings(tables, settings, {"method": lambda: method_.config_type})
+    return _config(method_, tables["method"], path.name, seed=0)
 
 
 def read_numbers(path: Path, task: str | None) -> dict[str, Any]:
@@ -297,8 +299,8 @@ def _check_method(method: Method, config: Any, train: list[Prompt], profile: Pro
 def _check_pool_size(config: Any, train: list[Prompt]) -> None:
     """Raises:
     BenchError: a pool that is filled once would be smaller than its numbers say."""
-    pool, rounds = uses_of(config).pool, getattr(getattr(config, "online", None), "rounds", 1)
-    if pool is not None and rounds == 1 and pool.prompts > len(train):
+    uses = uses_of(config)
+    if (pool := uses.pool) is not None and uses.rounds == 1 and pool.prompts > len(train):
         raise BenchError(
             f"The pool takes {pool.prompts} prompts; there are {len(train)} to train on.",
             f"Set method.pool.prompts={len(train)}, or give more with --train-prompts.",

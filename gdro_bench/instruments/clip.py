@@ -54,7 +54,7 @@ class TransformersClip:
     def __init__(self, source: str, device: str = "cpu") -> None:
         from transformers import CLIPModel, CLIPTokenizer
 
-        self.model = hub.load(CLIPModel, source, "CLIP", "geneval", use_safetensors=True).to(device).eval()
+        self.model = hub.load_model(CLIPModel, source, "CLIP", "geneval").to(device).eval()
         self.tokenizer = hub.load(CLIPTokenizer, source, "CLIP's tokenizer", "geneval")
         self.device = device
         self.name = f"CLIP {Path(source).name} {content.fingerprint(self.model)}"

@@ -89,7 +89,7 @@ def _load(source: str) -> Any:
         return mmdet_weights.load(source)
     from transformers import Mask2FormerForUniversalSegmentation
 
-    return hub.load(Mask2FormerForUniversalSegmentation, source, "Mask2Former", "geneval", use_safetensors=True)
+    return hub.load_model(Mask2FormerForUniversalSegmentation, source, "Mask2Former", "geneval")
 
 
 def prepare(image: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:

@@ -40,8 +40,8 @@ def check_address(url: str) -> None:
     if not valid:
         raise BenchError(
             f"The judge's address {without_credentials(url)!r} is no web address.",
-            "Give one that begins with http:// or https://, such as http://127.0.0.1:8080/v1; write / ? # @ in a "
-            "password as %2F %3F %23 %40.",
+            "Give one that begins with http:// or https://, such as http://127.0.0.1:8080/v1. An @ behind the host is "
+            "written %40, and / ? # in a password %2F %3F %23.",
             2,
         )
 

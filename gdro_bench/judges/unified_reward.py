@@ -118,7 +118,7 @@ class Local:
 
         self.model_name = Path(source).name
         self.processor = hub.load(AutoProcessor, source, "The judge's processor", "judge")
-        model = hub.load(AutoModelForImageTextToText, source, "The judge", "judge", use_safetensors=True, dtype="auto")
+        model = hub.load_model(AutoModelForImageTextToText, source, "The judge", "judge", dtype="auto")
         self.model = model.to(device).eval()
 
     @torch.no_grad()

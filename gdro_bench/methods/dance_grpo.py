@@ -8,7 +8,8 @@ numbers of `baselines/flux1-dev`:
     A       = (r - mean) / (std + 1e-8) of the group, the unbiased std
     scored  = x0_hat = x - t v of the last step, which is then left out (`noisy_last = false`)
     trained = 60 % of the other steps, rounded down, drawn for each image
-    update  = half of an epoch's groups, whole ones, flat ones among them (`drop_zero = false`, `shuffle = false`)
+    update  = half of an epoch's groups, whole ones where they are even in number, flat ones among them
+              (`drop_zero = false`, `shuffle = false`)
 
 Each has its setting in `baselines/<profile>/dance-grpo.toml`: `noisy_last = true`, for one, scores the noisy last state
 and draws the 60 % from all steps. Equal rewards have equal advantages: nothing is ranked, so ties need no order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,9 @@ def load_lora(transformer: Any, folder: Path, prefix: str | None = None) -> None
     if not folder.is_dir():
         raise BenchError(f"There is no folder {folder}.", f"Give one with {FILE}, such as the lora/ of a finished run.")
     try:
-        transformer.load_lora_adapter(folder, prefix=prefix, adapter_name=ADAPTER, use_safetensors=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "While injecting the PEFT adapters", RuntimeWarning)  # an error below
+            transformer.load_lora_adapter(folder, prefix=prefix, adapter_name=ADAPTER, use_safetensors=True)
         cast_training_params(transformer, torch.float32)
         saved = load_file(folder / FILE)
         exact = {name.removeprefix(f"{prefix}."): weights for name, weights in saved.items()}
@@ -67,13 +70,31 @@ def load_lora(transformer: Any, folder: Path, prefix: str | None = None) -> None
             f"The adapters in {folder} cannot be loaded: {error}.",
             f"Give a folder with {FILE}, such as the lora/ of a finished run.",
         ) from error
-    absent = [name for name in found.missing_keys if "lora_" in name]
-    if absent or found.unexpected_keys or not any(True for _ in lora_parameters(transformer)):
+    absent = [name for name in found.missing_keys if "lora_" in name] + _without_adapters(transformer)
+    if absent:
         raise BenchError(
-            f"The adapters in {folder} do not fit this model: {len(absent)} of its matrices are not in the file, "
-            f"{len(found.unexpected_keys)} of the file's are not in it.",
-            "Give those of a run on it, the whole file.",
+            f"The adapters in {folder} are not whole: {len(absent)} of them are missing, {absent[0]} among them.",
+            "Give the whole file.",
         )
+    if found.unexpected_keys or not any(True for _ in lora_parameters(transformer)):
+        strange = found.unexpected_keys[:1] or ["none of them"]
+        raise BenchError(
+            f"The adapters in {folder} are not of this model's transformer: it has no place for {strange[0]}.",
+            "Give those of a run on it. A text encoder's adapters are not used here: take them out of the file.",
+        )
+
+
+def _without_adapters(transformer: Any) -> list[str]:
+    """Modules that the adapters' own numbers say they are for, where they were saved, and that have none."""
+    from peft.tuners.lora import LoraLayer
+
+    targets = transformer.peft_config[ADAPTER].target_modules
+    endings = tuple(f".{target}" for target in ([] if isinstance(targets, str) else targets or []))
+    return [
+        name
+        for name, module in transformer.named_modules()
+        if f".{name}".endswith(endings) and isinstance(module, torch.nn.Linear) and not isinstance(module, LoraLayer)
+    ]
 
 
 class _InputDtypeLinear(torch.nn.Linear):

@@ -56,6 +56,7 @@ class PretrainedPolicy(Adapted):
         self.pipeline, self.config, self.device = pipeline, config, device
         numbers = (config.dtype, config.distilled_guidance, config.text_tokens, config.float8)
         self.base = f"{Path(config.source).name} {fingerprint}".strip()
+        self.encoded_by = [content.fingerprint(encoder) for _, encoder in self._encoders()]
         self.name = f"{self.base} {config.side} px {content.digest(*numbers)[:8]}"  # its pools', too
         if config.compiled:  # before the blocks are sharded, as FSDP wants it
             compile_blocks(pipeline.transformer)
@@ -131,7 +132,7 @@ class PretrainedPolicy(Adapted):
             encoder.to("cpu")
 
     def _cached(self, text: str) -> Path:
-        key = content.digest(self.config.source, self.base, self.config.dtype, self.config.text_tokens, text)
+        key = content.digest(self.config.source, self.encoded_by, self.config.dtype, self.config.text_tokens, text)
         return Path(self.config.text_cache) / f"{key}.safetensors"
 
     def _encode_texts(self, texts: list[str]) -> tuple[Tensor, Tensor]:
@@ -313,6 +314,15 @@ def open_sd3(
     return SD3Policy(*_opened(StableDiffusion3Pipeline, profile, lora, seed, weights), device=device)
 
 
+def _check_whole(pipeline: Any) -> None:
+    """Raises:
+    ValueError: a part lacks a weight, which diffusers leaves without values."""
+    for part, module in pipeline.components.items():
+        for name, weight in module.named_parameters() if isinstance(module, torch.nn.Module) else ():
+            if weight.is_meta:
+                raise ValueError(f"its {part} lacks {name}")
+
+
 def _opened(
     cls: Any, profile: Profile, lora: LoraConfig | None, seed: int, weights: Path | None
 ) -> tuple[Any, PretrainedConfig, str]:
@@ -334,6 +344,7 @@ def _opened(
     source = str(weights or config.source)
     try:
         pipeline = cls.from_pretrained(source, dtype=getattr(torch, config.dtype), use_safetensors=True)
+        _check_whole(pipeline)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:  # damaged, or of other shapes
         raise BenchError(
             f"The model {source!r} cannot be loaded: {first_line(error)}.",

@@ -364,11 +364,6 @@ def check(config: Config, prompts: Sequence[Prompt], sampler: Sampler) -> None:
     known = len({prompt.text for prompt in prompts})
     if c.prompts > known:
         raise BenchError(f"An epoch takes {c.prompts} prompts of {known}.", "Lower method.prompts.", 2)
-    if c.prompts % c.updates_per_epoch and not (c.shuffle or c.drop_zero):
-        raise BenchError(
-            f"{c.prompts} prompts do not split into {c.updates_per_epoch} updates: a group would be in two.",
-            "Set method.prompts to a multiple of method.updates_per_epoch.", 2,
-        )  # fmt: skip
     last = steps if c.noisy_last else steps - 1
     if c.window and not c.window <= min(c.window_range, last):
         remedy = f"Set method.window to at most {last} and method.window_range to no less."

@@ -111,7 +111,7 @@ def check_online(config: OnlineConfig, pool: PoolConfig, prompts: Sequence[Promp
             2,
         )
     needed = pool.prompts if config.prompts == "new" else share
-    known = len(pool_order(prompts, 0))
+    known = len(prompts)
     if rounds > 1 and needed > known:
         raise BenchError(
             f"{rounds} rounds need {needed} training prompts; there are {known}.",
