@@ -156,7 +156,10 @@ def test_settings_say_in_python_what_they_say_in_a_command() -> None:
             api._written({"method.a": value})
 
 
-def test_a_script_without_a_guard_is_not_run_again_by_the_readers(tmp_path: Path) -> None:
+def test_a_script_without_a_guard_is_not_run_again_by_the_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # not where other tests have put numbers before the package's
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "black.png")
     (tmp_path / "list.csv").write_text('path,prompt\nblack.png,"a sign that says ""HAT"""\n')
     (tmp_path / "script.py").write_text(UNGUARDED)

@@ -139,7 +139,8 @@ def test_health_prompts_are_training_prompts_of_any_method_and_seed(tmp_path: Pa
     assert set(plans[0].health) <= set(plans[0].all_prompts)
     few = tmp_path / "few.txt"
     few.write_text('a sign that reads "CAFE"\n' * 3 + 'a sign that reads "OWL"\n')
-    assert len(plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, train_prompts=few).health) == 2
+    small = ["method.pool.prompts=4"]
+    assert len(plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, small, train_prompts=few).health) == 2
 
 
 def test_health_moves_no_number_and_no_name(tmp_path: Path) -> None:

@@ -200,7 +200,8 @@ def test_the_next_command_keeps_what_was_given(tmp_path: Path) -> None:
         assert words in command
     own = tmp_path / "own.txt"
     own.write_text('a mug that says "TEA"\n')
-    made = plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, prompts=own, train_prompts=own)
+    small = ["method.pool.prompts=1"]
+    made = plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, small, prompts=own, train_prompts=own)
     assert f"--prompts {own} --train-prompts {own}" in summary.next_seed(made)
 
 
