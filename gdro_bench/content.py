@@ -7,6 +7,7 @@ below, which takes as many lines as the reader, and it knows no "did you mean".
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import hashlib
 import json
 import math
@@ -81,14 +82,20 @@ def find(kind: str, name: str) -> Path:
     folders = [place / FOLDERS[kind] / name for place in roots()]
     found = next(folder for folder in folders if (folder / f"{kind}.toml").exists())
     for own in _hidden(kind, Path.cwd() / FOLDERS[kind] / name):
-        packaged = found / own.name
-        if not packaged.exists() or own.read_bytes() != packaged.read_bytes():
+        if _differs(own, found / own.name):
             raise BenchError(
                 f"{own} is not read: the package has a {kind} {name!r}, and yours is another.",
                 "Give your folder, and the name in its file if it has one, another name.",
                 2,
             )
     return found
+
+
+def _differs(own: Path, packaged: Path) -> bool:
+    """Whether a file of one's own is not the package's; in the package's own folder it is, and nothing is read."""
+    if not packaged.exists():
+        return True
+    return not own.samefile(packaged) and not filecmp.cmp(own, packaged, shallow=False)
 
 
 def _hidden(kind: str, own: Path) -> list[Path]:
@@ -119,7 +126,7 @@ def method_file(profile: str, method: str) -> Path | None:
             count: everybody's GDRO is the package's.
     """
     path, own = method_files(profile).get(method), _own_folder(profile) / f"{method}.toml"
-    if path is not None and own.exists() and own.read_bytes() != path.read_bytes():
+    if path is not None and own.exists() and _differs(own, path):
         raise BenchError(
             f"{own} is not read: the package has numbers for {method}, and yours are others.",
             "Give those that differ with --set, which the record tells, or move the file away.",

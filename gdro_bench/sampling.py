@@ -181,8 +181,7 @@ def held_out_images(policy: Policy, prompts: Sequence[Prompt], task_name: str, s
 
 def fixed_images(policy: Policy, prompts: Sequence[Prompt], task_name: str, sampler: Sampler, purpose: str) -> Images:
     """As `held_out_images`, from noise that is another for each purpose."""
-    # the first draw has no number in its key: records from before there were others keep their noise
-    keys = [(task_name, purpose, p.text) + ((p.draw,) if p.draw else ()) for p in prompts]
+    keys = [(task_name, purpose, *p.key) for p in prompts]
     noise = noise_for(keys, policy.latent_shape)
     return decoded(policy, sample(policy, noise, prompts, sampler, reference=False), sampler.batch)
 

@@ -23,6 +23,11 @@ class Prompt:
     kind: str = ""
     draw: int = 0
 
+    @property
+    def key(self) -> tuple[str | int, ...]:
+        """Of its random numbers. The first draw has no number: what was drawn before there were others stays."""
+        return (self.text, self.draw) if self.draw else (self.text,)
+
 
 LONGEST_LINE = 4_000  # characters: no text encoder takes more
 PromptOf = Callable[[str, str, str], Prompt]  # (text, metadata or "", where it stands) -> a task's prompt
@@ -131,7 +136,7 @@ def pool_order(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
     """The order in which a pool of this seed takes lines: the file's for 0, else the seed's own. A text that stands in
     several lines comes as often, so a pool has the file's mix; it is another draw each time, with noise of its own."""
     lines = _numbered(prompts)
-    ordered = sorted(lines, key=lambda line: content.seed("pool order", seed, *_named(line))) if seed else lines
+    ordered = sorted(lines, key=lambda line: content.seed("pool order", seed, *line.key)) if seed else lines
     return _numbered(ordered)
 
 
@@ -143,11 +148,6 @@ def _numbered(prompts: Sequence[Prompt]) -> list[Prompt]:
         lines.append(replace(prompt, draw=before[prompt.text]))
         before[prompt.text] += 1
     return lines
-
-
-def _named(line: Prompt) -> tuple[str | int, ...]:
-    """The first draw has no number: orders from before there were others stay."""
-    return (line.text, line.draw) if line.draw else (line.text,)
 
 
 def repeat_draws(prompts: list[Prompt], images: int) -> list[Prompt]:

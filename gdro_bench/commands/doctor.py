@@ -61,6 +61,7 @@ class Subject:
         parts = [f"profile {self.name}", f"task {self.task.name}" if self.task else "", self.method or ""]
         return ", ".join([*filter(None, parts), *([f"{self.processes} processes"] if self.processes > 1 else [])])
 
+    @cached_property
     def costs(self) -> dict[str, CostModel]:
         """Of the method, or of all."""
         task = self.task.name if self.task else None
@@ -237,7 +238,7 @@ def _largest_need(subject: Subject) -> tuple[str, float]:
     from gdro_bench.models import memory
 
     counted = memory.count(subject.profile)
-    needs = memory.of_methods(subject.costs(), subject.profile, counted, subject.processes)
+    needs = memory.of_methods(subject.costs, subject.profile, counted, subject.processes)
     if not needs:
         raise BenchError("No method foretells its cost.", "Give its Method a function `costs`.")
     return max(((method, need.peak) for method, (_, need) in needs.items()), key=lambda item: item[1])
@@ -268,7 +269,7 @@ def _machine_bytes() -> int:
 
 def _disk(subject: Subject) -> str:
     """Room for the largest pool of the methods that are meant."""
-    images = max((cost.pool.images for cost in subject.costs().values()), default=0)
+    images = max((cost.pool.images for cost in subject.costs.values()), default=0)
     need, free = images * _latent_bytes(subject.profile), shutil.disk_usage(Path.cwd()).free
     description = f"{free / 1e9:.1f} GB free here, a pool takes {need / 1e9:.2f} GB"
     if ROOM * need > free:
@@ -407,5 +408,5 @@ def _subject(name: str, settings: Sequence[str], task: str | None, method: str |
     others = [setting for setting in settings if setting not in of_method]
     loaded = tasks.load(task) if task else None
     subject = Subject(name, read_profile(name, others, task), loaded, method, of_method, processes)
-    subject.costs()  # so that a wrong name ends the command instead of a check
+    _ = subject.costs  # so that a wrong name ends the command instead of a check
     return subject

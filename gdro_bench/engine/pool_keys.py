@@ -8,19 +8,21 @@ from gdro_bench import content
 from gdro_bench import task as tasks
 from gdro_bench.engine import record
 from gdro_bench.engine.plan import Plan
+from gdro_bench.engine.uses import uses_of
 
 
 def pool_key(one: Plan) -> str | None:
     """Names the pool that a run fills first (in rounds, that of round 0), None where it has none. Runs of one pool have
     one key; where profiles differ in their model or reward, so may runs of two pools."""
-    pool, method = one.pool, one.settings["method"]
-    if pool is None:
+    uses = uses_of(one.config)
+    if (pool := uses.pool) is None:
         return None
-    share = pool.prompts // method.get("online", {}).get("rounds", 1)
-    auxiliaries = method.get("auxiliary", {}).get("rewards", ())
+    share = pool.prompts // uses.rounds
     filled = asdict(replace(pool, prompts=share))
     prompts = tasks.pool_order(one.train, pool.seed)[:share]
-    return content.digest([tasks.digest_with_targets(prompts), filled, asdict(one.profile.sampler), list(auxiliaries)])
+    return content.digest(
+        [tasks.digest_with_targets(prompts), filled, asdict(one.profile.sampler), list(uses.auxiliaries)]
+    )
 
 
 def exact_key(one: Plan) -> str:

@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gdro_bench.errors import BenchError
 from gdro_bench.task import Prompt
 
 Std = Literal["global", "group", "none"]  # what differences to a group's mean are divided by
@@ -18,21 +17,13 @@ EPSILON = 1e-4  # Flow-GRPO's `std_epsilon`
 
 def epoch_prompts(prompts: Sequence[Prompt], count: int, generator: torch.Generator) -> Tensor:
     """The numbers of `count` lines drawn without repetition, none with a text that an earlier one has: in an epoch a
-    text is one group, as in the published code, whose statistics are by text.
-
-    Raises:
-        BenchError: there are not so many texts.
-    """
+    text is one group, as in the published code, whose statistics are by text. A method's `check` has seen that there
+    are so many."""
     drawn: dict[str, int] = {}
     for line in torch.randperm(len(prompts), generator=generator).tolist():
         drawn.setdefault(prompts[line].text, line)
         if len(drawn) == count:
             break
-    if len(drawn) < count:
-        raise BenchError(
-            f"An epoch takes {count} prompts; there are {len(drawn)} to train on.",
-            "Lower the method's number of prompts, or give more with --train-prompts.",
-        )
     return torch.tensor(list(drawn.values()))
 
 
