@@ -202,7 +202,7 @@ def test_the_machine_must_hold_what_its_processes_open(
 @pytest.mark.slow
 def test_a_device_that_is_too_small_is_named(saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.os, "sysconf", lambda name: 30e9**0.5)
-    with pytest.raises(BenchError, match=r"30 GB: \S+ takes 44 GB at its peak.*profile\.pretrained\."):
+    with pytest.raises(BenchError, match=r"30 GB a process: \S+ takes 44 GB at its peak.*profile\.pretrained\."):
         doctor._device(subject("flux1-dev"))
     assert "a run takes is not known" in doctor._device(subject("flux1-dev", Path("nowhere")))
 
