@@ -412,7 +412,7 @@ def judge(folders: tuple[Path, ...], runs: Path, **options: str) -> None:
 @profile_option
 @_path("--images", help="Score these pictures: a CSV file (path, prompt), or a folder in GenEval's layout.")
 @_path("--weights", help="Generate with these weights instead of the profile's.")
-@_path("--lora", help="Generate with these adapters, such as a run's lora/.")
+@_path("--lora", help="Generate with these adapters, such as a run's lora/ or what peft saved.")
 @click.option("--lora-scale", metavar="A,B", help="Once for each scale of the adapters' updates: 0,0.25,0.5,0.75,1.")
 @prompts_option
 @click.option("--mask2former", metavar="SOURCE", help="Detector for geneval: folder, hub id, or mmdet's checkpoint.")

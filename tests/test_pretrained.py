@@ -1,5 +1,6 @@
 """FLUX and SD3 as policies, held against diffusers' own pipelines on the same weights and noise."""
 
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import SIDE, save_flux, save_sd3
@@ -19,6 +22,7 @@ from gdro_bench import sampling
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError
 from gdro_bench.models import open_model, open_policy
+from gdro_bench.models.lora import lora_parameters
 from gdro_bench.models.pretrained import PretrainedPolicy
 from gdro_bench.profile import LoraConfig, PretrainedConfig, Sampler
 from gdro_bench.task import Prompt
@@ -332,6 +336,26 @@ def test_a_side_that_no_patch_fits_is_told(family: str, saved: dict[str, Path], 
         open_policy(chosen, "cpu", 0)
 
 
+@pytest.mark.parametrize(
+    ("family", "encoder", "absent"),
+    [
+        ("flux", "text_encoder", "final_layer_norm"),
+        ("flux", "text_encoder_2", "shared"),
+        ("sd3", "text_encoder_3", "wo"),
+    ],
+)
+def test_a_text_encoder_that_lacks_a_weight_is_refused(
+    family: str, encoder: str, absent: str, saved: dict[str, Path], tmp_path: Path
+) -> None:
+    """transformers draws it at random, and every text would be noise."""
+    shutil.copytree(saved[family], tmp_path / "cut")
+    file = next((tmp_path / "cut" / encoder).glob("*.safetensors"))
+    kept = {name: one for name, one in load_file(file).items() if absent not in name}
+    save_file(kept, file, {"format": "pt"})
+    with pytest.raises(BenchError, match=rf"cannot be loaded: its {encoder} lacks \S*{absent}"):
+        open_policy(profile(family, saved, tmp_path, str(tmp_path / "cut")), "cpu", 0)
+
+
 def test_weights_that_are_damaged_are_told(saved: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(saved["flux"], tmp_path / "cut")
     file = next((tmp_path / "cut" / "transformer").glob("*.safetensors"))
@@ -342,6 +366,42 @@ def test_weights_that_are_damaged_are_told(saved: dict[str, Path], tmp_path: Pat
     save_file({name: one for name, one in whole.items() if "x_embedder" not in name}, file, {"format": "pt"})
     with pytest.raises(BenchError, match=r"cannot be loaded: its transformer lacks x_embedder"):
         open_policy(profile("flux", saved, tmp_path, str(tmp_path / "cut")), "cpu", 0)
+
+
+def saved_by_peft(policy: PretrainedPolicy, folder: Path, **other: Any) -> list[torch.Tensor]:
+    """Adapters as Flow-GRPO's code saves them, of an alpha that is twice the rank; their weights."""
+    targets = ["attn.to_q", "attn.to_k"]
+    numbers = peft.LoraConfig(r=4, lora_alpha=8, target_modules=targets, init_lora_weights=False, **other)
+    wrapped = peft.get_peft_model(policy.pipeline.transformer, numbers)
+    wrapped.save_pretrained(folder)
+    return [weight.detach().clone() for name, weight in wrapped.named_parameters() if "lora_" in name]
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3"])
+def test_adapters_that_peft_saved_are_loaded_as_they_were(family: str, saved: dict[str, Path], tmp_path: Path) -> None:
+    chosen, lora = profile(family, saved, tmp_path / "texts"), tmp_path / "lora"
+    other = open_model(chosen, None, None, "cpu")
+    weights = saved_by_peft(other, lora)
+    policy = open_model(chosen, None, lora, "cpu")
+    assert all(map(torch.equal, lora_parameters(policy.transformer), weights))
+    scales = {m.scaling["policy"] for m in policy.transformer.modules() if isinstance(m, LoraLayer)}
+    assert scales == {2.0}
+    x, t, cond = torch.randn(2, *policy.latent_shape), torch.tensor([0.3, 0.9]), policy.encode(PROMPTS[:2])
+    torch.testing.assert_close(policy.velocity(x, t, cond), other.velocity(x, t, cond))
+    config = json.loads((lora / "adapter_config.json").read_text())
+    (lora / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["attn.to_q"]}))
+    with pytest.raises(BenchError, match=r"no place for .*to_k"):
+        open_model(chosen, None, lora, "cpu")
+    (lora / "adapter_config.json").unlink()
+    with pytest.raises(BenchError, match=r"cannot be loaded.*one that peft saved"):
+        open_model(chosen, None, lora, "cpu")
+
+
+def test_adapters_that_peft_saved_and_are_no_plain_lora_are_refused(saved: dict[str, Path], tmp_path: Path) -> None:
+    chosen = profile("sd3", saved, tmp_path / "texts")
+    saved_by_peft(open_model(chosen, None, None, "cpu"), tmp_path / "lora", use_dora=True)
+    with pytest.raises(BenchError, match="another kind than LoRA"):
+        open_model(chosen, None, tmp_path / "lora", "cpu")
 
 
 @pytest.mark.parametrize("family", ["flux", "sd3"])

@@ -16,13 +16,18 @@ def load_model(cls: Any, source: str, what: str, extra: str, **options: Any) -> 
         BenchError: it cannot be had, some of its weights are not there, or what it needs is not installed.
     """
     model, info = load(cls, source, what, extra, use_safetensors=True, output_loading_info=True, **options)
-    parameters = {name for name, _ in model.named_parameters()}  # buffers are computed, and not in every file
-    if missing := sorted(parameters & set(info["missing_keys"])):  # transformers has drawn them at random
+    if missing := drawn_at_random(model, info):
         raise BenchError(
             f"{what} in {source!r} lacks {len(missing)} of its weights, {missing[0]} among them.",
             "Download the whole of it again.",
         )
     return model
+
+
+def drawn_at_random(model: Any, info: dict[str, Any]) -> list[str]:
+    """Weights that no file had, sorted, so that transformers drew them; `info` is what it tells of the loading."""
+    parameters = {name for name, _ in model.named_parameters()}  # buffers are computed, and not in every file
+    return sorted(parameters & set(info["missing_keys"]))
 
 
 def load(cls: Any, source: str, what: str, extra: str, **options: Any) -> Any:

@@ -21,6 +21,7 @@ from gdro_bench.profile import LoraConfig
 ADAPTER = "policy"
 BASE = "base.json"
 FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
+PEFT_FILE, PEFT_PREFIX = "adapter_model.safetensors", "base_model.model"  # peft's, with adapter_config.json beside it
 
 
 def add_lora(transformer: Any, lora: LoraConfig, seed: int) -> None:
@@ -44,9 +45,11 @@ def add_lora(transformer: Any, lora: LoraConfig, seed: int) -> None:
 
 
 def load_lora(transformer: Any, folder: Path, prefix: str | None = None) -> None:
-    """Puts saved adapters on a transformer; `prefix` is what their names begin with, if with anything.
+    """Puts saved adapters on a transformer; `prefix` is what their names in diffusers' file begin with, if with
+    anything. A folder as peft's `save_pretrained` writes it, such as those that Flow-GRPO's code publishes, does, too.
 
-    diffusers rounds them to the transformer's dtype, so they are put into float32 ones once more.
+    diffusers rounds them to the transformer's dtype, so they are put into float32 ones once more. As diffusers does, it
+    takes adapters without numbers of their own to have alpha = rank.
 
     Raises:
         BenchError: the folder holds none, or they do not fit the model.
@@ -56,19 +59,24 @@ def load_lora(transformer: Any, folder: Path, prefix: str | None = None) -> None
 
     if not folder.is_dir():
         raise BenchError(f"There is no folder {folder}.", f"Give one with {FILE}, such as the lora/ of a finished run.")
+    path = folder / FILE
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "While injecting the PEFT adapters", RuntimeWarning)  # an error below
-            transformer.load_lora_adapter(folder, prefix=prefix, adapter_name=ADAPTER, use_safetensors=True)
+        if not path.exists() and (folder / PEFT_FILE).exists():
+            path, prefix = folder / PEFT_FILE, PEFT_PREFIX
+            transformer.add_adapter(_peft_config(folder), adapter_name=ADAPTER)
+        else:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "While injecting the PEFT adapters", RuntimeWarning)  # an error below
+                transformer.load_lora_adapter(folder, prefix=prefix, adapter_name=ADAPTER, use_safetensors=True)
         cast_training_params(transformer, torch.float32)
-        saved = load_file(folder / FILE)
+        saved = load_file(path)
         exact = {name.removeprefix(f"{prefix}."): weights for name, weights in saved.items()}
         found = set_peft_model_state_dict(transformer, exact, adapter_name=ADAPTER)
         _multiply_in_input_dtype(transformer)
     except Exception as error:  # diffusers and peft raise whatever they meet
         raise BenchError(
             f"The adapters in {folder} cannot be loaded: {error}.",
-            f"Give a folder with {FILE}, such as the lora/ of a finished run.",
+            f"Give a folder with {FILE}, such as the lora/ of a finished run, or one that peft saved.",
         ) from error
     absent = [name for name in found.missing_keys if "lora_" in name] + _without_adapters(transformer)
     if absent:
@@ -82,6 +90,22 @@ def load_lora(transformer: Any, folder: Path, prefix: str | None = None) -> None
             f"The adapters in {folder} are not of this model's transformer: it has no place for {strange[0]}.",
             "Give those of a run on it. A text encoder's adapters are not used here: take them out of the file.",
         )
+
+
+def _peft_config(folder: Path) -> Any:
+    """The adapters' numbers as peft saved them: rank, alpha and where they sit.
+
+    Raises:
+        ValueError: they are not plain LoRA's.
+    """
+    import peft
+
+    config = peft.PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, peft.LoraConfig) or config.use_dora:
+        raise ValueError("they are of another kind than LoRA")
+    config.inference_mode = False  # peft would freeze them, and leave them in the transformer's dtype
+    config.init_lora_weights = True  # not by whatever they began with: they are replaced
+    return config
 
 
 def _without_adapters(transformer: Any) -> list[str]:

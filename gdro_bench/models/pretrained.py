@@ -26,6 +26,7 @@ from gdro_bench import content, sampling
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.errors import BenchError, first_line
 from gdro_bench.files import write_atomically
+from gdro_bench.instruments import hub
 from gdro_bench.models.adapted import Adapted
 from gdro_bench.models.lora import (
     ADAPTER,
@@ -314,6 +315,25 @@ def open_sd3(
     return SD3Policy(*_opened(StableDiffusion3Pipeline, profile, lora, seed, weights), device=device)
 
 
+def _text_encoders(cls: Any, source: str, dtype: torch.dtype) -> dict[str, Any]:
+    """By their names in the pipeline, which itself would not tell that transformers drew a missing weight at random.
+
+    Raises:
+        ValueError: one lacks a weight."""
+    import transformers
+
+    encoders = {}
+    for name, part in cls.load_config(source).items():
+        if not name.startswith("text_encoder") or part[0] != "transformers":  # a pipeline without one has null there
+            continue
+        encoders[name], info = getattr(transformers, part[1]).from_pretrained(
+            source, subfolder=name, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+        if missing := hub.drawn_at_random(encoders[name], info):
+            raise ValueError(f"its {name} lacks {missing[0]}")
+    return encoders
+
+
 def _check_whole(pipeline: Any) -> None:
     """Raises:
     ValueError: a part lacks a weight, which diffusers leaves without values."""
@@ -343,7 +363,9 @@ def _opened(
         )
     source = str(weights or config.source)
     try:
-        pipeline = cls.from_pretrained(source, dtype=getattr(torch, config.dtype), use_safetensors=True)
+        dtype = getattr(torch, config.dtype)
+        encoders = _text_encoders(cls, source, dtype)
+        pipeline = cls.from_pretrained(source, dtype=dtype, use_safetensors=True, **encoders)
         _check_whole(pipeline)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:  # damaged, or of other shapes
         raise BenchError(
