@@ -54,25 +54,10 @@ def load_lora(transformer: Any, folder: Path, prefix: str | None = None) -> None
     Raises:
         BenchError: the folder holds none, or they do not fit the model.
     """
-    from diffusers.training_utils import cast_training_params
-    from peft import set_peft_model_state_dict
-
     if not folder.is_dir():
         raise BenchError(f"There is no folder {folder}.", f"Give one with {FILE}, such as the lora/ of a finished run.")
-    path = folder / FILE
     try:
-        if not path.exists() and (folder / PEFT_FILE).exists():
-            path, prefix = folder / PEFT_FILE, PEFT_PREFIX
-            transformer.add_adapter(_peft_config(folder), adapter_name=ADAPTER)
-        else:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "While injecting the PEFT adapters", RuntimeWarning)  # an error below
-                transformer.load_lora_adapter(folder, prefix=prefix, adapter_name=ADAPTER, use_safetensors=True)
-        cast_training_params(transformer, torch.float32)
-        saved = load_file(path)
-        exact = {name.removeprefix(f"{prefix}."): weights for name, weights in saved.items()}
-        found = set_peft_model_state_dict(transformer, exact, adapter_name=ADAPTER)
-        _multiply_in_input_dtype(transformer)
+        found = _put_on(transformer, folder, prefix)
     except Exception as error:  # diffusers and peft raise whatever they meet
         raise BenchError(
             f"The adapters in {folder} cannot be loaded: {error}.",
@@ -90,6 +75,26 @@ def load_lora(transformer: Any, folder: Path, prefix: str | None = None) -> None
             f"The adapters in {folder} are not of this model's transformer: it has no place for {strange[0]}.",
             "Give those of a run on it. A text encoder's adapters are not used here: take them out of the file.",
         )
+
+
+def _put_on(transformer: Any, folder: Path, prefix: str | None) -> Any:
+    """What peft found missing and unexpected."""
+    from diffusers.training_utils import cast_training_params
+    from peft import set_peft_model_state_dict
+
+    path = folder / FILE
+    if not path.exists() and (folder / PEFT_FILE).exists():
+        path, prefix = folder / PEFT_FILE, PEFT_PREFIX
+        transformer.add_adapter(_peft_config(folder), adapter_name=ADAPTER)
+    else:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "While injecting the PEFT adapters", RuntimeWarning)  # told by the caller
+            transformer.load_lora_adapter(folder, prefix=prefix, adapter_name=ADAPTER, use_safetensors=True)
+    cast_training_params(transformer, torch.float32)
+    exact = {name.removeprefix(f"{prefix}."): weights for name, weights in load_file(path).items()}
+    found = set_peft_model_state_dict(transformer, exact, adapter_name=ADAPTER)
+    _multiply_in_input_dtype(transformer)
+    return found
 
 
 def _peft_config(folder: Path) -> Any:
