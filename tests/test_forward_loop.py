@@ -17,6 +17,7 @@ from torch.nn import Parameter
 from gdro_bench import content, sampling
 from gdro_bench.budget import Ledger, MeteredPolicy, MeteredScorer
 from gdro_bench.distributed import ProcessGroup
+from gdro_bench.engine import plan
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import Method, TrainContext, awm, gdro
 from gdro_bench.methods.parts import forward_data, forward_process, groups
@@ -59,7 +60,7 @@ def merged(table: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def numbers(name: str, **changed: Any) -> Any:
     """A method's numbers on pocket, made small, with changes of nested tables."""
     method: Method = lookup("method", name)
-    table = content.read(content.find("profile", "pocket") / f"{name}.toml")
+    table = plan.read_numbers(content.find("profile", "pocket") / f"{name}.toml", None)
     return content.build(method.config_type, merged(merged(table, SMALL), changed), name)
 
 
@@ -148,7 +149,7 @@ def test_policy_old_copy_and_reference_see_the_same_noise(tmp_path: Path) -> Non
 def test_offline_draws_are_gdro_s(tmp_path: Path, name: str) -> None:
     """The same images, t and eps, whatever the weights."""
     training = made(tmp_path, name, numbers(name, mode="offline"))
-    table = content.read(content.find("profile", "pocket") / "gdro.toml")
+    table = plan.read_numbers(content.find("profile", "pocket") / "gdro.toml", None)
     table = merged(table, {**SMALL["offline"], "pool": SMALL["pool"]})
     of_gdro: OfflineTraining = gdro.start(content.build(gdro.Config, table, "gdro"), training.context)
     for _ in range(2):
@@ -499,7 +500,7 @@ FREE: dict[str, dict[str, object]] = SCALE | {"awm": {"old_weight": 0.02}, "crd"
 def in_plane(tmp_path: Path, name: str, table: dict[str, Any]) -> Any:
     context = TrainContext(Plane(), NearestMode(), FEW, PLANE_SAMPLER, Pool(tmp_path, Ledger(0)), 0)
     method: Method = lookup("method", name)
-    read = content.read(content.find("profile", "pocket") / f"{name}.toml")
+    read = plan.read_numbers(content.find("profile", "pocket") / f"{name}.toml", None)
     return method.start(content.build(method.config_type, merged(read, table), name), context)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from gdro_bench import content
+from gdro_bench.engine import plan
 from gdro_bench.methods import awm, crd, dgpo, gdro, nft
 from gdro_bench.methods.parts.ema import Decay
 from gdro_bench.methods.parts.forward_process import Rule, Seen, absolute_error, error
@@ -33,7 +34,10 @@ def rewards() -> Tensor:
 
 def rule(method: str, **changed: object) -> Rule:
     """A method's rule with pocket's numbers and no KL to reference or old policy."""
-    table = content.read(content.find("profile", "pocket") / f"{method}.toml") | {"kl_weight": 0.0, "clip_range": 1.0}
+    table = plan.read_numbers(content.find("profile", "pocket") / f"{method}.toml", None) | {
+        "kl_weight": 0.0,
+        "clip_range": 1.0,
+    }
     table |= {"old_weight": 0.0}
     module = MODULES[method]
     names = module.Config.__dataclass_fields__
@@ -283,7 +287,7 @@ SHIPPED: dict[str, Callable[[Decay], bool]] = {
 @METHODS
 @pytest.mark.parametrize("profile", ["sd35-medium", "flux1-dev"])
 def test_the_shipped_decay_is_the_published_one(method: str, profile: str) -> None:
-    table = content.read(content.find("profile", profile) / f"{method}.toml")
+    table = plan.read_numbers(content.find("profile", profile) / f"{method}.toml", None)
     assert SHIPPED[method](content.build(Decay, table["old"], method))
 
 

@@ -97,8 +97,10 @@ def test_the_same_was_searched_at_the_shipped_budget_on_both_tasks() -> None:
 def test_a_search_was_made_in_the_space_that_is_here(search: Tuned) -> None:
     numbers = plan.read_numbers(PROFILE / f"{search.method}.toml", search.task)
     domains = space.read(PROFILE / f"{search.method}{content.SPACE_SUFFIX}", search.task, numbers)
-    drawn = [space.draw(domains, search.seed, trial.number) for trial in search.trials]
-    assert [trial.settings for trial in search.trials[1:]] == drawn[1:]  # the first one has the method's own numbers
+    own, *drawn = [trial.settings for trial in search.trials]
+    points = [space.draw(domains, search.seed, number) for number in range(1, len(search.trials) + 1)]
+    others = [point for point in points if point != own][: len(drawn)]
+    assert drawn in (others, points[:-1])  # before 2026-11-30 a search drew its first trial once more
 
 
 def chosen(search: Tuned) -> Trial:
