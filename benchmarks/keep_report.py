@@ -55,6 +55,7 @@ def keep(folders: list[Path], report: Path) -> None:
     """Records, and the pictures that a report of all these runs shows."""
     shown = in_grids(folders) if links(report, "grid") else {}
     others = [path for path in folders if path.is_relative_to(REPORTS) and not path.is_relative_to(report)]
+    report.mkdir(exist_ok=True)
     if others:
         names = sorted(path.relative_to(REPORTS).as_posix() for path in others)
         (report / OTHERS).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
