@@ -157,8 +157,8 @@ def ratio_curves(
             where its tick is.
     """
     of_label = {str(label): rows for label, rows in curves.groupby("label", sort=False)}
-    columns = min(len(of_label), BESIDE)
-    folds = -(-len(of_label) // columns)  # rows of panels a way of counting
+    folds = -(-len(of_label) // BESIDE)  # rows of panels a way of counting
+    columns = -(-len(of_label) // folds)
     size = (max(4.6, 2.9 * columns + 0.8), 0.6 + 3.0 * folds * len(panels))
     figure, axes = _subplots(folds * len(panels), columns, figsize=size, sharex=True, sharey=True, squeeze=False)
     drawn = curves[list(panels)].to_numpy()
@@ -174,6 +174,8 @@ def ratio_curves(
             axis.set_title(_wrapped(label, 30), fontsize=10)
         for axis in own.flat[len(of_label) :]:
             axis.set_axis_off()
+        for lowest in own.flat[max(0, len(of_label) - columns) : len(of_label)]:
+            lowest.tick_params(labelbottom=True)
         for first in own[:, 0]:
             first.set_ylabel(_wrapped(y_label, 34))
     figure.supxlabel(x_label, fontsize=10)
