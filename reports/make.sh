@@ -67,6 +67,7 @@ main() {
     sweep $task --method gdro --method flow-grpo --seeds 0
     sweep $task --method gdro --method flow-grpo --method dance-grpo --method dpo --seeds 0,1,2
   done
+  sweep geneval --method nft --method crd --seeds 0,1,2  # their seeds 0 led there
 }
 
 online() {
@@ -80,6 +81,7 @@ others() {
   for task in ocr geneval; do
     sweep $task --method nft --method awm --method dgpo --method crd --method rft
   done
+  sweep geneval --method nft --set method.mode=offline  # on GDRO's pool: what does its rule do without new images?
 }
 
 # Three times the budget: does quality turn while the reward still rises? And at the rate that both had before their
