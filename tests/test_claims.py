@@ -221,6 +221,7 @@ def test_the_page_has_every_verdict_with_its_numbers_and_commands(tmp_path: Path
         assert command in text
         assert command in html
     assert "a &lt;b&gt;paper&lt;/b&gt;" in html
+    assert html.index('href="#claim-1"') < html.index('id="claim-1"')  # a line of the table leads to its section
     assert "<b>" not in html
     assert (folder / "claims.pdf").exists()
     assert "Runs: 1 to 4." in text

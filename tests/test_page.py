@@ -53,6 +53,15 @@ def test_every_picture_is_there_and_nothing_complains(page: WebDriver) -> None:
     assert page.get_log("browser") == []
 
 
+def test_the_contents_name_every_section_in_order(page: WebDriver) -> None:
+    links = page.find_elements(By.CSS_SELECTOR, "nav a")
+    told = [(link.get_property("hash"), link.get_property("textContent")) for link in links]
+    sections = page.find_elements(By.TAG_NAME, "section")
+    headings = [section.find_element(By.TAG_NAME, "h2").text for section in sections]
+    assert told == [(f"#{s.get_property('id')}", text) for s, text in zip(sections, headings, strict=True)]
+    assert len({hash for hash, _ in told}) == len(told)
+
+
 def test_a_table_sorts_both_ways_by_number(page: WebDriver) -> None:
     tables = page.find_elements(By.CSS_SELECTOR, "table.sortable")
     table = next(table for table in tables if "gain over base" in table.text)

@@ -151,6 +151,8 @@ def test_an_epoch_draws_no_text_twice() -> None:
     unique = [Prompt(text, text) for text in "abcde"]
     drawn = epoch_prompts(unique, 4, torch.Generator().manual_seed(1))
     assert drawn.equal(torch.randperm(5, generator=torch.Generator().manual_seed(1))[:4])
+    with pytest.raises(BenchError, match="An epoch takes 4 prompts of 3"):
+        epoch_prompts(listed, 4, torch.Generator().manual_seed(0))
 
 
 def test_a_pool_is_not_larger_than_the_file(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,9 +55,9 @@ def render(
     return html.template(HERE / "page.html.j2").render(
         title=title,
         headlines=headlines,
-        tables=[_table(table) for table in tables],
-        figures=[_figure(figure) for figure in figures],
-        grids=[_grid(grid) for grid in grids],
+        tables=_named("table", map(_table, tables)),
+        figures=_named("figure", map(_figure, figures)),
+        grids=_named("grid", map(_grid, grids)),
         runs=runs,
         tested_on=tested_on,
         style=html.verbatim(HERE / "page.css"),
@@ -104,6 +104,11 @@ def told_numbers(numbers: Sequence[int]) -> str:
         else:
             spans.append([number])
     return ", ".join(f"{s[0]} to {s[-1]}" if len(s) > 2 else ", ".join(map(str, s)) for s in spans)
+
+
+def _named(kind: str, parts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The page's parts, each with what links on the page call it."""
+    return [{**part, "id": f"{kind}-{number}"} for number, part in enumerate(parts, 1)]
 
 
 def _figure(figure: Figure) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gdro_bench.errors import BenchError
 from gdro_bench.task import Prompt
 
 Std = Literal["global", "group", "none"]  # what differences to a group's mean are divided by
@@ -17,14 +18,16 @@ EPSILON = 1e-4  # Flow-GRPO's `std_epsilon`
 
 def epoch_prompts(prompts: Sequence[Prompt], count: int, generator: torch.Generator) -> Tensor:
     """The numbers of `count` lines drawn without repetition, none with a text that an earlier one has: in an epoch a
-    text is one group, as in the published code, whose statistics are by text. A method's `check` has seen that there
-    are so many."""
+    text is one group, as in the published code, whose statistics are by text.
+
+    Raises:
+        BenchError: there are not so many texts; a method's `check` says so earlier, before a model is open."""
     drawn: dict[str, int] = {}
     for line in torch.randperm(len(prompts), generator=generator).tolist():
         drawn.setdefault(prompts[line].text, line)
         if len(drawn) == count:
-            break
-    return torch.tensor(list(drawn.values()))
+            return torch.tensor(list(drawn.values()))
+    raise BenchError(f"An epoch takes {count} prompts of {len(drawn)}.", "Lower the method's prompts of an epoch.", 2)
 
 
 def flat_groups(r: Tensor) -> Tensor:
