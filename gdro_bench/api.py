@@ -48,7 +48,7 @@ def run(
         points = gdro_bench.run("ocr", method="gdro", seed=1, settings={"method.gamma": 0.0})
 
     Args:
-        settings: numbers of the TOML files to change, by their dotted names. budget: how much to spend, in velocity
+        settings: what to change in the TOML files, by their dotted names. budget: how much to spend, in velocity
             evaluations or the profile's own kind. out: folder that runs are kept in. prompts, train_prompts: files of
             one's own, one a line. track: names of trackers that show curves meanwhile. device: auto, cpu or cuda.
             quiet: whether no progress is shown.
@@ -76,7 +76,7 @@ def runs(folder: AnyPath = "runs") -> pd.DataFrame:
         ends = gdro_bench.runs("runs").query("mark == 1.0")
         ends.groupby(["task", "method"])["reward"].mean()
 
-    Columns: `task`, `profile`, `method`, `changed` (the numbers that differ from the profile's), `seed`, `budget`,
+    Columns: `task`, `profile`, `method`, `changed` (the settings that differ from the profile's), `seed`, `budget`,
     `mark` (share of the budget), the costs `evaluations`, `images`, `updates` and `seconds` until there, each also
     `..._without_pool`, `reward` and its parts and judgements (`corrected`, `gold`, ...) with 95 % bootstrap intervals
     over prompts as `..._low` and `..._high`, and `folder`. What is not known is NaN.

@@ -265,12 +265,12 @@ def sweep(
 )
 @click.argument("task")
 @click.option(
-    "--method", "methods", multiple=True, default=["gdro"], show_default=True, help="Whose numbers; repeatable."
+    "--method", "methods", multiple=True, default=["gdro"], show_default=True, help="Whose settings; repeatable."
 )
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
-    help="Number of trials of each method; the first has its own numbers.  [default: 24]",
+    help="Number of trials of each method; the first has its own settings.  [default: 24]",
 )
 @click.option(
     "--over",
@@ -288,7 +288,7 @@ def sweep(
     "--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Trials side by side on this machine."
 )
 def tune(task: str, methods: tuple[str, ...], device: str, jobs: int, **options: Any) -> None:
-    """Search each method's numbers on TASK's tuning prompts, all methods alike. If it is stopped, type the same
+    """Search each method's settings on TASK's tuning prompts, all methods alike. If it is stopped, type the same
     command again: it goes on. Typed on another machine with the same --out, it shares the trials."""
     from gdro_bench.commands import tune as tune_command
 
@@ -332,7 +332,7 @@ def tune(task: str, methods: tuple[str, ...], device: str, jobs: int, **options:
     metavar="METHOD NAME",
     help="Rename METHOD, as a report calls it, to NAME; repeatable.",
 )
-@_path("--tuned", help="Folder of gdro-bench tune: tell what each method's numbers cost to find, and whether alike.")
+@_path("--tuned", help="Folder of gdro-bench tune: tell what each method's settings cost to find, and whether alike.")
 @_path("--study", help="Folder of gdro-bench study: tell what people prefer.")
 def compare(
     folders: tuple[Path, ...], runs: Path, out: Path | None, names: tuple[tuple[str, str], ...], **options: Any
@@ -461,7 +461,7 @@ def publish(folder: Path, repo: str, upload: bool, public: bool) -> None:
 
 @main.command("list", **_examples("list"))
 def list_() -> None:
-    """Show tasks, profiles and the methods that each profile has numbers for."""
+    """Show tasks, profiles and the methods that each profile has settings for."""
     from gdro_bench.commands import listing
 
     listing.print_list(_console())

@@ -25,7 +25,7 @@ T = TypeVar("T")
 UNIONS = (types.UnionType, typing.Union)  # `int | None`, and `Literal[...] | None`
 FOLDERS = {"task": "tasks", "profile": "baselines"}
 NAME = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+")  # of a setting, with its group
-SPACE_SUFFIX = ".search.toml"  # of the files that say where a method's numbers are searched
+SPACE_SUFFIX = ".search.toml"  # of the files that say where a method's settings are searched
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def method_files(profile: str) -> dict[str, Path]:
 
 
 def method_file(profile: str, method: str) -> Path | None:
-    """The file of a method's numbers; None if the profile has none.
+    """The file of a method's settings; None if the profile has none.
 
     Raises:
         BenchError: there is no such profile, or the current folder has another file in its place, which would not
@@ -128,7 +128,7 @@ def method_file(profile: str, method: str) -> Path | None:
     path, own = method_files(profile).get(method), _own_folder(profile) / f"{method}.toml"
     if path is not None and own.exists() and _differs(own, path):
         raise BenchError(
-            f"{own} is not read: the package has numbers for {method}, and yours are others.",
+            f"{own} is not read: the package has settings for {method}, and yours are others.",
             "Give those that differ with --set, which the record tells, or move the file away.",
             2,
         )
@@ -294,7 +294,7 @@ def varied(over: Sequence[str]) -> list[list[str]]:
     """The settings `group.key=a` and `group.key=b` of each `--over group.key=a,b`.
 
     Raises:
-        BenchError: one is not of that form, or two are of one number.
+        BenchError: one is not of that form, or two are of one setting.
     """
     found: dict[str, list[str]] = {}
     for one in over:

@@ -19,7 +19,7 @@ class BenchError(Exception):
 
 
 class TrainingFailed(BenchError):
-    """A training came to an end by its own numbers: typed again, it would fail again."""
+    """A training came to an end by its own settings: typed again, it would fail again."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BenchError:

@@ -380,8 +380,8 @@ def _one_test(axis: Axes, test: pd.Series, place: float, low: float, high: float
 
 
 def ablation(path: Path, curves: pd.DataFrame, panels: dict[str, str], name: str, x: str, x_label: str) -> None:
-    """What one number does: reward and statistics against a cost `x`, a line a value (`label`), dark to light; right of
-    the axis the 95 % interval of its last point. Dotted: the base."""
+    """What one setting does: reward and statistics against a cost `x`, a line a value (`label`), dark to light; right
+    of the axis the 95 % interval of its last point. Dotted: the base."""
     labels = list(dict.fromkeys(curves["label"]))
     colours = colormaps["viridis"](np.linspace(0, 0.85, len(labels)))
     figure, axes = _subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False)

@@ -35,7 +35,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """Numbers of a sampler. `shift` bends the schedule towards noise, as SD3 does (arXiv 2403.03206, eq. 23); 0 leaves
+    """Settings of a sampler. `shift` bends the schedule towards noise, as SD3 does (arXiv 2403.03206, eq. 23); 0 leaves
     it to the model's own scheduler, if it has one."""
 
     steps: Count
@@ -92,7 +92,7 @@ class HealthConfig:
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """Adapter numbers; `targets` are the ends of module names. Updates are scaled by alpha / rank."""
+    """Adapter settings; `targets` are the ends of module names. Updates are scaled by alpha / rank."""
 
     rank: Count
     alpha: Positive

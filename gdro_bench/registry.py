@@ -56,7 +56,7 @@ TABLES: Mapping[Kind, Mapping[str, str]] = {
         "unified-reward": "gdro_bench.judges.unified_reward:open_server",
         "unified-reward-local": "gdro_bench.judges.unified_reward:open_local",
     },
-    # what is trained: a function of (profile, device, LoRA numbers or None, seed, folder of weights or None)
+    # what is trained: a function of (profile, device, LoRA settings or None, seed, folder of weights or None)
     "model": {
         "pocket": "gdro_bench.models.pocket.policy:open_pocket",
         "flux": "gdro_bench.models.pretrained:open_flux",

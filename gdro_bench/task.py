@@ -59,7 +59,7 @@ class Task:
     title: str
     reward: str
     correction: Correction
-    numbers: str | None  # another task, whose numbers (`[tasks.<task>]` in baselines/) are taken; its own if left out
+    settings: str | None  # another task, whose settings (`[tasks.<task>]` in baselines/) are taken; its own if left out
     prompts: dict[str, PromptSet]
 
 

@@ -97,7 +97,7 @@ long() {
 # That rate at the shipped budget.
 rates() { sweep ocr --method gdro --method flow-grpo --set method.optimiser.learning_rate=1e-3; }
 
-# One of GDRO's numbers at a time, as in sections 4.5 and B.1 of the paper.
+# One of GDRO's settings at a time, as in sections 4.5 and B.1 of the paper.
 ablations() {
   sweep ocr --over method.k=2,4,8
   sweep ocr --over method.gamma=0
@@ -141,8 +141,8 @@ sweep() { "$bench" sweep "$@" --jobs 2 --out runs/main; }
 beta() { .venv/bin/python -c "
 import sys
 from gdro_bench import content
-from gdro_bench.engine.plan import read_numbers
-print(read_numbers(content.find('profile', 'pocket') / 'gdro.toml', '$1')['beta'] * $2)"; }
+from gdro_bench.engine.plan import read_settings
+print(read_settings(content.find('profile', 'pocket') / 'gdro.toml', '$1')['beta'] * $2)"; }
 
 for step in ${*:-search search_rates search_pool_and_level curves weights main online others long rates ablations exploit}; do
   echo "== $step"

@@ -33,7 +33,7 @@ NUMBERS["profile.budget.marks"] = [0.6, 1.0]
 
 
 def test_a_run_is_the_command_s_and_its_points_are_the_record_s(short_run: tuple[Path, str], tmp_path: Path) -> None:
-    """Before `place` has numbers of its own, which are no changes. The command's run has ended: it is read."""
+    """Before `place` has settings of its own, which are no changes. The command's run has ended: it is read."""
     shutil.copytree(short_run[0], tmp_path, dirs_exist_ok=True)
     (here,) = (path.parent for path in tmp_path.rglob("run.json"))
     before = (here / "run.json").stat().st_mtime_ns
@@ -69,7 +69,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before = content.roots()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(content, "roots", lambda: [folder, *before])  # its numbers go before the package's
+        patch.setattr(content, "roots", lambda: [folder, *before])  # its settings go before the package's
         gdro_bench.run("ocr", quiet=True)
         yield folder
 
@@ -179,7 +179,7 @@ def test_the_notebook_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch) -
         exec(cell, names)
     drawn = [line.get_label() for line in names["axis"].get_lines()]
     kept = {path.name.rsplit("-s", 1)[0] for path in Path("ocr-pocket/runs").iterdir()}
-    assert len(drawn) == len(kept)  # a method with other numbers is a curve of its own
+    assert len(drawn) == len(kept)  # a method with other settings is a curve of its own
     assert {str(label).split()[0] for label in drawn} == {
         record.read(run).method for run in Path("ocr-pocket/runs").iterdir()
     }

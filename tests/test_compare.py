@@ -121,7 +121,7 @@ def test_equal_searches_are_told_in_a_table(compared: entries.Comparison, tmp_pa
     found = [make_search(tmp_path / "tuned", "gdro"), make_search(tmp_path / "tuned", "flow-grpo")]
     of = searches.of(compared, found)
     sentences, _ = report.write(compared, tmp_path / "out", "evaluations", None, "", of)
-    assert sentences[0] == "The numbers of all methods were searched alike: 3 x 500 evaluations."
+    assert sentences[0] == "The settings of all methods were searched alike: 3 x 500 evaluations."
     table = of.table(compared.entries)
     assert [row[1:] for row in table.cells] == [["3 x 500 evaluations", "1,530", "trial 1, the best"]] * 2
     assert table.numbers["evaluations"].tolist() == [1530, 1530]
@@ -133,7 +133,7 @@ def test_equal_searches_are_told_in_a_table(compared: entries.Comparison, tmp_pa
 
 def test_where_nothing_was_searched_that_is_said(compared: entries.Comparison) -> None:
     of = searches.of(compared, [])
-    assert (of.matched, of.sentence) == (True, "No method's numbers were searched by tune.")
+    assert (of.matched, of.sentence) == (True, "No method's settings were searched by tune.")
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -147,7 +147,7 @@ def test_methods_whose_searches_differ_are_not_called_matched(
     folders = [loaded.folder for entry in compared.entries for loaded in entry.runs]
     result = call(*folders, "--out", tmp_path / "out", "--tuned", tmp_path / "tuned")
     assert result.exit_code == 0, result.output
-    assert "The methods are not matched, because their numbers were not searched alike" in result.output
+    assert "The methods are not matched, because their settings were not searched alike" in result.output
     text = next((tmp_path / "out").rglob("report.md")).read_text()
     assert "At matched" not in text
     assert "## At equal reward" in text
@@ -162,14 +162,14 @@ def test_runs_with_other_numbers_than_the_best_trial_s_are_told(compared: entrie
     of = searches.of(compared, found)
     assert [row[-1] for row in of.table(compared.entries).cells] == ["trial 1, which is not the best", "no trial"]
     assert not of.matched
-    assert "flow-grpo: numbers of no trial" in of.sentence
+    assert "flow-grpo: settings of no trial" in of.sentence
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_report_without_tune_calls_nothing_matched(compared: entries.Comparison, tmp_path: Path) -> None:
     report.write(compared, tmp_path, "evaluations", None)
     text = (tmp_path / "report.md").read_text()
-    assert text.startswith("- Whether the methods' numbers were searched alike is not told: give --tuned.")
+    assert text.startswith("- Whether the methods' settings were searched alike is not told: give --tuned.")
     assert "matched" not in text
     assert "## At equal budget" in text
 
@@ -251,7 +251,7 @@ def test_one_seed_is_drawn_as_it_is() -> None:
 
 
 def test_two_entries_of_one_name_and_other_numbers_are_refused(tmp_path: Path) -> None:
-    """As when a file of numbers was changed between two runs."""
+    """As when a file of settings was changed between two runs."""
     settings = {"profile": {"sampler": {"steps": 8}}, "method": {"tau": 0.5, "draw": "random"}}
     digests = {"model": "m", "method": "edited", "held_out": "h"}
     make_run(tmp_path / "runs" / "a")
@@ -1055,7 +1055,7 @@ def test_variants_of_a_method_are_held_against_the_same_seeds(tmp_path: Path) ->
     again = make_run(tmp_path / "e", seed=1, rewards=lower, changed=("method.tau=0.5",))
     both = entries.compare([entries.load(folder) for folder in (*own, variant, again)], variants=True)
     one, other = (entry.seed_weights for entry in both.entries)
-    assert (one == other).all()  # whatever their numbers: seeds are drawn together
+    assert (one == other).all()  # whatever their settings: seeds are drawn together
 
 
 def test_what_too_few_resamples_reach_has_no_interval() -> None:
@@ -1089,12 +1089,12 @@ def test_a_record_from_anybody_writes_nowhere_but_under_out(tmp_path: Path) -> N
 
 
 def test_what_was_tested_on_is_told(tmp_path: Path) -> None:
-    """Numbers of the prompts that methods' numbers are chosen on are no test."""
+    """Numbers of the prompts that methods' settings are chosen on are no test."""
     run = record.read(make_run(tmp_path / "a"))
     assert words.tested_on(run) == "held-out prompts"
     assert words.tested_on(replace(run, changed=("prompts=abc",))) == "the user's own prompts"
     tuned_on = {"profile": {"prompts": "pocket-tuning"}, "method": {}}
-    assert "pocket-tuning, on which methods' numbers are chosen" in words.tested_on(replace(run, settings=tuned_on))
+    assert "pocket-tuning, on which methods' settings are chosen" in words.tested_on(replace(run, settings=tuned_on))
 
 
 def test_seeds_that_share_a_pool_are_told(tmp_path: Path) -> None:
@@ -1299,7 +1299,7 @@ def test_a_reference_that_gains_nothing_has_no_levels(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("sketched")
 def test_a_figure_carries_its_own_caption(tmp_path: Path) -> None:
-    """The corrected score's is made of the task's own numbers."""
+    """The corrected score's is made of the task's own settings."""
     run = entries.load(judge(make_run(tmp_path / "a"), FALLING))
     bent = replace(run, correction=replace(run.correction, pivot=2.5, shift=0.7))
     compared = entries.compare([bent], False)

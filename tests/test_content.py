@@ -62,7 +62,7 @@ def test_the_shipped_numbers_build(name):
     folder = content.find("profile", name)
     for name_of_task in content.names("task"):
         plan.read_profile(name, (), name_of_task)
-        content.build(gdro.Config, plan.read_numbers(folder / "gdro.toml", name_of_task), "gdro.toml")
+        content.build(gdro.Config, plan.read_settings(folder / "gdro.toml", name_of_task), "gdro.toml")
 
 
 def test_a_task_may_have_another_s_numbers(tmp_path, monkeypatch):
@@ -70,7 +70,7 @@ def test_a_task_may_have_another_s_numbers(tmp_path, monkeypatch):
     copied = tmp_path / "tasks" / "geneval-published"
     shutil.copytree(content.find("task", "geneval"), copied)
     text = (copied / "task.toml").read_text().replace('name = "geneval"', 'name = "geneval-published"')
-    text = text.replace('reward = "geneval"', 'reward = "geneval-published"\nnumbers = "geneval"')
+    text = text.replace('reward = "geneval"', 'reward = "geneval-published"\nsettings = "geneval"')
     (copied / "task.toml").write_text(text)
     monkeypatch.chdir(tmp_path)
     one, other = (plan.make_plan(name, "flow-grpo", "pocket", 0, tmp_path) for name in (copied.name, "geneval"))
@@ -80,17 +80,19 @@ def test_a_task_may_have_another_s_numbers(tmp_path, monkeypatch):
 
 def test_a_task_may_have_numbers_of_its_own(tmp_path):
     """The paper's beta and gamma are others on GenEval than on OCR."""
-    given = [plan.read_numbers(content.find("profile", "flux1-dev") / "gdro.toml", task) for task in ("ocr", "geneval")]
+    given = [
+        plan.read_settings(content.find("profile", "flux1-dev") / "gdro.toml", task) for task in ("ocr", "geneval")
+    ]
     assert [(table["beta"], table["gamma"], table["k"]) for table in given] == [(12.0, 0.5, 6), (6.0, 1.0, 6)]
     assert plan.make_plan("geneval", "gdro", "flux1-dev", 0, tmp_path).config.beta == 6.0
 
     path = tmp_path / "gdro.toml"
     path.write_text('k = 6\ndraw = "random"\n[pool]\nimages = 16\n[tasks.geneval]\npool.images = 8\ndraw = "top"\n')
-    assert plan.read_numbers(path, "geneval") == {"k": 6, "draw": "top", "pool": {"images": 8}}
+    assert plan.read_settings(path, "geneval") == {"k": 6, "draw": "top", "pool": {"images": 8}}
     for wrong, said in (("[tasks.genval]\nk = 3", "Did you mean 'geneval'"), ("[tasks.ocr]\nkk = 3", "'kk'")):
         path.write_text(f"k = 6\n{wrong}\n")
         with pytest.raises(BenchError, match=said):
-            plan.read_numbers(path, "ocr")
+            plan.read_settings(path, "ocr")
 
 
 def test_one_s_own_numbers_of_a_packaged_method_are_not_passed_over_silently(tmp_path, monkeypatch):
@@ -100,7 +102,7 @@ def test_one_s_own_numbers_of_a_packaged_method_are_not_passed_over_silently(tmp
     own.write_bytes(packaged.read_bytes())
     assert content.method_file("pocket", "gdro") == packaged
     own.write_text("tau = 1.0\n")
-    with pytest.raises(BenchError, match=r"baselines/pocket/gdro\.toml is not read: the package has numbers for gdro"):
+    with pytest.raises(BenchError, match=r"baselines/pocket/gdro\.toml is not read: the package has settings for gdro"):
         plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path)
     assert plan.make_plan("ocr", "dpo", "pocket", 0, tmp_path).method == "dpo"
 
@@ -163,7 +165,7 @@ def test_a_date_is_no_number(written, tmp_path):
 def test_a_table_that_is_none_is_named(text, tmp_path):
     (tmp_path / "gdro.toml").write_text(f"k = 6\n{text}\n")
     with pytest.raises(BenchError, match=r"\[tasks\] in .* must hold a table"):
-        plan.read_numbers(tmp_path / "gdro.toml", "ocr")
+        plan.read_settings(tmp_path / "gdro.toml", "ocr")
 
 
 def test_only_a_line_s_end_ends_a_prompt(tmp_path):

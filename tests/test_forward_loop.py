@@ -58,9 +58,9 @@ def merged(table: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def numbers(name: str, **changed: Any) -> Any:
-    """A method's numbers on pocket, made small, with changes of nested tables."""
+    """A method's settings on pocket, made small, with changes of nested tables."""
     method: Method = lookup("method", name)
-    table = plan.read_numbers(content.find("profile", "pocket") / f"{name}.toml", None)
+    table = plan.read_settings(content.find("profile", "pocket") / f"{name}.toml", None)
     return content.build(method.config_type, merged(merged(table, SMALL), changed), name)
 
 
@@ -149,7 +149,7 @@ def test_policy_old_copy_and_reference_see_the_same_noise(tmp_path: Path) -> Non
 def test_offline_draws_are_gdro_s(tmp_path: Path, name: str) -> None:
     """The same images, t and eps, whatever the weights."""
     training = made(tmp_path, name, numbers(name, mode="offline"))
-    table = plan.read_numbers(content.find("profile", "pocket") / "gdro.toml", None)
+    table = plan.read_settings(content.find("profile", "pocket") / "gdro.toml", None)
     table = merged(table, {**SMALL["offline"], "pool": SMALL["pool"]})
     of_gdro: OfflineTraining = gdro.start(content.build(gdro.Config, table, "gdro"), training.context)
     for _ in range(2):
@@ -500,7 +500,7 @@ FREE: dict[str, dict[str, object]] = SCALE | {"awm": {"old_weight": 0.02}, "crd"
 def in_plane(tmp_path: Path, name: str, table: dict[str, Any]) -> Any:
     context = TrainContext(Plane(), NearestMode(), FEW, PLANE_SAMPLER, Pool(tmp_path, Ledger(0)), 0)
     method: Method = lookup("method", name)
-    read = plan.read_numbers(content.find("profile", "pocket") / f"{name}.toml", None)
+    read = plan.read_settings(content.find("profile", "pocket") / f"{name}.toml", None)
     return method.start(content.build(method.config_type, merged(read, table), name), context)
 
 
@@ -539,11 +539,11 @@ def test_in_the_plane_the_reward_rises_offline(tmp_path: Path, name: str) -> Non
 @pytest.mark.parametrize("name", ["gdro", "dgpo"])
 def test_in_the_plane_gdro_and_dgpo_order_likelihoods_by_reward(tmp_path: Path, name: str) -> None:
     """e_theta - e_ref falls from the worst mode to the best. (For DGPO all of them may rise.)"""
-    numbers_of = {
+    trial_of = {
         "gdro": OFFLINE_PLANE | {"pool": POOL_PLANE, "optimiser": RATE, "tau": 0.1, "gamma": 0.0, "beta": 5.0},
         "dgpo": {"mode": "offline", "offline": OFFLINE_PLANE, "pool": POOL_PLANE, "optimiser": RATE} | SCALE["dgpo"],
     }
-    training = in_plane(tmp_path, name, numbers_of[name])
+    training = in_plane(tmp_path, name, trial_of[name])
     for _ in range(200):
         training.step()
     policy, draws = training.context.policy, 400

@@ -34,7 +34,7 @@ def rewards() -> Tensor:
 
 def rule(method: str, **changed: object) -> Rule:
     """A method's rule with pocket's numbers and no KL to reference or old policy."""
-    table = plan.read_numbers(content.find("profile", "pocket") / f"{method}.toml", None) | {
+    table = plan.read_settings(content.find("profile", "pocket") / f"{method}.toml", None) | {
         "kl_weight": 0.0,
         "clip_range": 1.0,
     }
@@ -287,7 +287,7 @@ SHIPPED: dict[str, Callable[[Decay], bool]] = {
 @METHODS
 @pytest.mark.parametrize("profile", ["sd35-medium", "flux1-dev"])
 def test_the_shipped_decay_is_the_published_one(method: str, profile: str) -> None:
-    table = plan.read_numbers(content.find("profile", profile) / f"{method}.toml", None)
+    table = plan.read_settings(content.find("profile", profile) / f"{method}.toml", None)
     assert SHIPPED[method](content.build(Decay, table["old"], method))
 
 

@@ -195,7 +195,7 @@ SMALL = {"prompts": 2, "k": 4}
 
 
 def numbers(name: str = "flow-grpo", **changed: object) -> grpo.Config:
-    read = plan.read_numbers(content.find("profile", "pocket") / f"{name}.toml", None)
+    read = plan.read_settings(content.find("profile", "pocket") / f"{name}.toml", None)
     optimiser = read["optimiser"] | {key: changed.pop(key) for key in list(changed) if key in read["optimiser"]}
     table = read | SMALL | changed | {"optimiser": optimiser}
     return content.build(grpo.Config, table, name)

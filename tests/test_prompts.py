@@ -187,5 +187,5 @@ def test_methods_share_a_seeds_pool_and_all_seeds_one_that_is_asked_for(tmp_path
 
 def test_other_numbers_keep_the_pool_of_the_runs_seed(tmp_path: Path) -> None:
     made = plan.make_plan("ocr", "gdro", "pocket", 3, tmp_path)
-    assert plan.with_numbers(made, {"tau": 0.1}).config.pool == made.config.pool
-    assert plan.with_numbers(made, {"pool.seed": 2}).config.pool.seed == 5
+    assert plan.with_settings(made, {"tau": 0.1}).config.pool == made.config.pool
+    assert plan.with_settings(made, {"pool.seed": 2}).config.pool.seed == 5

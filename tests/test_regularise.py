@@ -314,7 +314,7 @@ def context(tmp_path: Path, ledger: Ledger | None = None, watched: bool = True) 
 
 def rollouts(tmp_path: Path, ledger: Ledger | None = None, **changed: object) -> grpo.RolloutTraining:
     small = {"prompts": 2, "k": 4, "kl_weight": 0.04}
-    table = plan.read_numbers(content.find("profile", "pocket") / "flow-grpo.toml", None) | small
+    table = plan.read_settings(content.find("profile", "pocket") / "flow-grpo.toml", None) | small
     parts = {key: changed.pop(key) for key in ("auxiliary", "regulariser") if key in changed}
     config = content.build(grpo.Config, table | changed, "flow-grpo")
     for key, value in parts.items():

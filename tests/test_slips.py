@@ -201,7 +201,7 @@ def test_forward_rollouts_and_their_noise_are_new_in_every_epoch_and_seed(tmp_pa
 
 
 def test_rft_trains_on_the_best(tmp_path: Path) -> None:
-    table = plan.read_numbers(content.find("profile", "pocket") / "rft.toml", None)
+    table = plan.read_settings(content.find("profile", "pocket") / "rft.toml", None)
     small = {"best": 2, "groups": 3, "pool": {"prompts": 3, "images": 6, "seed": 0, "shard_prompts": 3}}
     made = rft.start(content.build(rft.Config, table | small, "rft"), guarded.context(tmp_path, watched=False))
     made.step()

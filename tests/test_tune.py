@@ -1,4 +1,4 @@
-"""The search for numbers: what is drawn, what is refused, and that neither jobs nor a death changes what comes out."""
+"""The search for settings: what is drawn, what is refused, and that neither jobs nor a death changes what comes out."""
 
 import io
 import json
@@ -235,7 +235,7 @@ OVER = {
     "method.beta=5.0,5": ("choices are [5.0, 5]", []),
     "method.beta=": ("is not of the form group.key=a,b", []),
     "method.bet=5.0": ("Did you mean 'beta'?", []),
-    "profile.seed=5.0": ("is of no method's number", []),
+    "profile.seed=5.0": ("is of no method's setting", []),
     "beta": ("is not of the form group.key=a,b", []),
 }
 
@@ -537,7 +537,7 @@ def test_two_commands_share_the_trials_of_a_study(finished: Path, place: Path) -
 
 
 def test_a_trial_that_was_had_is_not_drawn_again() -> None:
-    """As where a method's own numbers came from an earlier search of the same space and seed."""
+    """As where a method's own settings came from an earlier search of the same space and seed."""
     space = {"tau": Interval(0.0, 1.0, False, False)}
     first = _drawn(space, {"tau": 7.0}, 0, 5)
     again = _drawn(space, first[3], 0, 5)

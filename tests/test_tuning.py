@@ -1,4 +1,4 @@
-"""The search for each method's numbers: on prompts that are not held out, alike for all; the best trial gives them."""
+"""The search for each method's settings: on prompts that are not held out, alike for all; the best trial gives them."""
 
 from pathlib import Path
 
@@ -18,9 +18,9 @@ SEARCHES = tuned.find(ROOT / "reports" / "search")
 README = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
 
 
-SHORT, LONG = 12_000, 60_000  # evaluations of a trial: of all numbers together, and then of one alone
+SHORT, LONG = 12_000, 60_000  # evaluations of a trial: of all settings together, and then of one alone
 RATE, POOL, LEVEL = "optimiser.learning_rate", "pool.prompts", "noising.level"
-AGAIN = {("geneval", "gdro"), ("geneval", "flow-grpo")}  # whose search of all numbers was made anew, last of all
+AGAIN = {("geneval", "gdro"), ("geneval", "flow-grpo")}  # whose search of all settings was made anew, last of all
 RATES, POOLS, LEVELS = [4e-4, 1e-3, 2.66e-3], [24, 48, 96], [0.5, 0.7, 0.815]
 
 
@@ -96,7 +96,7 @@ def test_the_same_was_searched_at_the_shipped_budget_on_both_tasks() -> None:
 
 @pytest.mark.parametrize("search", of_budget(SHORT), ids=named)
 def test_a_search_was_made_in_the_space_that_is_here(search: Tuned) -> None:
-    numbers = plan.read_numbers(PROFILE / f"{search.method}.toml", search.task)
+    numbers = plan.read_settings(PROFILE / f"{search.method}.toml", search.task)
     domains = space.read(PROFILE / f"{search.method}{content.SPACE_SUFFIX}", search.task, numbers)
     own, *drawn = [trial.settings for trial in search.trials]
     points = [space.draw(domains, search.seed, number) for number in range(1, len(search.trials) + 1)]
@@ -105,7 +105,7 @@ def test_a_search_was_made_in_the_space_that_is_here(search: Tuned) -> None:
 
 
 def chosen(search: Tuned, first: bool) -> Trial:
-    """The best trial of the first search of a method; of a later one only if it is above the numbers at hand beyond
+    """The best trial of the first search of a method; of a later one only if it is above the settings at hand beyond
     noise."""
     means = {trial.number: trial.value.mean for trial in search.trials if trial.value is not None}
     assert search.best == max(means, key=lambda number: means[number])

@@ -48,7 +48,7 @@ CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may have
 @dataclass(frozen=True)
 class Subject:
     """What is checked: a profile by its name, with what the command line changes in it; for one task or all, for one
-    method, with its changed numbers, or all; and how many processes are to run on this machine."""
+    method, with its changed settings, or all; and how many processes are to run on this machine."""
 
     name: str
     profile: Profile
@@ -401,7 +401,7 @@ def print_checks(
 
 def _subject(name: str, settings: Sequence[str], task: str | None, method: str | None, processes: int) -> Subject:
     """Raises:
-    BenchError: as `print_checks`; a setting of a method's numbers, and none is named."""
+    BenchError: as `print_checks`; a setting of a method, and none is named."""
     of_method = tuple(setting for setting in settings if setting.startswith("method."))
     if of_method and method is None:
         raise BenchError(f"--set {of_method[0]} is of no method in particular.", "Add --method.", 2)

@@ -1,4 +1,4 @@
-"""`list`: tasks, profiles and the methods that each profile has numbers for."""
+"""`list`: tasks, profiles and the methods that each profile has settings for."""
 
 from __future__ import annotations
 

@@ -126,9 +126,9 @@ def print_sweep(console: Console, outcomes: Sequence[Outcome]) -> None:
 
 
 def print_tune(console: Console, searches: Sequence[Tuned]) -> None:
-    """A row a method, the best trial's numbers, what they hang on, and what to type next."""
+    """A row a method, the best trial's settings, what they hang on, and what to type next."""
     table = Table(title="tune", title_justify="left")
-    rewards = ("own numbers [95 %]", "best trial [95 %]", "over own [95 %]")
+    rewards = ("own settings [95 %]", "best trial [95 %]", "over own [95 %]")
     for heading in ("method", "trials", "failed", *rewards, "spent"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for one in searches:
@@ -152,7 +152,7 @@ def _best(one: Tuned) -> str:
 
 def _importance(one: Tuned) -> str:
     if one.importance is None:
-        return f"No importance of numbers: {one.no_importance}."
+        return f"No importance of settings: {one.no_importance}."
     return "Importance: " + ", ".join(f"{name} {share:.0%}" for name, share in one.importance.items()) + "."
 
 

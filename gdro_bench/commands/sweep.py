@@ -1,4 +1,4 @@
-"""Many runs that differ in method, seed or numbers, one after another or side by side. They share pools, and each
+"""Many runs that differ in method, seed or settings, one after another or side by side. They share pools, and each
 resumes by itself."""
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def plans(
         if by_folder.setdefault(one.folder, one).settings != one.settings:
             raise BenchError(
                 f"Runs of other settings would share {one.folder}.",
-                "Vary a number that moves the result, or give each of them an --out.",
+                "Vary a setting that moves the result, or give each of them an --out.",
                 2,
             )
     return list(by_folder.values())

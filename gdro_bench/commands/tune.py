@@ -53,7 +53,7 @@ def execute(
     """Runs what is still open of all trials, and sums up each search.
 
     Raises:
-        BenchError: Optuna is missing, a folder holds another search, or a part of a trial fails that its numbers are
+        BenchError: Optuna is missing, a folder holds another search, or a part of a trial fails that its settings are
             not to blame for.
     """
     studies = [StudyOf(search) for search in searches] if processes.is_main else []
@@ -119,7 +119,7 @@ def _nothing() -> None:
 
 
 def _run(search: Search, number: int, listener: _Listener, processes: ProcessGroup) -> Trial:
-    """A trial to its end, which may be a failure by its own numbers."""
+    """A trial to its end, which may be a failure by its own settings."""
     plan = search.plans[number]
     if processes.broadcast(outcome.result(search, number) is None):
         try:

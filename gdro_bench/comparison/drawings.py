@@ -227,11 +227,11 @@ def _errors(drawing: Drawing) -> Iterator[Figure]:
 
 
 def _ablations(drawing: Drawing) -> Iterator[Figure]:
-    """One for each number that runs differ in alone, and its curves as CSV; lines are named by the number's value."""
+    """One for each setting that runs differ in alone, and its curves as CSV; lines are named by the setting's value."""
     for (method, number), entries in drawing.compared.ablations.items():
         title, caption = (
             f"Ablation, {method}: {number}",
-            "Runs that differ in this number alone. Bars: 95 % intervals of the last points. Dotted: the base.",
+            "Runs that differ in this setting alone. Bars: 95 % intervals of the last points. Dotted: the base.",
         )
         name = content.safe_name(f"ablation-{method}-{number.replace('.', '-')}")
         figure = drawing.figure(name, title, caption)

@@ -1,6 +1,6 @@
 """Finished runs -> methods with their scores, judgements and costs. Knows nothing of torch.
 
-An entry is one method with one set of numbers, and all its seeds. Entries share a figure only if their runs were made
+An entry is one method with one set of settings, and all its seeds. Entries share a figure only if their runs were made
 for the same task, model, instruments, prompts and budget.
 """
 
@@ -26,7 +26,7 @@ from gdro_bench.score import corrected_score
 from gdro_bench.task import Correction
 
 Floats = NDArray[np.float64]
-Number = tuple[str, str]  # (method, name): a number of a method's that runs differ in
+Number = tuple[str, str]  # (method, name): a setting of a method that runs differ in
 CORRECTED = "corrected"  # the part that is made of the means of two others
 FIRST_RUNS = "Type: gdro-bench sweep ocr --method gdro --method flow-grpo --seeds 0,1,2"
 AXES = {
@@ -60,7 +60,7 @@ class LoadedRun:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One method with one set of numbers; its runs by seed. No two are equal but one and itself."""
+    """One method with one set of settings; its runs by seed. No two are equal but one and itself."""
 
     label: str
     runs: tuple[LoadedRun, ...]
@@ -80,7 +80,7 @@ class Entry:
 
     @cached_property
     def seed_weights(self) -> stats.Weights:
-        """As many seeds of one method are drawn alike, whatever its numbers and its label: see `same_seeds`."""
+        """As many seeds of one method are drawn alike, whatever its settings and its label: see `same_seeds`."""
         return stats.draws_of_few(len(self.runs), content.seed("seeds", self.method))
 
     def values(self, part: str) -> Floats:
@@ -150,7 +150,7 @@ class Comparison:
     entries: tuple[Entry, ...]
     reference: Entry
     prompt_weights: stats.Weights
-    ablations: dict[Number, tuple[Entry, ...]]  # what one number does
+    ablations: dict[Number, tuple[Entry, ...]]  # what one setting does
 
     @property
     def first(self) -> Run:
@@ -384,7 +384,7 @@ def compare(runs: Sequence[LoadedRun], variants: bool, reference: str | None = N
     """Runs that may share a figure as a comparison.
 
     Args:
-        variants: whether methods with changed numbers are entries of their own even where the unchanged one is there.
+        variants: whether methods with changed settings are entries of their own even where the unchanged one is there.
         reference: label of the entry that the others are held against; GDRO's if None, or the first without it.
 
     Raises:
@@ -445,7 +445,7 @@ def _entries(runs: Sequence[LoadedRun]) -> list[Entry]:
 
 def _check_labels(entries: Sequence[Entry]) -> None:
     """Raises:
-    BenchError: two entries have one label, since a file of numbers was changed between their runs."""
+    BenchError: two entries have one label, since a file of settings was changed between their runs."""
     known: dict[str, LoadedRun] = {}
     for entry in entries:
         run = entry.runs[0]
@@ -454,20 +454,20 @@ def _check_labels(entries: Sequence[Entry]) -> None:
             ours, theirs = (content.flatten(one.run.settings["method"]) for one in (other, run))
             name = next((name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)), "its file")
             raise BenchError(
-                f"{other.folder} and {run.folder} are both called {entry.label}, but their numbers are not the same: "
+                f"{other.folder} and {run.folder} are both called {entry.label}, but their settings are not the same: "
                 f"{name} is {ours.get(name)} in one, {theirs.get(name)} in the other.",
-                "Leave one out, or run it again with today's numbers.",
+                "Leave one out, or run it again with today's settings.",
             )
 
 
 def _natural(label: str) -> list[tuple[float, str]]:
-    """A key that sorts a label's numbers by their size: `pool.prompts=48` before `pool.prompts=192`."""
+    """A key that sorts a label's settings by their size: `pool.prompts=48` before `pool.prompts=192`."""
     parts = re.split(r"(\d+(?:\.\d+)?)", label)  # text and numbers in turn
     return [(float(part), "") if i % 2 else (0.0, part) for i, part in enumerate(parts)]
 
 
 def label_of(run: Run) -> str:
-    """What its entry is called: the method, and the numbers of it that were changed."""
+    """What its entry is called: the method, and the settings of it that were changed."""
     changes = ", ".join(setting.removeprefix("method.") for setting in run.changed if setting.startswith("method."))
     return f"{run.method} ({changes})" if changes else run.method
 
@@ -477,7 +477,7 @@ def _changed(entry: Entry) -> list[str]:
 
 
 def _ablations(entries: Sequence[Entry]) -> dict[Number, tuple[Entry, ...]]:
-    """For each number of a method that alone was changed: the entries, the unchanged one among them, by its value."""
+    """For each setting of a method that alone was changed: the entries, the unchanged one among them, by its value."""
     varied_by: dict[Number, list[Entry]] = {}
     for entry in entries:
         if len(_changed(entry)) == 1:
@@ -490,7 +490,7 @@ def _ablations(entries: Sequence[Entry]) -> dict[Number, tuple[Entry, ...]]:
 
 
 def setting_of(entry: Entry, name: str) -> Any:
-    """The value that an entry has for a number of its method, such as `optimiser.learning_rate`; "default" where its
+    """The value that an entry has for a setting of its method, such as `optimiser.learning_rate`; "default" where its
     file leaves it out."""
     return content.flatten(entry.runs[0].run.settings["method"]).get(name, "default")
 

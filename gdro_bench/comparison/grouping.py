@@ -67,7 +67,7 @@ def _split(name: str, runs: Sequence[LoadedRun]) -> list[Group]:
 
 
 def changes(runs: Sequence[LoadedRun]) -> set[str]:
-    """What was changed for these runs that moves results, besides numbers of their methods: names such as
+    """What was changed for these runs that moves results, besides settings of their methods: names such as
     `profile.budget.limit`."""
     names = {setting.partition("=")[0] for run in runs for setting in run.run.changed}
     return {name for name in names if not name.startswith("method.") and record.moves_results(name)}

@@ -78,7 +78,7 @@ def _of_variants(compared: Comparison) -> list[str]:
     """How variants of the reference's method are held against it, if there are any."""
     to = compared.reference
     variants = any(entry.method == to.method and entry is not to for entry in compared.entries)
-    told = f"{to.label} with other numbers is compared with {to.label}'s runs of the same seeds only."
+    told = f"{to.label} with other settings is compared with {to.label}'s runs of the same seeds only."
     return [told] if variants else []
 
 

@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A line of the list of runs: its entry's label, seed, the digest of its method's numbers, what repeats it."""
+    """A line of the list of runs: its entry's label, seed, the digest of its method's settings, what repeats it."""
 
     label: str
     seed: int

@@ -51,7 +51,7 @@ def write(
 
     Args:
         axis: a key of `AXES`, what cost is counted in. level: R*; the common one if None. remark: the first headline,
-            if there is one. searched: what the methods' numbers cost to find, if that is to be told. people: what they
+            if there is one. searched: what the methods' settings cost to find, if that is to be told. people: what they
             prefer, if they were asked.
 
     Raises:

@@ -1,6 +1,6 @@
-"""How much each method's numbers were searched, as `gdro-bench tune` records it, and whether methods are matched in it.
+"""What search each method's settings took, as `gdro-bench tune` records it, and whether methods are matched in it.
 
-A method whose numbers were searched for longer has an advantage that no budget of a run shows.
+A method whose settings were searched for longer has an advantage that no budget of a run shows.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from gdro_bench.engine.tuning.tuned import Tuned
 from gdro_bench.errors import BenchError
 
 NOT_SEARCHED = "not searched by tune"
-NOT_GIVEN = "Whether the methods' numbers were searched alike is not told: give --tuned."
-OTHER = "numbers of no trial"
+NOT_GIVEN = "Whether the methods' settings were searched alike is not told: give --tuned."
+OTHER = "settings of no trial"
 
 
 @dataclass(frozen=True, slots=True)
 class Searches:
-    """The searches of each entry's numbers, by its label, none where there was none: first all numbers in short trials,
-    say, and then one of them in long ones. `foreign` are entries whose runs have the numbers of no trial of them."""
+    """The searches of each entry's settings, by its label, none where there was none: first all in short trials,
+    say, and then one of them in long ones. `foreign` are entries whose runs have the settings of no trial of them."""
 
     by_label: dict[str, tuple[Tuned, ...]]
     foreign: frozenset[str] = frozenset()
 
     @property
     def matched(self) -> bool:
-        """Whether all had as many trials of the same budget, and run with a trial's numbers."""
+        """Whether all had as many trials of the same budget, and run with a trial's settings."""
         return len(set(self._extents().values())) == 1
 
     def _extents(self) -> dict[str, str]:
@@ -45,13 +45,13 @@ class Searches:
         if self.matched:
             (extent,) = set(extents.values())
             unknown = {
-                NOT_SEARCHED: "No method's numbers were searched by tune.",
-                OTHER: "All have numbers of no trial.",
+                NOT_SEARCHED: "No method's settings were searched by tune.",
+                OTHER: "All have settings of no trial.",
             }
-            return unknown.get(extent, f"The numbers of all methods were searched alike: {extent}.")
+            return unknown.get(extent, f"The settings of all methods were searched alike: {extent}.")
         labels = {extent: [label for label, own in extents.items() if own == extent] for extent in extents.values()}
         told = "; ".join(f"{', '.join(of)}: {extent}" for extent, of in labels.items())
-        return f"The methods are not matched, because their numbers were not searched alike ({told})."
+        return f"The methods are not matched, because their settings were not searched alike ({told})."
 
     def titled(self, table: Table) -> Table:
         """Its title speaks of a match where there is one."""
@@ -62,7 +62,7 @@ class Searches:
         return replace(table, title=f"{table.title} (not searched alike: not matched)")
 
     def table(self, entries: Sequence[Entry]) -> Table:
-        """What each search of each entry's numbers cost, and which trial's numbers its runs have."""
+        """What each search of each entry's settings cost, and which trial's settings its runs have."""
         rows = [(entry, one) for entry in entries for one in self.by_label[entry.label] or (None,)]
         columns = {
             "label": [entry.label for entry, _ in rows],
@@ -70,9 +70,9 @@ class Searches:
             "budget": [one.budget if one else math.nan for _, one in rows],
             "evaluations": [one.evaluations if one else math.nan for _, one in rows],
         }
-        header = ["method", "trials and budget of each", "evaluations in all", "numbers of"]
+        header = ["method", "trials and budget of each", "evaluations in all", "settings of"]
         cells = [[entry.label, *_cells(one, entry)] for entry, one in rows]
-        return Table("searches", "How the numbers were searched", header, cells, pd.DataFrame(columns))
+        return Table("searches", "How the settings were searched", header, cells, pd.DataFrame(columns))
 
 
 def of(compared: Comparison, found: Sequence[Tuned]) -> Searches:
@@ -94,7 +94,7 @@ def of(compared: Comparison, found: Sequence[Tuned]) -> Searches:
     foreign = {
         entry.label
         for entry in compared.entries
-        if (known := of_entries[entry.label]) and not any(tuned.numbers_of(one, entry.runs[0].run) for one in known)
+        if (known := of_entries[entry.label]) and not any(tuned.trial_of(one, entry.runs[0].run) for one in known)
     }
     return Searches(of_entries, frozenset(foreign))
 
@@ -110,7 +110,7 @@ def _extent(found: Sequence[Tuned]) -> str:
 def _cells(one: Tuned | None, entry: Entry) -> list[str]:
     if one is None:
         return [NOT_SEARCHED, "", ""]
-    trial = tuned.numbers_of(one, entry.runs[0].run)
+    trial = tuned.trial_of(one, entry.runs[0].run)
     best = "" if trial is None or trial.number == one.best else ", which is not the best"
     whose = "no trial" if trial is None else f"trial {trial.number}{best or ', the best'}"
     return [_extent((one,)), f"{one.evaluations:,}", whose]

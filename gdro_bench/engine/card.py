@@ -196,10 +196,10 @@ them for a pool of images; {last.updates} updates; {last.reward_calls:,} calls o
 
     {record.command(run)}
 
-All numbers of the method:
+All settings of the method:
 
 ```json
-{_numbers(run.settings["method"])}
+{_settings(run.settings["method"])}
 ```
 """
 
@@ -245,5 +245,5 @@ pipeline.transformer.load_lora_adapter("FOLDER")
 ```"""
 
 
-def _numbers(method: Mapping[str, Any]) -> str:
+def _settings(method: Mapping[str, Any]) -> str:
     return json.dumps(content.flatten(method), indent=1)

@@ -114,7 +114,7 @@ def make_plan(
 
     Args:
         task, method, profile: names. out: folder that runs are kept in. settings: `group.key=value` each, which change
-            the TOML files' numbers. budget: instead of the profile's. prompts, train_prompts: one's own files. track:
+            the TOML files' settings. budget: instead of the profile's. prompts, train_prompts: one's own files. track:
             names of trackers.
 
     Raises:
@@ -122,9 +122,9 @@ def make_plan(
     """
     task_ = tasks.load(task)
     folder = content.find("profile", profile)
-    path = _numbers_of(method, profile)
+    path = _file_of_settings(method, profile)
     _check_trackers(track)
-    tables = {"profile": read_numbers(folder / "profile.toml", task), "method": read_numbers(path, task)}
+    tables = {"profile": read_settings(folder / "profile.toml", task), "method": read_settings(path, task)}
     budget_setting = [f"profile.budget.limit={budget}"] if budget is not None else []
     kinds = {"profile": lambda: Profile, "method": lambda: registry.lookup("method", method).config_type}
     changed = content.apply_settings(tables, [*settings, *budget_setting], kinds)
@@ -158,22 +158,22 @@ def _check_trackers(names: Sequence[str]) -> None:
         registry.check("tracker", name)
 
 
-def _numbers_of(method: str, profile: str) -> Path:
-    """The file of a method's numbers.
+def _file_of_settings(method: str, profile: str) -> Path:
+    """The file of a method's settings.
 
     Raises:
-        BenchError: there is no such method, the profile has no numbers for it, or two files of them differ.
+        BenchError: there is no such method, the profile has no settings for it, or two files of them differ.
     """
     registry.check("method", method)
     path = content.method_file(profile, method)
     if path is None:
         remedy = f"Write baselines/{profile}/{method}.toml in the current folder."
-        raise BenchError(f"Profile {profile!r} has no numbers for {method!r}.", remedy, 2)
+        raise BenchError(f"Profile {profile!r} has no settings for {method!r}.", remedy, 2)
     return path
 
 
-def with_numbers(made: Plan, numbers: Mapping[str, Any]) -> Plan:
-    """A plan with other numbers of its method, by their dotted names; what these touch is checked as in `make_plan`.
+def with_settings(made: Plan, numbers: Mapping[str, Any]) -> Plan:
+    """A plan with other settings of its method, by their dotted names; what these touch is checked as in `make_plan`.
 
     Raises:
         BenchError: an unknown name, a value of the wrong type or out of its range, a pool that takes the whole budget.
@@ -188,7 +188,7 @@ def with_numbers(made: Plan, numbers: Mapping[str, Any]) -> Plan:
 
 
 def _config(method: Method, table: Mapping[str, Any], where: str, seed: int) -> Any:
-    """A method's numbers, with the pool of a run of this seed."""
+    """A method's settings, with the pool of a run of this seed."""
     config = content.build(method.config_type, table, where)
     pool = uses_of(config).pool
     return config if pool is None else replace(config, pool=pool.of_run(seed))
@@ -197,11 +197,11 @@ def _config(method: Method, table: Mapping[str, Any], where: str, seed: int) -> 
 def costs_of(
     profile_name: str, profile: Profile, task: str | None = None, only: str | None = None, settings: Sequence[str] = ()
 ) -> dict[str, CostModel]:
-    """Of each method that the profile has numbers of, and that foretells its costs; for a task, or none in particular.
-    `only`: of this method alone, with what `settings`, `method.key=value` each, change in its numbers.
+    """Of each method that the profile has settings of, and that foretells its costs; for a task, or none in particular.
+    `only`: of this method alone, with what `settings`, `method.key=value` each, change in its settings.
 
     Raises:
-        BenchError: a file of numbers or a setting is not in order; the profile has no numbers for `only`.
+        BenchError: a file of settings or a setting is not in order; the profile has no settings for `only`.
     """
     here = registry.names("method")  # a plug-in's file may be there without it
     names = [only] if only else sorted(name for name in content.method_files(profile_name) if name in here)
@@ -211,29 +211,29 @@ def costs_of(
 
 
 def config_of(profile_name: str, method: str, task: str | None, settings: Sequence[str] = ()) -> Any:
-    """A method's numbers for a task, or none in particular, as a run of seed 0 has them.
+    """A method's settings for a task, or none in particular, as a run of seed 0 has them.
 
     Raises:
         BenchError: as `costs_of`.
     """
-    path, method_ = _numbers_of(method, profile_name), registry.lookup("method", method)
-    tables = {"method": read_numbers(path, task)}
+    path, method_ = _file_of_settings(method, profile_name), registry.lookup("method", method)
+    tables = {"method": read_settings(path, task)}
     content.apply_settings(tables, settings, {"method": lambda: method_.config_type})
     return _config(method_, tables["method"], path.name, seed=0)
 
 
-def read_numbers(path: Path, task: str | None) -> dict[str, Any]:
-    """A profile's or a method's numbers for a task: the file's, with those of its table `[tasks.<task>]` in the place
+def read_settings(path: Path, task: str | None) -> dict[str, Any]:
+    """A profile's or a method's settings for a task: the file's, with those of its table `[tasks.<task>]` in the place
     of general ones; the general ones alone for no task.
 
     Raises:
-        BenchError: the file cannot be read, or such a table names no task or no number of the file.
+        BenchError: the file cannot be read, or such a table names no task or no setting of the file.
     """
     table = content.read(path)
     by_task = content.tables_in(table.pop("tasks", {}), f"[tasks] in {path}")
     for name in by_task:
         content.find("task", name)
-    of = (tasks.load(task).numbers or task) if task else ""
+    of = (tasks.load(task).settings or task) if task else ""
     for name, value in content.flatten(by_task.get(of, {})).items():
         content.set_value({path.stem: table}, f"{path.stem}.{name}", value)
     return table
@@ -257,7 +257,7 @@ def read_profile(name: str, settings: Sequence[str] = (), task: str | None = Non
     Raises:
         BenchError: as for `make_plan`.
     """
-    tables = {"profile": read_numbers(content.find("profile", name) / "profile.toml", task)}
+    tables = {"profile": read_settings(content.find("profile", name) / "profile.toml", task)}
     content.apply_settings(tables, settings, {"profile": lambda: Profile})
     return content.build(Profile, tables["profile"], "profile.toml")
 
@@ -298,7 +298,7 @@ def _check_method(method: Method, config: Any, train: list[Prompt], profile: Pro
 
 def _check_pool_size(config: Any, train: list[Prompt]) -> None:
     """Raises:
-    BenchError: a pool that is filled once would be smaller than its numbers say."""
+    BenchError: a pool that is filled once would be smaller than its settings say."""
     uses = uses_of(config)
     if (pool := uses.pool) is not None and uses.rounds == 1 and pool.prompts > len(train):
         raise BenchError(

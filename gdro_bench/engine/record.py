@@ -65,7 +65,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What was run (every number and digest, and which numbers the command line `changed`) and what came out."""
+    """What was run (every setting and digest, and which settings the command line `changed`) and what came out."""
 
     schema: int
     version: str

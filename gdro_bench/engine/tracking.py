@@ -8,7 +8,7 @@ on.
 TensorBoard writes files into the run's folder. The other two keep runs elsewhere: Trackio on this machine (in its own
 folder, `TRACKIO_DIR`), Weights & Biases on a server, if it is logged in; without one (`WANDB_MODE=offline`) a run that
 goes on has two folders there, the last of which is whole: sync that one. A run is named there by its task, profile,
-method, changed numbers and seed, and by a random name of its own, in the project `gdro-bench`.
+method, changed settings and seed, and by a random name of its own, in the project `gdro-bench`.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _imported(module: str, package: str) -> Any:
 
 def _name_anew(plan: Plan, anew: bool) -> None:
     """Gives a run that begins a name of its own, by which it is known to a tracker when it goes on. Without it another
-    run of these numbers, in another folder or made again, would be taken for the same."""
+    run of these settings, in another folder or made again, would be taken for the same."""
     path = plan.folder / OWN_NAME
     if anew or not path.exists():
         write_atomically(path, secrets.token_hex(3).encode())

@@ -1,4 +1,4 @@
-"""What the engine must know of a method's numbers before a model is open."""
+"""What the engine must know of a method's settings before a model is open."""
 
 from __future__ import annotations
 

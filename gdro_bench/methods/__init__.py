@@ -93,7 +93,7 @@ class Method:
 
     `config_type` is a dataclass that the method's TOML file is read into; `start(config, context)` begins a training;
     `costs(config, sampler)` foretells what it will spend (as far as that can be known before: groups that teach nothing
-    may save some); without it a run has no dry run. `check(config, prompts, sampler)` refuses numbers that do not go
+    may save some); without it a run has no dry run. `check(config, prompts, sampler)` refuses settings that do not go
     together, by a `BenchError`, before a model is opened; prompts are those of training.
     """
 

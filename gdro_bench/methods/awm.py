@@ -109,7 +109,7 @@ def rule(config: Config) -> Rule:
 
 def check(config: Config, prompts: Sequence[Prompt], sampler: Sampler) -> None:
     """Raises:
-    BenchError: numbers that do not go together, or the policy that sampled would be forgotten within an epoch."""
+    BenchError: settings that do not go together, or the policy that sampled would be forgotten within an epoch."""
     forward_process.check(config, prompts, sampler)
     if config.mode == "online" and config.online.updates_per_epoch > 1 and config.online.move_copies == "update":
         raise BenchError(

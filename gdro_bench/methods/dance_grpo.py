@@ -2,7 +2,7 @@
 
 The epoch, the advantages and the clipped loss are in `grpo`, the step and its log-probability in `sampling`. The rules
 are those of the published LoRA script for FLUX.1-dev (`train_grpo_flux_lora.py` and its shell script), and so are the
-numbers of `baselines/flux1-dev`:
+settings of `baselines/flux1-dev`:
 
     sigma_t = eta, and a group starts from one noise
     A       = (r - mean) / (std + 1e-8) of the group, the unbiased std
@@ -14,7 +14,7 @@ numbers of `baselines/flux1-dev`:
 Each has its setting in `baselines/<profile>/dance-grpo.toml`: `noisy_last = true`, for one, scores the noisy last state
 and draws the 60 % from all steps. Equal rewards have equal advantages: nothing is ranked, so ties need no order.
 
-Where this differs from the published code (numbers: see baselines/methods/dance-grpo.md):
+Where this differs from the published code (settings: see baselines/methods/dance-grpo.md):
 1. Images of a flat group get exactly 0. Published, the rounding error of their mean is divided by one of the same size
    plus 1e-8, and can give all of them an advantage near 1 of one sign.
 2. Images of advantage 0 count in an update's mean, but do not go through the model: they have no gradient.

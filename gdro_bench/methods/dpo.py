@@ -40,7 +40,7 @@ class Config:
 
 
 def as_gdro(config: Config) -> gdro.Config:
-    """GDRO's numbers at DPO's limit."""
+    """GDRO's settings at DPO's limit."""
     own = {f.name: getattr(config, f.name) for f in fields(config)}
     return gdro.Config(**own, k=2, tau=0.0, gamma=0.0, draws=1, ties="joint", drop_flat=True)
 

@@ -8,7 +8,7 @@ The epoch, the advantages and the clipped loss are in `grpo`, the step and its l
 Settings of `baselines/<profile>/flow-grpo.toml` also give its variants: `noising.kind = "cps"` (arXiv 2509.05952), and
 `window` for Flow-GRPO-Fast. Equal rewards have equal advantages: nothing is ranked, so ties need no order.
 
-Where this differs from the published code (numbers: see baselines/methods/flow-grpo.md):
+Where this differs from the published code (settings: see baselines/methods/flow-grpo.md):
 1. Images of advantage 0, those of flat groups above all, are dropped and counted, never filled up again at random.
    Published, the SD3 script refills so that the rest divides into batches, and the FLUX script drops none
    (`drop_zero = false`).

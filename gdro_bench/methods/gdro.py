@@ -8,7 +8,7 @@ them and fits the implicit rewards s to the ranking that the scores define:
     L_GDRO = sum_i [ log sum_{m remaining at i} exp(s_m) - sum_j q_i(j) s_j ]                           eq. 7
     L      = L_GDRO + gamma * |v - v_theta|^2 of the image with the highest reward                      section 3.3
 
-Left open by the paper, hence options (the numbers are in baselines/<profile>/gdro.toml):
+Left open by the paper, hence options (the settings are in baselines/<profile>/gdro.toml):
 1. `reduction`: whether both |.|^2 sum or average over latent elements; beta and gamma are on its scale.
 2. `share_t`, `share_noise`: whether a group's images share t and eps. `t_distribution`; `draws` of (t, eps) an image.
 3. `ties`: `joint` lets images of equal reward share one remaining set (Breslow's rule), so that the loss cannot
@@ -155,7 +155,7 @@ def group_costs(pool: PoolConfig, optimiser: OptimiserConfig, sampler: Sampler, 
 
 def start(config: Config, context: TrainContext) -> Training:
     """Raises:
-    BenchError: numbers that do not go together."""
+    BenchError: settings that do not go together."""
     check(config, context.prompts, context.sampler)
     controller = Controller(config.adaptive_beta, config.beta, config.tau, context.seed)
     online = config.online or ONCE
@@ -183,7 +183,7 @@ def begin_rounds(
 
 def check(config: Config, prompts: Sequence[Prompt], sampler: Sampler) -> None:
     """Raises:
-    BenchError: numbers that do not go together."""
+    BenchError: settings that do not go together."""
     if config.k > config.pool.images or config.k < 2:
         raise BenchError(f"k is {config.k}.", f"It must lie between 2 and pool.images ({config.pool.images}).", 2)
     online = config.online or ONCE

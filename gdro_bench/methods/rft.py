@@ -55,7 +55,7 @@ def draw_best(r: Tensor, n: int, generator: torch.Generator) -> Tensor:
 
 def start(config: Config, context: TrainContext) -> OfflineTraining:
     """Raises:
-    BenchError: numbers that do not go together."""
+    BenchError: settings that do not go together."""
     check(config, context.prompts, context.sampler)
     source = Source(config.pool, context)
     return OfflineTraining("rft", Objective(config, source, context.policy), source, config.optimiser, context)

@@ -98,7 +98,7 @@ def _put_on(transformer: Any, folder: Path, prefix: str | None) -> Any:
 
 
 def _peft_config(folder: Path) -> Any:
-    """The adapters' numbers as peft saved them: rank, alpha and where they sit.
+    """The adapters' settings as peft saved them: rank, alpha and where they sit.
 
     Raises:
         ValueError: they are not plain LoRA's.
@@ -114,7 +114,7 @@ def _peft_config(folder: Path) -> Any:
 
 
 def _without_adapters(transformer: Any) -> list[str]:
-    """Modules that the adapters' own numbers say they are for, where they were saved, and that have none."""
+    """Modules that the adapters' own settings say they are for, where they were saved, and that have none."""
     from peft.tuners.lora import LoraLayer
 
     targets = transformer.peft_config[ADAPTER].target_modules
@@ -237,7 +237,7 @@ def settle(folder: Path) -> None:
 
 
 def _settled(text: str) -> str:
-    """An entry of the header; of the adapters' numbers, which are JSON, the target modules in order."""
+    """An entry of the header; of the adapters' settings, which are JSON, the target modules in order."""
     try:
         numbers = json.loads(text)
     except ValueError:

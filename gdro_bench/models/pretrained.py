@@ -346,7 +346,7 @@ def _check_whole(pipeline: Any) -> None:
 def _opened(
     cls: Any, profile: Profile, lora: LoraConfig | None, seed: int, weights: Path | None
 ) -> tuple[Any, PretrainedConfig, str]:
-    """The pipeline, with fresh adapters if `lora` is given; its numbers, with the source that it came from; and the
+    """The pipeline, with fresh adapters if `lora` is given; its settings, with the source that it came from; and the
     fingerprint of the transformer's weights.
 
     Raises:

@@ -21,7 +21,7 @@ OWN = Path(__file__).parent / "rules.toml"
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """Runs of a method: with its own numbers, or with one `number` that is changed, such as `k`, and is `value`, is
+    """Runs of a method: with its own settings, or with one `number` that is changed, such as `k`, and is `value`, is
     `times` the method's own, is `above` a value, or is the word `named`. With `above` or `named` others may be changed
     with it: a GDRO that collects in rounds may have a pool of another size."""
 

@@ -1,4 +1,4 @@
-"""Finished runs and rules -> verdicts, each with its numbers, seeds and the commands that repeat its runs."""
+"""Finished runs and rules -> verdicts, each with its settings, seeds and the commands that repeat its runs."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _level(test: Test, seen: Comparison) -> str:
 
 def find(who: Who, among: Sequence[Entry]) -> Entry | None:
     """The entry that is meant; of several (of `above` and `named`) the one with most seeds, then the one with fewest
-    changed numbers, then the lowest number, then the first by its label."""
+    changed settings, then the lowest number, then the first by its label."""
     fitting = [entry for entry in among if entry.method == who.method and _fits(who, entry, among)]
     lowest = {e.label: _number(who, e) if who.above is not None else 0.0 for e in fitting}
     ordered = sorted(fitting, key=lambda e: (-len(e.runs), len(_changes(e)), lowest[e.label], e.label))
@@ -134,7 +134,7 @@ def find(who: Who, among: Sequence[Entry]) -> Entry | None:
 
 
 def _changes(entry: Entry) -> Mapping[str, str]:
-    """The numbers of the method that were changed, by name, as they were written."""
+    """The settings of the method that were changed, by name, as they were written."""
     settings = [s.removeprefix("method.") for s in entry.runs[0].run.changed if s.startswith("method.")]
     return dict(setting.split("=", 1) for setting in settings)
 

@@ -59,7 +59,7 @@ def tested_on(run: Run) -> str:
     prompts = run.settings["profile"].get("prompts", "")
     return {
         "own": "the user's own prompts",
-        "tuning": f"the prompt set {prompts}, on which methods' numbers are chosen: this is no test",
+        "tuning": f"the prompt set {prompts}, on which methods' settings are chosen: this is no test",
         "held-out": "held-out prompts",
     }[prompts_of(run)]
 

@@ -1,4 +1,4 @@
-"""A search for one method's numbers, fixed before it starts: its space, and a plan for every trial."""
+"""A search for one method's settings, fixed before it starts: its space, and a plan for every trial."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gdro_bench.errors import BenchError
 
 TRIALS = 24  # of a search that is not told how many
 EXHAUSTED = 1000  # points of a space that were looked at for a new one
-TUNING = "-tuning"  # the end of a prompt set's name that is for choosing numbers
+TUNING = "-tuning"  # the end of a prompt set's name that is for choosing settings
 CHEAP = {  # few evaluations, and nothing looked at that does not choose a trial
     "profile.budget.marks": [0.5, 1.0],
     "profile.kept_images": 8,
@@ -33,8 +33,8 @@ CHEAP = {  # few evaluations, and nothing looked at that does not choose a trial
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """One method's search. `drawn` are the numbers of each trial, by name, and `plans` its runs; the first trial has
-    the method's own numbers. `identity` is all that trials of one folder must agree in."""
+    """One method's search. `drawn` are the settings of each trial, by name, and `plans` its runs; the first trial has
+    the method's own settings. `identity` is all that trials of one folder must agree in."""
 
     task: str
     profile: str
@@ -61,13 +61,13 @@ def make_search(
     """Reads and checks the space, and draws and checks all trials.
 
     Args:
-        trials: how many, the method's own numbers included; TRIALS if None. budget: of one trial; the profile's if
+        trials: how many, the method's own settings included; TRIALS if None. budget: of one trial; the profile's if
             None. seed: of the draws and of every run. settings: as of a run; those of the method change its own
             numbers, the first trial. over: values to try all combinations of, instead of points of the method's space.
 
     Raises:
         BenchError: a name or setting is unknown, there is no space or a bad one, or a method refuses one of its values
-            or a trial's numbers; or both `trials` and `over` are given.
+            or a trial's settings; or both `trials` and `over` are given.
     """
     if over and trials is not None:
         raise BenchError("--over tries all combinations.", "Leave out --trials.", 2)
@@ -105,7 +105,7 @@ def _own_space(profile: str, method: str, task: str, numbers: Mapping[str, Any])
 
 
 def _drawn(space: Space, own: dict[str, Any], seed: int, trials: int) -> tuple[dict[str, Any], ...]:
-    """The numbers of each trial, the method's own first. Numbers that an earlier search found are a point of the same
+    """The settings of each trial, the method's own first. Settings that an earlier search found are a point of the same
     sequence: a point is passed over that has been had, unless the space is all but exhausted."""
     found, number = [own], 0
     while len(found) < trials:
@@ -118,12 +118,12 @@ def _drawn(space: Space, own: dict[str, Any], seed: int, trials: int) -> tuple[d
 
 def _cheap(profile: str, task: str) -> list[str]:
     """What makes a trial cheap, of what the profile has."""
-    there = content.flatten({"profile": plan.read_numbers(content.find("profile", profile) / "profile.toml", task)})
+    there = content.flatten({"profile": plan.read_settings(content.find("profile", profile) / "profile.toml", task)})
     return [f"{name}={json.dumps(value)}" for name, value in CHEAP.items() if name in there]
 
 
 def _tuning_prompts(profile: str, settings: Sequence[str], task: str) -> str:
-    """The set of prompts that numbers are chosen on: never the held-out ones that methods are compared on."""
+    """The set of prompts that settings are chosen on: never the held-out ones that methods are compared on."""
     own = [setting for setting in settings if setting.startswith("profile.")]
     return plan.read_profile(profile, own, task).prompts.removesuffix(TUNING) + TUNING
 
@@ -137,13 +137,13 @@ def _said(numbers: Mapping[str, Any]) -> str:
 
 
 def _checked(first: Plan, numbers: Mapping[str, Any], what: str, where: str) -> Plan:
-    """The first trial's plan with these numbers.
+    """The first trial's plan with these settings.
 
     Raises:
         BenchError: they cannot be, or the method refuses them.
     """
     try:
-        return plan.with_numbers(first, numbers)
+        return plan.with_settings(first, numbers)
     except BenchError as error:
         raise BenchError(f"{what}: {error.problem}", f"{error.remedy} Or mend {Path(where).name}.", 2) from error
 
@@ -155,7 +155,7 @@ def _identity(first: Plan, space: Space) -> dict[str, str]:
         "seed": str(first.seed),
         "budget": f"{budget.limit:,} {budget.kind}",
         "space": content.digest(domains),
-        "own numbers": first.digests["method"],
+        "own settings": first.digests["method"],
         "profile": content.digest(record.identity_settings(first.settings["profile"])),
         "prompts": content.digest(first.digests["train"], first.digests["held_out"]),
     }

@@ -1,4 +1,4 @@
-"""Search spaces: which of a method's numbers are searched, and where. `baselines/<profile>/<method>.search.toml`:
+"""Search spaces: which of a method's settings are searched, and where. `baselines/<profile>/<method>.search.toml`:
 
     [space]
     "optimiser.learning_rate" = {low = 1e-4, high = 4e-3, log = true}
@@ -70,17 +70,17 @@ class Interval:
 
 
 Domain = Choices | Interval
-Space = dict[str, Domain]  # by the number's dotted name in the method's TOML
+Space = dict[str, Domain]  # by the setting's dotted name in the method's TOML
 
 
 def read(path: Path, task: str, own: Mapping[str, Any]) -> Space:
     """The space in a file, for a task.
 
     Args:
-        own: the method's own numbers for that task, nested as in its TOML.
+        own: the method's own settings for that task, nested as in its TOML.
 
     Raises:
-        BenchError: the file is not in order, names no number of the method, or leaves one of `own` outside.
+        BenchError: the file is not in order, names no setting of the method, or leaves one of `own` outside.
     """
     table = content.read(path)
     _only(table, ("space", "tasks"), path)
@@ -95,11 +95,11 @@ def read(path: Path, task: str, own: Mapping[str, Any]) -> Space:
             f"{path} has no [space].", 'Add one, such as "optimiser.learning_rate" = {choices = [1e-3]}.', 2
         )
     if len(entries) > len(PRIMES):
-        raise BenchError(f"{path} has {len(entries)} numbers.", f"Search {len(PRIMES)} at most.", 2)
+        raise BenchError(f"{path} has {len(entries)} settings.", f"Search {len(PRIMES)} at most.", 2)
     numbers = content.flatten(own)
     for name in entries:
         if name not in numbers:
-            raise unknown(f"number in {path.name.removesuffix(content.SPACE_SUFFIX)}.toml called", name, numbers)
+            raise unknown(f"setting in {path.name.removesuffix(content.SPACE_SUFFIX)}.toml called", name, numbers)
     return {name: _domain(entry, numbers[name], f"{path}: {name}") for name, entry in entries.items()}
 
 
@@ -110,16 +110,16 @@ def over(values: Sequence[str], method: str, own: Mapping[str, Any]) -> Space:
         own: as of `read`.
 
     Raises:
-        BenchError: as `content.varied`; one names no number of the method, or leaves its own value out.
+        BenchError: as `content.varied`; one names no setting of the method, or leaves its own value out.
     """
     numbers, found = content.flatten(own), dict[str, Domain]()
     for varied in content.varied(values):
         settings = [content.parsed(setting) for setting in varied]
         group, _, name = settings[0][0].partition(".")
         if group != "method":
-            raise BenchError(f"--over {settings[0][0]} is of no method's number.", "Write method.NAME=A,B.", 2)
+            raise BenchError(f"--over {settings[0][0]} is of no method's setting.", "Write method.NAME=A,B.", 2)
         if name not in numbers:
-            raise unknown(f"number in {method}.toml called", name, numbers)
+            raise unknown(f"setting in {method}.toml called", name, numbers)
         choices = [value for _, value in settings]
         found[name] = _domain({"choices": choices}, numbers[name], f"--over method.{name}")
     return found
@@ -135,13 +135,13 @@ def grid(space: Space, own: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
 def _entries(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
     entries = table.get("space", {})
     if not isinstance(entries, dict):
-        raise BenchError(f"{path}: space is {entries!r}.", "Write [space] with an entry for each number.", 2)
+        raise BenchError(f"{path}: space is {entries!r}.", "Write [space] with an entry for each setting.", 2)
     return entries
 
 
 def _only(table: Any, known: tuple[str, ...], path: Path) -> None:
     if not isinstance(table, dict):
-        raise BenchError(f"{path}: {table!r} is no table.", "Write [space] with an entry for each number.", 2)
+        raise BenchError(f"{path}: {table!r} is no table.", "Write [space] with an entry for each setting.", 2)
     for key in table:
         if key not in known:
             raise unknown(f"table in {path} called", key, known)
@@ -199,7 +199,7 @@ def _is_number(value: Any) -> bool:
 
 
 def draw(space: Space, seed: int, number: int) -> dict[str, Any]:
-    """The numbers of trial `number`, by name: a function of space, seed and number alone."""
+    """The settings of trial `number`, by name: a function of space, seed and number alone."""
     point = uniform_point(len(space), seed, number)
     return {name: domain.at(u) for (name, domain), u in zip(space.items(), point, strict=True)}
 

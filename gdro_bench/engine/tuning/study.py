@@ -171,7 +171,7 @@ class StudyOf:
         claim.release()
 
     def importance(self) -> tuple[dict[str, float] | None, str]:
-        """The share of each number in what tells the best quarter of the trials from all (PED-ANOVA, arXiv 2304.10255),
+        """Each setting's share in what tells the best quarter of the trials from all (PED-ANOVA, arXiv 2304.10255),
         or None and why."""
         trials = self.study.get_trials(deepcopy=False)[: len(self.search.plans)]
         values = [one.value for one in trials if one.state == self.optuna.trial.TrialState.COMPLETE]

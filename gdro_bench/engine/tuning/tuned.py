@@ -18,7 +18,7 @@ FILE = "tune.json"
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One trial: the numbers that were searched, the digest of all of the method's, and what came out.
+    """One trial: the settings that were searched, the digest of all of the method's, and what came out.
 
     `value` is the reward on the tuning prompts when the budget was spent, `gain` that over the first trial, paired by
     prompt and noise. A trial that failed has neither, and its sentence in `failure`; it has spent at least
@@ -92,7 +92,7 @@ def _trial(table: Mapping[str, Any]) -> Trial:
     return Trial(**{**table, **estimates})
 
 
-def numbers_of(tuned: Tuned, run: Run) -> Trial | None:
+def trial_of(tuned: Tuned, run: Run) -> Trial | None:
     """The trial whose numbers a run has; the best one of them."""
     same = [one for one in tuned.trials if one.digest == run.digests["method"]]
     return next((one for one in same if one.number == tuned.best), same[0] if same else None)

@@ -41,7 +41,7 @@ class AggregationConfig:
 
 def check(config: AggregationConfig, auxiliaries: int) -> None:
     """Raises:
-    BenchError: the rule's numbers are missing, too many or of no use."""
+    BenchError: the rule's settings are missing, too many or of no use."""
     rule, where = config.rule, "method.regulariser.aggregation"
     if rule in WEIGHTED and (config.weights is None or len(config.weights) != auxiliaries):
         raise BenchError(f"The rule {rule} needs a weight for each of {auxiliaries} auxiliary rewards.",

@@ -234,7 +234,7 @@ def check_offline(config: OfflineConfig, pool: PoolConfig) -> None:
 
 def check_online(config: OnlineConfig, steps: int, prompts: int) -> None:
     """Raises:
-    BenchError: numbers that do not go together, or that a grid of so many steps or so few prompts does not allow."""
+    BenchError: settings that do not go together, or that a grid of so many steps or so few prompts does not allow."""
     c = config
     if c.k < 2:
         raise BenchError(f"online.k is {c.k}.", "A group needs at least 2 images.", 2)

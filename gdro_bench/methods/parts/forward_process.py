@@ -14,7 +14,7 @@ the gradient of each method is a weighted sum of those of e, and the methods dif
     GDRO   see `gdro`
 
 `mode = "online"` samples anew in every epoch, as published. `mode = "offline"` trains on the pool that GDRO has, with
-the reference model in the place of every older copy; with the numbers of GDRO in `[offline]` and `[pool]` an update
+the reference model in the place of every older copy; with the settings of GDRO in `[offline]` and `[pool]` an update
 draws GDRO's very images, t and eps, so that the weights are all that differs. Noise is always the same for policy,
 older copies and reference.
 """
@@ -53,7 +53,7 @@ from gdro_bench.sampling import guided
 from gdro_bench.task import Prompt
 
 Mode = Literal["online", "offline"]
-Check = Callable[[Any, Sequence[Prompt], Sampler], None]  # of a method's numbers: `Method.check`
+Check = Callable[[Any, Sequence[Prompt], Sampler], None]  # of a method's settings: `Method.check`
 Role = Literal["old", "sampler", "reference", "teacher"]  # whose velocities a loss may compare the policy's with
 
 
@@ -139,7 +139,7 @@ def kl_roles(config: Numbers) -> frozenset[Role]:
 
 def check(config: Numbers, prompts: Sequence[Prompt], sampler: Sampler) -> None:
     """Raises:
-    BenchError: numbers that do not go together."""
+    BenchError: settings that do not go together."""
     check_teacher(config, sampler)
     if config.mode == "offline":
         check_offline(config.offline, config.pool)
@@ -206,11 +206,11 @@ def _asked(decay: Decay, online: OnlineConfig) -> float:
 
 
 def method(config_type: type[Any], rule_of: Callable[[Any], Rule], check: Check = check) -> Method:
-    """A method that is this loop with the rule that its numbers make."""
+    """A method that is this loop with the rule that its settings make."""
 
     def start(config: Any, context: TrainContext) -> ForwardTraining:
         """Raises:
-        BenchError: numbers that do not go together."""
+        BenchError: settings that do not go together."""
         check(config, context.prompts, context.sampler)
         return ForwardTraining(config, rule_of(config), context)
 

@@ -136,7 +136,7 @@ class RolloutTraining:
 
     def __init__(self, name: str, config: Config, context: TrainContext) -> None:
         """Raises:
-        BenchError: numbers that do not go together."""
+        BenchError: settings that do not go together."""
         check(config, context.prompts, context.sampler)
         self.name, self.config, self.context = name, config, context
         self.trainer = Trainer(context.policy, config.optimiser, context.processes)
@@ -352,7 +352,7 @@ class RolloutTraining:
 
 def check(config: Config, prompts: Sequence[Prompt], sampler: Sampler) -> None:
     """Raises:
-    BenchError: numbers that do not go together."""
+    BenchError: settings that do not go together."""
     c, steps = config, config.rollout_steps or sampler.steps
     regularise.check(c.regulariser, c.auxiliary)
     regularise.check_paid(c.regulariser, c.kl_weight)

@@ -324,8 +324,8 @@ class Groupwise(Protocol):
     def taken(self, groups: Tensor, members: list[Tensor]) -> tuple[Tensor, Tensor, list[task.Prompt]]: ...
 
 
-class GroupNumbers(Protocol):
-    """What `draw_groups` reads of a method's numbers."""
+class GroupSettings(Protocol):
+    """What `draw_groups` reads of a method's settings."""
 
     @property
     def k(self) -> int: ...
@@ -346,10 +346,10 @@ class GroupNumbers(Protocol):
 
 
 def draw_groups(
-    source: Groupwise, numbers: GroupNumbers, latent_shape: tuple[int, ...], generator: torch.Generator, more: int = 0
+    source: Groupwise, numbers: GroupSettings, latent_shape: tuple[int, ...], generator: torch.Generator, more: int = 0
 ) -> Drawn:
-    """k images each of some groups, with draws of (t, eps), so many `more` than the numbers say: whoever has the same
-    numbers draws the same."""
+    """k images each of some groups, with draws of (t, eps), so many `more` than the settings say: whoever has the same
+    settings draws the same."""
     n = numbers
     some = source.usable(n.k, n.drop_flat)
     groups = some[torch.randint(len(some), (n.groups,), generator=generator)]
@@ -360,7 +360,7 @@ def draw_groups(
 
 
 def draw_noise(
-    numbers: GroupNumbers,
+    numbers: GroupSettings,
     shape: tuple[int, int],
     draws: int,
     latent_shape: tuple[int, ...],

@@ -101,7 +101,7 @@ def online_costs(
 
 def check_online(config: OnlineConfig, pool: PoolConfig, prompts: Sequence[Prompt]) -> None:
     """Raises:
-    BenchError: numbers that do not go together."""
+    BenchError: settings that do not go together."""
     rounds, share = config.rounds, pool.prompts // config.rounds
     if pool.prompts % rounds:
         wanted = max(rounds, pool.prompts - pool.prompts % rounds)
@@ -137,7 +137,7 @@ class Rounds:
         self, pool: PoolConfig, config: OnlineConfig, context: TrainContext, guard: PoolGuard | None = None
     ) -> None:
         """Raises:
-        BenchError: numbers that do not go together."""
+        BenchError: settings that do not go together."""
         check_online(config, pool, context.prompts)
         self.guard = guard
         self.pool, self.config, self.context = pool, config, context

@@ -16,7 +16,7 @@ from gdro_bench.errors import TrainingFailed
 from gdro_bench.methods.parts.ema import Decay, Ema
 from gdro_bench.policy import Policy
 
-LOWER = "Lower method.optimiser.learning_rate or another number of the method; the last checkpoint is kept."
+LOWER = "Lower method.optimiser.learning_rate or another setting of the method; the last checkpoint is kept."
 
 
 @dataclass(frozen=True, slots=True)

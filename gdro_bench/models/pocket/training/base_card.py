@@ -184,7 +184,7 @@ def _card(name: str, seed: int, config: Pretraining, summaries: list[str], share
 The base of the `pocket` profile: diffusers' `FluxTransformer2DModel` (width 160, 2 double and 4 single
 blocks) on the 16x16x4 latents of a small convolutional autoencoder, for 64x64 pictures.
 
-- Made by: `gdro-bench pretrain pocket --seed {seed}` (torch {torch.__version__}); its numbers are in
+- Made by: `gdro-bench pretrain pocket --seed {seed}` (torch {torch.__version__}); its settings are in
   `baselines/pocket/training/pretrain.toml`.
 - Data: the procedural world of `gdro_bench/models/pocket/world.py`; {config.random_share:.0%} of the signs show random
   letters and the others one of {len(words("train"))} training words. The {len(words("held-out"))} held-out words are

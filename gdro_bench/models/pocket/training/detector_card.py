@@ -112,7 +112,7 @@ def card(detector: PocketDetector, autoencoder: Autoencoder, config: DetectorTra
 
 Finds the objects of the pocket world, their boxes and colours (`gdro_bench/models/pocket/detector.py`), for GenEval's
 verdicts. Made by `gdro-bench pretrain pocket-detector --seed {seed}` (torch {torch.__version__}) from {config.images:,}
-scenes; its numbers are in `baselines/pocket/training/detector.toml`.
+scenes; its settings are in `baselines/pocket/training/detector.toml`.
 
 How often GenEval's verdict on its detections is `correct`, on fresh scenes (95 % bootstrap over scenes): where the
 scene is the one prompted for, and where it is that of another prompt with the same tag.

@@ -19,7 +19,7 @@ LATENT_NOISE = 0.1  # what a pocket model leaves in its latents, about
 
 
 class Schedule(Protocol):
-    """Numbers of an instrument's training."""
+    """Settings of an instrument's training."""
 
     @property
     def images(self) -> int: ...

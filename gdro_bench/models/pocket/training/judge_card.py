@@ -118,7 +118,7 @@ def card(judge: PocketJudge, autoencoder: Autoencoder, config: JudgeTraining, se
 Rates pictures of the pocket world for alignment, coherence and style, each 1 to 5
 (`gdro_bench/models/pocket/judge.py`). Made by `gdro-bench pretrain pocket-judge --seed {seed}` (torch
 {torch.__version__}) from {config.images:,} scenes with damages of known severity s, for which it learns 5 - 4 s on the
-damage's axis; its numbers are in `baselines/pocket/training/judge.toml`. It does not read: a misspelt sign costs
+damage's axis; its settings are in `baselines/pocket/training/judge.toml`. It does not read: a misspelt sign costs
 nothing here. It is not UnifiedReward.
 
 Its mean rating on {SCENES} fresh scenes (held-out words, through the autoencoder) by severity, with 95 % bootstrap over

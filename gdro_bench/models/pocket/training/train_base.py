@@ -54,7 +54,7 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Pretraining:
-    """Numbers of `baselines/pocket/training/pretrain.toml`."""
+    """Settings of `baselines/pocket/training/pretrain.toml`."""
 
     autoencoder: Stage
     transformer: Stage

@@ -24,7 +24,7 @@ GAUSSIAN = 0.8  # cells, standard deviation of the target around an object's cen
 
 @dataclass(frozen=True, slots=True)
 class DetectorTraining:
-    """Numbers of `baselines/pocket/training/detector.toml`."""
+    """Settings of `baselines/pocket/training/detector.toml`."""
 
     width: int
     images: int

@@ -32,7 +32,7 @@ Pixels = NDArray[np.uint8]  # [64, 64, 3]
 
 @dataclass(frozen=True, slots=True)
 class JudgeTraining:
-    """Numbers of `baselines/pocket/training/judge.toml`."""
+    """Settings of `baselines/pocket/training/judge.toml`."""
 
     width: int
     images: int
