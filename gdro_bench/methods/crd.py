@@ -21,8 +21,8 @@ Where this differs from the published code:
    Diffusion 3.5 trains steps 0 and 4 three times and the other seven twice. Its grid ends at higher t (0.43 the last
    one trained) than SD3's own, which all methods have here.
 5. The moving average that is evaluated follows `min(slope * update, ceiling)`, every update.
-6. An image that could not be scored counts as one with the group's mean advantage (y = 1/2); other methods leave it
-   out. The published code knows no such image.
+6. An image that could not be scored counts as one with the group's mean advantage (y = 1/2), as in NFT; the other
+   methods leave it out. The published code knows no such image.
 """
 
 from __future__ import annotations

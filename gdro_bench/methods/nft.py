@@ -16,6 +16,8 @@ Where this differs from the published code:
 4. The moving average that is evaluated follows `min(slope * update, ceiling)`, as for every method here.
 5. Only the published default of its modes of advantage, `all`, is here.
 6. A resumed run goes on with every copy and counter; published code starts them anew.
+7. An image that could not be scored has advantage 0 (r = 1/2): no step to first order, and the pull to v_old. The
+   published code knows no such image.
 """
 
 from __future__ import annotations
