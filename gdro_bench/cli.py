@@ -275,7 +275,7 @@ def sweep(
 @click.option(
     "--over",
     multiple=True,
-    metavar="METHOD.KEY=A,B",
+    metavar="method.KEY=A,B",
     help="Try all these values instead of points of the method's search space; repeatable: all combinations.",
 )
 @click.option("--budget", type=int, help="Budget of one trial, pools counted.  [default: the profile's]")
@@ -393,7 +393,8 @@ def study(folders: tuple[Path, ...], runs: Path, question: str | None, **options
 @click.option("--gold", default="pocket-facts", show_default=True, help="Score of known truth: pocket-facts, or none.")
 @click.option("--second-reader", default="none", show_default=True, help="The OCR reward by another reader: tesseract.")
 def judge(folders: tuple[Path, ...], runs: Path, **options: str) -> None:
-    """Have the pictures of the finished runs in FOLDERS, or of all under --runs, judged. Killed, it goes on."""
+    """Have the pictures of the finished runs in FOLDERS, or of all under --runs, judged: these ratings take the
+    place of those that a run has. Killed, it goes on."""
     from gdro_bench.commands import judge as judge_command
 
     judge_command.execute(_console(), folders, runs, **options)

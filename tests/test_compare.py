@@ -429,7 +429,7 @@ def test_a_method_that_never_rises_has_no_cost_to_equal_reward(tmp_path: Path) -
     compared = entries.compare([rising, flat[0]], variants=False)
     assert math.isnan(ratio_of(compared, "dpo")[True].mean)
     _, short = report.write(compared, tmp_path / "out", "evaluations", None)
-    assert short.cells[1][3] == "rises too little to tell"
+    assert short.cells[1][3] == "no clear rise"
 
 
 def test_levels_that_neither_reaches_say_nothing_and_too_many_of_them_give_no_interval() -> None:

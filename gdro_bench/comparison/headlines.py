@@ -53,7 +53,7 @@ def headlines(compared: Comparison, at_budget: Sequence[matched.AtBudget], level
             f"the one that stands with them, {matched.UPTO:.0%} of the way to the highest that both methods surely "
             f"reach. Another cut gives another number (below); of one level alone, R* = {level:.3f}, their "
             f"intervals are wider. Wide: an interval whose ends are more than a factor {WIDE} apart: it tells little. "
-            "Rises too little to tell: not even the highest point of the curve is above the base beyond noise, the "
+            "No clear rise: not even the highest point of the curve is above the base beyond noise, the "
             "best of so many points being high by luck, too."
         )
     elif len(compared.entries) > 1:

@@ -19,9 +19,10 @@ Measured = Callable[[Comparison, Entry, str], Estimate]
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """`says`: what it is, in words. `scope`: the entries of the comparison that it sees: the one alone, a pair whose
-    reference the other one is, or all that gold has seen. `of_part`: whether it is of a part of the scores, such as
-    `gold`. `matched`: whether it is read at the two entries' R*, or at levels up to it."""
+    """`says`: what it is, in words, with the part's name before it or in the place of `{part}`. `scope`: the entries of
+    the comparison that it sees: the one alone, a pair whose reference the other one is, or all that gold has seen.
+    `of_part`: whether it is of a part of the scores, such as `gold`. `matched`: whether it is read at the two
+    entries' R*, or at levels up to it."""
 
     says: str
     measured: Measured
@@ -93,28 +94,30 @@ def _rank_correlation(whole: Comparison, entry: Entry, part: str) -> Estimate:
 
 
 MEASURES = {
-    "cost-ratio": Measure(
-        "cost of the matched reward, pools counted, as a ratio", _cost_ratio(True), "pair", False, True
-    ),
+    "cost-ratio": Measure("cost to R*, over the other's, pools counted", _cost_ratio(True), "pair", False, True),
     "cost-ratio-without-pools": Measure(
-        "cost of the matched reward, pools not counted, as a ratio", _cost_ratio(False), "pair", False, True
+        "cost to R*, over the other's, pools not counted", _cost_ratio(False), "pair", False, True
     ),
     "mean-cost-ratio": Measure(
-        "cost to equal reward, pools counted, as a ratio, mean over levels", _mean_cost_ratio(True), "pair", False, True
+        "cost to equal reward, over the other's, pools counted, mean over levels",
+        _mean_cost_ratio(True),
+        "pair",
+        False,
+        True,
     ),
     "mean-cost-ratio-without-pools": Measure(
-        "cost to equal reward, pools not counted, as a ratio, mean over levels",
+        "cost to equal reward, over the other's, pools not counted, mean over levels",
         _mean_cost_ratio(False),
         "pair",
         False,
         True,
     ),
-    "at-reward": Measure("difference at the matched reward", _at_reward, "pair", matched=True),
+    "at-reward": Measure("difference at R*", _at_reward, "pair", matched=True),
     "difference": Measure("difference at the end of the budget", matched.against, "pair"),
     "relative-difference": Measure("difference at the end of the budget, as a share", _relative, "pair"),
     "gain": Measure("change from the base to the end of the budget", matched.since_base),
     "fall": Measure("last value, against the highest before it, as a share", _fall),
-    "reward-since-best": Measure("reward at the end, less the reward where this was highest", _reward_since_best),
+    "reward-since-best": Measure("reward at the end, less the reward where {part} was highest", _reward_since_best),
     "rank-correlation": Measure("rank correlation with gold over all checkpoints", _rank_correlation, "gold"),
     "removed": Measure("share of the base's errors that is gone at the end", matched.removed),
 }

@@ -67,11 +67,12 @@ def numbers(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 def what(finding: Finding) -> str:
     """What a test measures, of which runs, in words."""
     test = finding.test
-    part = "" if test.part is None else f"{(PARTS | OTHERS).get(test.part, test.part)}, "
+    part, says = (PARTS | OTHERS).get(test.part or "", test.part or ""), MEASURES[test.measure].says
+    told = says.format(part=part) if "{part}" in says or not part else f"{part}, {says}"
     if MEASURES[test.measure].scope == "gold":
-        return f"all methods: {part}{MEASURES[test.measure].says}"
+        return f"all methods: {told}"
     against = "" if test.against is None else f", against {test.against}"
-    return f"{test.of}{against}: {part}{MEASURES[test.measure].says}"
+    return f"{test.of}{against}: {told}"
 
 
 def summary(verdicts: Sequence[Verdict]) -> Table:
@@ -93,8 +94,11 @@ def _sentences(verdicts: Sequence[Verdict], digest: str, seeds: int) -> list[str
         f"Of {len(claims)} claims: " + ", ".join(f"{count} {word}" for word, count in counted.items()) + ".",
         f"Rules: digest {digest}; their file's history tells whether they are older than the runs. A test holds if its "
         "whole 95 % interval is on the claimed side of its bound, in part if it is on that side of the weaker one; "
-        "else it fails if the whole interval is short of the bound, and is undecided if it is not. Of every twenty "
-        "such intervals about one misses the truth; nothing here corrects for their number.",
+        "else it fails if the whole interval is short of the bound, and is undecided if it is not. A claim of several "
+        "tests is partly met if one of them holds, even in part. Of every twenty such intervals about one misses the "
+        "truth; nothing here corrects for their number.",
+        "R* is the highest level of reward that both methods surely reach. Costs are divided by those of the method "
+        "that is held against; reports divide by gdro's.",
         f"A verdict from fewer than {seeds} seeds is provisional. Intervals are over prompts, and over seeds where "
         "there are several: of one seed they do not hold its luck, and of seeds that share a pool not the pool's.",
     ]

@@ -191,4 +191,4 @@ def mean_ratio_text(row: matched.AtReward, ratio: Estimate, to: str) -> str:
 
 
 def _told_or_small(ratio: Estimate, to: str, where: str = "") -> str:
-    return "rises too little to tell" if math.isnan(ratio.mean) else times(ratio, to, where)
+    return "no clear rise" if math.isnan(ratio.mean) else times(ratio, to, where)
