@@ -27,9 +27,10 @@ from gdro_bench.engine.run_state import RunState
 from gdro_bench.methods import gdro, rft
 from gdro_bench.methods.parts import aggregation
 from gdro_bench.methods.parts.adaptive_beta import covariance
-from gdro_bench.methods.parts.offline import draw_noise
+from gdro_bench.methods.parts.offline import Times, draw_noise, draw_t
 from gdro_bench.methods.parts.regularise import PoolRegulariser
 from gdro_bench.methods.parts.rollout_regulariser import paying, shaped
+from gdro_bench.sampling import timesteps
 from gdro_bench.task import Prompt
 
 
@@ -270,9 +271,28 @@ def test_an_update_in_parts_is_the_whole_one(tmp_path: Path) -> None:
 def test_t_and_noise_are_shared_each_as_asked() -> None:
     for of_t, of_noise in ((True, False), (False, True)):
         numbers = SimpleNamespace(share_t=of_t, share_noise=of_noise, t_distribution="uniform")
-        t, eps = draw_noise(numbers, (2, 3), 2, (4,), torch.Generator().manual_seed(0))
+        t, eps = draw_noise(numbers, (2, 3), 2, (4,), torch.ones(1), torch.Generator().manual_seed(0))
         assert bool((t == t[..., :1]).all()) == of_t
         assert bool((eps == eps[:, :, :1]).all()) == of_noise
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "logit-normal", "sampler"])
+def test_times_are_drawn_as_asked(distribution: Times) -> None:
+    """Mean and spread of each; those of the sampler are its own, each as often."""
+    own = timesteps(8, 2.0)[:-1]
+    t = draw_t((20_000,), distribution, own, torch.Generator().manual_seed(0))
+    logistic = torch.linspace(-8, 8, 160_001, dtype=torch.float64)
+    density = (-logistic.square() / 2).exp() / math.sqrt(2 * math.pi)
+    expected = {
+        "uniform": (0.5, 1 / 3),
+        "logit-normal": tuple(float((logistic.sigmoid() ** p * density).sum() * 1e-4) for p in (1, 2)),
+        "sampler": (own.mean().item(), own.square().mean().item()),
+    }[distribution]
+    assert (t.mean().item(), t.square().mean().item()) == pytest.approx(expected, abs=0.01)
+    if distribution == "sampler":
+        values, counts = t.unique(return_counts=True)
+        assert values.equal(own.flip(0))
+        assert counts.tolist() == pytest.approx([2500] * 8, rel=0.1)
 
 
 def test_errors_are_means_over_draws(tmp_path: Path) -> None:

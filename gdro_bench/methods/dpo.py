@@ -18,7 +18,7 @@ from typing import Literal
 
 from gdro_bench.content import Count, NonNegative
 from gdro_bench.methods import CostModel, Method, TrainContext, Training, gdro
-from gdro_bench.methods.parts.offline import PoolConfig
+from gdro_bench.methods.parts.offline import PoolConfig, Times
 from gdro_bench.methods.parts.trainer import OptimiserConfig
 from gdro_bench.profile import Sampler
 from gdro_bench.task import Prompt
@@ -35,7 +35,7 @@ class Config:
     reduction: Literal["sum", "mean"]
     share_t: bool
     share_noise: bool
-    t_distribution: Literal["uniform", "logit-normal"]
+    t_distribution: Times
     draw: Literal["unequal", "spread"]  # any two images of a group whose rewards differ, or its best and its worst
 
 

@@ -10,7 +10,8 @@ them and fits the implicit rewards s to the ranking that the scores define:
 
 Left open by the paper, hence options (the settings are in baselines/<profile>/gdro.toml):
 1. `reduction`: whether both |.|^2 sum or average over latent elements; beta and gamma are on its scale.
-2. `share_t`, `share_noise`: whether a group's images share t and eps. `t_distribution`; `draws` of (t, eps) an image.
+2. `share_t`, `share_noise`: whether a group's images share t and eps. `t_distribution`: uniform, logit-normal, or the
+   times where the sampler asks the model. `draws` of (t, eps) an image.
 3. `ties`: `joint` lets images of equal reward share one remaining set (Breslow's rule), so that the loss cannot
    depend on their order; `order` ranks them as drawn. Where rewards differ both are the paper's loss. With tau = 0
    the target is the limit: one-hot, shared by ties.
@@ -51,6 +52,7 @@ from gdro_bench.methods.parts.offline import (
     OfflineTraining,
     PoolConfig,
     Source,
+    Times,
     draw_groups,
     draw_noise,
     pool_cost,
@@ -83,7 +85,7 @@ class Config:
     reduction: Literal["sum", "mean"]
     share_t: bool
     share_noise: bool
-    t_distribution: Literal["uniform", "logit-normal"]
+    t_distribution: Times
     draws: Count
     ties: Ties
     drop_flat: bool
@@ -245,7 +247,7 @@ class Objective:
 
     def draw_noise(self, groups: int, n: int, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`draws` of t [G, D, n] and eps [G, D, n, *latent_shape]."""
-        return draw_noise(self.config, (groups, n), draws, self.policy.latent_shape, generator)
+        return draw_noise(self.config, (groups, n), draws, self.policy.latent_shape, self.source.times, generator)
 
     @property
     def reference(self) -> ConditionalVelocity:

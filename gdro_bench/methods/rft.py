@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from gdro_bench.methods.parts.offline import (
     OfflineTraining,
     PoolConfig,
     Source,
+    Times,
     draw_t,
     pool_cost,
     squared_error,
@@ -44,7 +44,7 @@ class Config:
     best: Count  # images of a group that are trained on
     groups: Count  # an optimiser step
     drop_flat: bool
-    t_distribution: Literal["uniform", "logit-normal"]
+    t_distribution: Times
 
 
 def draw_best(r: Tensor, n: int, generator: torch.Generator) -> Tensor:
@@ -92,7 +92,7 @@ class Objective:
         groups = usable[torch.randint(len(usable), (c.groups,), generator=generator)]
         members = [draw_best(pool.rewards[g], c.best, generator) for g in groups]
         x0, r, prompts = self.source.taken(groups, members)
-        t = draw_t((c.groups, 1, c.best), c.t_distribution, generator)
+        t = draw_t((c.groups, 1, c.best), c.t_distribution, self.source.times, generator)
         eps = torch.randn((c.groups, 1, *x0.shape[1:]), generator=generator)
         return Drawn(x0, r, prompts, t, eps)
 

@@ -18,7 +18,7 @@ from gdro_bench.content import Count, Natural, NonNegative
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import Step, TrainContext
 from gdro_bench.methods.parts.groups import advantages, epoch_prompts, flat_groups
-from gdro_bench.methods.parts.offline import Draw, PoolConfig, Source, draw_groups, sample_and_score
+from gdro_bench.methods.parts.offline import Draw, PoolConfig, Source, Times, draw_groups, sample_and_score
 from gdro_bench.profile import Sampler
 from gdro_bench.task import Prompt
 
@@ -55,7 +55,7 @@ class OfflineConfig:
     draws: Count
     share_t: bool
     share_noise: bool
-    t_distribution: Literal["uniform", "logit-normal"]
+    t_distribution: Times
     draw: Draw
     drop_flat: bool
 

@@ -30,6 +30,7 @@ from gdro_bench.sampling import ConditionalVelocity
 from gdro_bench.score import GeneratedBatch
 
 Draw = Literal["random", "unequal", "spread"]  # which images of a group, see `draw_members`
+Times = Literal["uniform", "logit-normal", "sampler"]  # how t is drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class Source:
         self, config: PoolConfig, context: TrainContext, origin: Origin | None = None, guard: PoolGuard | None = None
     ) -> None:
         self.config, self.context, self.guard = config, context, guard or PoolGuard()
+        self.times = sampler_times(context)
         self.origin = origin or Origin(task.pool_order(context.prompts, config.seed)[: config.prompts], context.pool)
         self.prompts = self.origin.prompts
         self.shards = math.ceil(len(self.prompts) / config.shard_prompts)
@@ -318,6 +320,8 @@ class OfflineTraining:
 class Groupwise(Protocol):
     """What `draw_groups` asks of a `Source`, or of many."""
 
+    times: Tensor
+
     @property
     def groups(self) -> Groups: ...
     def usable(self, images: int, drop_flat: bool) -> Tensor: ...
@@ -338,7 +342,7 @@ class GroupSettings(Protocol):
     @property
     def share_noise(self) -> bool: ...
     @property
-    def t_distribution(self) -> Literal["uniform", "logit-normal"]: ...
+    def t_distribution(self) -> Times: ...
     @property
     def draw(self) -> Draw: ...
     @property
@@ -355,7 +359,7 @@ def draw_groups(
     groups = some[torch.randint(len(some), (n.groups,), generator=generator)]
     members = [draw_members(source.groups.rewards[g], n.k, n.draw, generator) for g in groups]
     x0, r, prompts = source.taken(groups, members)
-    t, eps = draw_noise(n, (n.groups, n.k), n.draws + more, latent_shape, generator)
+    t, eps = draw_noise(n, (n.groups, n.k), n.draws + more, latent_shape, source.times, generator)
     return Drawn(x0, r, prompts, t, eps, **marks(source.groups, groups, members))
 
 
@@ -364,12 +368,13 @@ def draw_noise(
     shape: tuple[int, int],
     draws: int,
     latent_shape: tuple[int, ...],
+    sampler_times: Tensor,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """`draws` of t [G, D, n] and eps [G, D, n, *latent_shape] for `shape` G groups of n images."""
     (count, n), times, noises = shape, [], []
     for _ in range(draws):
-        t = draw_t((count, 1 if numbers.share_t else n), numbers.t_distribution, generator)
+        t = draw_t((count, 1 if numbers.share_t else n), numbers.t_distribution, sampler_times, generator)
         eps = torch.randn((count, 1 if numbers.share_noise else n, *latent_shape), generator=generator)
         times.append(t.expand(-1, n))
         noises.append(eps.expand(-1, n, *latent_shape))
@@ -395,10 +400,15 @@ def draw_members(r: Tensor, k: int, draw: Draw, generator: torch.Generator) -> T
     return torch.cat((one[None], others, other[None]))
 
 
-def draw_t(
-    shape: tuple[int, ...], distribution: Literal["uniform", "logit-normal"], generator: torch.Generator
-) -> Tensor:
-    """Times in (0, 1) of this shape."""
+def sampler_times(context: TrainContext) -> Tensor:
+    """Where the profile's sampler asks the model, from 1 down: [steps]."""
+    return context.policy.timesteps(context.sampler.steps, context.sampler.shift)[:-1]
+
+
+def draw_t(shape: tuple[int, ...], distribution: Times, sampler_times: Tensor, generator: torch.Generator) -> Tensor:
+    """Times in (0, 1] of this shape; by `sampler`, each of `sampler_times` is as likely."""
+    if distribution == "sampler":
+        return sampler_times[torch.randint(len(sampler_times), shape, generator=generator)]
     if distribution == "logit-normal":
         return torch.randn(shape, generator=generator).sigmoid()
     return torch.rand(shape, generator=generator)

@@ -43,6 +43,7 @@ from gdro_bench.methods.parts.offline import (
     PoolConfig,
     Source,
     pool_cost,
+    sampler_times,
     taken,
     usable,
 )
@@ -141,6 +142,7 @@ class Rounds:
         check_online(config, pool, context.prompts)
         self.guard = guard
         self.pool, self.config, self.context = pool, config, context
+        self.times = sampler_times(context)
         self.share = pool.prompts // config.rounds
         self.parameters = list(context.policy.parameters())
         self.old = self._copied() if config.sampler == "old" else []
