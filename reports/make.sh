@@ -84,6 +84,23 @@ others() {
   sweep geneval --method nft --set method.mode=offline  # on GDRO's pool: what does its rule do without new images?
 }
 
+# Why does GDRO stop on GenEval where NFT goes on? What is expected was written before any of these runs (2026-11-30):
+why() {
+  rounds="--set method.pool.prompts=120 --set method.online.rounds=10 --set method.online.updates=11 \
+    --set method.online.window=3"
+  sweep geneval $rounds  # new images, sampled by what GDRO has become: higher if one pool is what stops it
+  # new images of the base: as high as that if repetition stops it, as one pool if it must be its own images
+  sweep geneval $rounds --set method.online.sampler=old --set method.online.lag=1
+  sweep geneval --set method.t_distribution=sampler  # higher if uniform times, a fifth of them too late, stop it
+  sweep geneval --set method.gamma=3.2  # the paper's gamma over beta on GenEval; higher if the hold is too strong
+  # the same training, averaged over its last 20 updates or so: higher and smoother if its steps are too rough
+  sweep geneval --set method.optimiser.ema_slope=0.01 --set method.optimiser.ema_ceiling=0.95
+  # NFT on GDRO's pool at the times where it trains online: still low if it needs new images, and not these times
+  sweep geneval --method nft --set method.mode=offline --set method.offline.t_distribution=sampler
+  sweep geneval --method nft --set method.online.first=4  # late times alone, and early ones: which does it learn from?
+  sweep geneval --method nft --set method.online.last=3
+}
+
 # Three times the budget: does quality turn while the reward still rises? And at the rate that both had before their
 # searches, whose trials are of 12 to 28 updates?
 long() {
@@ -144,7 +161,7 @@ from gdro_bench import content
 from gdro_bench.engine.plan import read_settings
 print(read_settings(content.find('profile', 'pocket') / 'gdro.toml', '$1')['beta'] * $2)"; }
 
-for step in ${*:-search search_rates search_pool_and_level curves weights main online others long rates ablations exploit}; do
+for step in ${*:-search search_rates search_pool_and_level curves weights main online others why long rates ablations exploit}; do
   echo "== $step"
   $step
 done
