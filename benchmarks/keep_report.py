@@ -33,6 +33,16 @@ NAMES = {  # as `compare --name` gives them
     "gdro (adaptive_beta.rule=kl-target, adaptive_beta.every=2, adaptive_beta.kl_target=0.025, "
     "adaptive_beta.rate=0.5)": "gdro, beta moved to a KL",
     "gdro (optimiser.learning_rate=0.001)": "gdro, rate 1e-3",
+    "gdro (pool.prompts=120, online.rounds=10, online.updates=11, online.window=3)": "gdro, 10 rounds",
+    "gdro (pool.prompts=120, online.rounds=10, online.updates=11, online.window=3, online.sampler=old, "
+    "online.lag=1.0)": "gdro, 10 rounds of the base's",
+    "gdro (t_distribution=sampler)": "gdro, sampler's times",
+    "gdro (optimiser.ema_slope=0.01, optimiser.ema_ceiling=0.95)": "gdro, averaged weights",
+    "nft (optimiser.ema_slope=0.01, optimiser.ema_ceiling=0.95)": "nft, averaged weights",
+    "nft (mode=offline, offline.t_distribution=sampler)": "nft offline, sampler's times",
+    "nft (mode=offline)": "nft offline",
+    "nft (online.first=4)": "nft, later half of the times",
+    "nft (online.last=3)": "nft, earlier half of the times",
     "flow-grpo (optimiser.learning_rate=0.001)": "flow-grpo, rate 1e-3",
 }
 

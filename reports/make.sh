@@ -99,6 +99,10 @@ why() {
   sweep geneval --method nft --set method.mode=offline --set method.offline.t_distribution=sampler
   sweep geneval --method nft --set method.online.first=4  # late times alone, and early ones: which does it learn from?
   sweep geneval --method nft --set method.online.last=3
+  # added when the others but NFT's halves had ended: CRD has two copies, so what samples can stay the base while what
+  # the policy is held against moves, and the other way round. Low alone: that is what CRD, and NFT, rest on.
+  sweep geneval --method crd --set method.sampler.start=0.999 --set method.sampler.delay=0 --set method.sampler.slope=0
+  sweep geneval --method crd --set method.old.start=0.999 --set method.old.slope=0
 }
 
 # Three times the budget: does quality turn while the reward still rises? And at the rate that both had before their
