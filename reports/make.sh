@@ -68,6 +68,7 @@ main() {
     sweep $task --method gdro --method flow-grpo --method dance-grpo --method dpo --seeds 0,1,2
   done
   sweep geneval --method nft --method crd --seeds 0,1,2  # their seeds 0 led there
+  sweep ocr --method nft --seeds 0,1,2
 }
 
 online() {
