@@ -43,6 +43,8 @@ NAMES = {  # as `compare --name` gives them
     "nft (mode=offline)": "nft offline",
     "nft (online.first=4)": "nft, later half of the times",
     "nft (online.last=3)": "nft, earlier half of the times",
+    "crd (sampler.delay=0, sampler.start=0.999, sampler.slope=0.0)": "crd on the base's images",
+    "crd (old.start=0.999, old.slope=0.0)": "crd held to the base",
     "flow-grpo (optimiser.learning_rate=0.001)": "flow-grpo, rate 1e-3",
 }
 
