@@ -539,11 +539,11 @@ def test_in_the_plane_the_reward_rises_offline(tmp_path: Path, name: str) -> Non
 @pytest.mark.parametrize("name", ["gdro", "dgpo"])
 def test_in_the_plane_gdro_and_dgpo_order_likelihoods_by_reward(tmp_path: Path, name: str) -> None:
     """e_theta - e_ref falls from the worst mode to the best. (For DGPO all of them may rise.)"""
-    trial_of = {
+    settings_of = {
         "gdro": OFFLINE_PLANE | {"pool": POOL_PLANE, "optimiser": RATE, "tau": 0.1, "gamma": 0.0, "beta": 5.0},
         "dgpo": {"mode": "offline", "offline": OFFLINE_PLANE, "pool": POOL_PLANE, "optimiser": RATE} | SCALE["dgpo"],
     }
-    training = in_plane(tmp_path, name, trial_of[name])
+    training = in_plane(tmp_path, name, settings_of[name])
     for _ in range(200):
         training.step()
     policy, draws = training.context.policy, 400
