@@ -38,7 +38,6 @@ NAMES = {  # as `compare --name` gives them
     "online.lag=1.0)": "gdro, 10 rounds of the base's",
     "gdro (t_distribution=sampler)": "gdro, sampler's times",
     "gdro (optimiser.ema_slope=0.01, optimiser.ema_ceiling=0.95)": "gdro, averaged weights",
-    "nft (optimiser.ema_slope=0.01, optimiser.ema_ceiling=0.95)": "nft, averaged weights",
     "nft (mode=offline, offline.t_distribution=sampler)": "nft offline, sampler's times",
     "nft (mode=offline)": "nft offline",
     "nft (online.first=4)": "nft, later half of the times",

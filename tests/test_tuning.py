@@ -20,8 +20,8 @@ README = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
 
 SHORT, LONG = 12_000, 60_000  # evaluations of a trial: of all settings together, and then of one alone
 RATE, POOL, LEVEL = "optimiser.learning_rate", "pool.prompts", "noising.level"
-AGAIN = {("geneval", "gdro"), ("geneval", "flow-grpo"), ("geneval", "dance-grpo"), ("geneval", "dpo")}
 # whose search of all settings was made anew, last of all
+AGAIN = {("geneval", "gdro"), ("geneval", "flow-grpo"), ("geneval", "dance-grpo"), ("geneval", "dpo")}
 RATES, POOLS, LEVELS = [4e-4, 1e-3, 2.66e-3], [24, 48, 96], [0.5, 0.7, 0.815]
 
 

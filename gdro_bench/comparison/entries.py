@@ -26,7 +26,7 @@ from gdro_bench.score import corrected_score
 from gdro_bench.task import Correction
 
 Floats = NDArray[np.float64]
-Number = tuple[str, str]  # (method, name): a setting of a method that runs differ in
+Setting = tuple[str, str]  # (method, name): a setting of a method that runs differ in
 CORRECTED = "corrected"  # the part that is made of the means of two others
 FIRST_RUNS = "Type: gdro-bench sweep ocr --method gdro --method flow-grpo --seeds 0,1,2"
 AXES = {
@@ -150,7 +150,7 @@ class Comparison:
     entries: tuple[Entry, ...]
     reference: Entry
     prompt_weights: stats.Weights
-    ablations: dict[Number, tuple[Entry, ...]]  # what one setting does
+    ablations: dict[Setting, tuple[Entry, ...]]  # what one setting does
 
     @property
     def first(self) -> Run:
@@ -476,9 +476,9 @@ def _changed(entry: Entry) -> list[str]:
     return [setting for setting in entry.runs[0].run.changed if setting.startswith("method.")]
 
 
-def _ablations(entries: Sequence[Entry]) -> dict[Number, tuple[Entry, ...]]:
+def _ablations(entries: Sequence[Entry]) -> dict[Setting, tuple[Entry, ...]]:
     """For each setting of a method that alone was changed: the entries, the unchanged one among them, by its value."""
-    varied_by: dict[Number, list[Entry]] = {}
+    varied_by: dict[Setting, list[Entry]] = {}
     for entry in entries:
         if len(_changed(entry)) == 1:
             name = _changed(entry)[0].split("=")[0].removeprefix("method.")

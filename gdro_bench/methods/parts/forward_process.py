@@ -57,7 +57,7 @@ Check = Callable[[Any, Sequence[Prompt], Sampler], None]  # of a method's settin
 Role = Literal["old", "sampler", "reference", "teacher"]  # whose velocities a loss may compare the policy's with
 
 
-class Numbers(Protocol):
+class Settings(Protocol):
     """What the loop reads of a method's config."""
 
     @property
@@ -130,14 +130,14 @@ def distance(v: Tensor, other: Tensor) -> Tensor:
     return (v - other).square().flatten(2).mean(2)
 
 
-def kl_roles(config: Numbers) -> frozenset[Role]:
+def kl_roles(config: Settings) -> frozenset[Role]:
     """Whose velocities `kl` needs."""
     if not config.kl_weight:
         return frozenset()
     return frozenset({"reference" if config.teacher_guidance == 1 else "teacher"})
 
 
-def check(config: Numbers, prompts: Sequence[Prompt], sampler: Sampler) -> None:
+def check(config: Settings, prompts: Sequence[Prompt], sampler: Sampler) -> None:
     """Raises:
     BenchError: settings that do not go together."""
     check_teacher(config, sampler)
@@ -148,7 +148,7 @@ def check(config: Numbers, prompts: Sequence[Prompt], sampler: Sampler) -> None:
         check_online(config.online, rollout_sampler(config.online, sampler).steps, known)
 
 
-def check_teacher(config: Numbers, sampler: Sampler) -> None:
+def check_teacher(config: Settings, sampler: Sampler) -> None:
     """Raises:
     BenchError: a guided teacher teaches guidance, which the sampler would then apply once more."""
     if config.kl_weight and config.teacher_guidance != 1 and sampler.guidance != 1:
@@ -172,7 +172,7 @@ def kl(loss: Tensor, seen: Seen, weight: float | Tensor) -> tuple[Tensor, dict[s
 # The loop
 
 
-def costs(config: Numbers, rule: Rule, sampler: Sampler) -> CostModel:
+def costs(config: Settings, rule: Rule, sampler: Sampler) -> CostModel:
     """What a training will spend. A copy that still equals the policy is not asked, which saves a little more.
 
     Raises:
@@ -220,7 +220,7 @@ def method(config_type: type[Any], rule_of: Callable[[Any], Rule], check: Check 
 class ForwardTraining:
     """Collects what it trains on, then trains on it, an update a step."""
 
-    def __init__(self, config: Numbers, rule: Rule, context: TrainContext) -> None:
+    def __init__(self, config: Settings, rule: Rule, context: TrainContext) -> None:
         self.config, self.rule, self.context = config, rule, context
         self.trainer = Trainer(context.policy, config.optimiser, context.processes)
         online = config.mode == "online"

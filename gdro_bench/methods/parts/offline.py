@@ -105,7 +105,7 @@ class Source:
         self, config: PoolConfig, context: TrainContext, origin: Origin | None = None, guard: PoolGuard | None = None
     ) -> None:
         self.config, self.context, self.guard = config, context, guard or PoolGuard()
-        self.times = sampler_times(context)
+        self.times = times_of_sampler(context)
         self.origin = origin or Origin(task.pool_order(context.prompts, config.seed)[: config.prompts], context.pool)
         self.prompts = self.origin.prompts
         self.shards = math.ceil(len(self.prompts) / config.shard_prompts)
@@ -320,8 +320,8 @@ class OfflineTraining:
 class Groupwise(Protocol):
     """What `draw_groups` asks of a `Source`, or of many."""
 
-    times: Tensor
-
+    @property
+    def times(self) -> Tensor: ...
     @property
     def groups(self) -> Groups: ...
     def usable(self, images: int, drop_flat: bool) -> Tensor: ...
@@ -350,11 +350,11 @@ class GroupSettings(Protocol):
 
 
 def draw_groups(
-    source: Groupwise, numbers: GroupSettings, latent_shape: tuple[int, ...], generator: torch.Generator, more: int = 0
+    source: Groupwise, settings: GroupSettings, latent_shape: tuple[int, ...], generator: torch.Generator, more: int = 0
 ) -> Drawn:
     """k images each of some groups, with draws of (t, eps), so many `more` than the settings say: whoever has the same
     settings draws the same."""
-    n = numbers
+    n = settings
     some = source.usable(n.k, n.drop_flat)
     groups = some[torch.randint(len(some), (n.groups,), generator=generator)]
     members = [draw_members(source.groups.rewards[g], n.k, n.draw, generator) for g in groups]
@@ -364,7 +364,7 @@ def draw_groups(
 
 
 def draw_noise(
-    numbers: GroupSettings,
+    settings: GroupSettings,
     shape: tuple[int, int],
     draws: int,
     latent_shape: tuple[int, ...],
@@ -374,8 +374,8 @@ def draw_noise(
     """`draws` of t [G, D, n] and eps [G, D, n, *latent_shape] for `shape` G groups of n images."""
     (count, n), times, noises = shape, [], []
     for _ in range(draws):
-        t = draw_t((count, 1 if numbers.share_t else n), numbers.t_distribution, sampler_times, generator)
-        eps = torch.randn((count, 1 if numbers.share_noise else n, *latent_shape), generator=generator)
+        t = draw_t((count, 1 if settings.share_t else n), settings.t_distribution, sampler_times, generator)
+        eps = torch.randn((count, 1 if settings.share_noise else n, *latent_shape), generator=generator)
         times.append(t.expand(-1, n))
         noises.append(eps.expand(-1, n, *latent_shape))
     return torch.stack(times, dim=1), torch.stack(noises, dim=1)
@@ -400,7 +400,7 @@ def draw_members(r: Tensor, k: int, draw: Draw, generator: torch.Generator) -> T
     return torch.cat((one[None], others, other[None]))
 
 
-def sampler_times(context: TrainContext) -> Tensor:
+def times_of_sampler(context: TrainContext) -> Tensor:
     """Where the profile's sampler asks the model, from 1 down: [steps]."""
     return context.policy.timesteps(context.sampler.steps, context.sampler.shift)[:-1]
 

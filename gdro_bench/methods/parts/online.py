@@ -43,7 +43,6 @@ from gdro_bench.methods.parts.offline import (
     PoolConfig,
     Source,
     pool_cost,
-    sampler_times,
     taken,
     usable,
 )
@@ -142,7 +141,6 @@ class Rounds:
         check_online(config, pool, context.prompts)
         self.guard = guard
         self.pool, self.config, self.context = pool, config, context
-        self.times = sampler_times(context)
         self.share = pool.prompts // config.rounds
         self.parameters = list(context.policy.parameters())
         self.old = self._copied() if config.sampler == "old" else []
@@ -153,6 +151,10 @@ class Rounds:
         self.sources = [Source(pool, context, Origin(self.order[: self.share], context.pool), guard)]
         self._groups: Groups | None = None
         self._elites: dict[str, Tensor] = {}
+
+    @property
+    def times(self) -> Tensor:
+        return self.sources[-1].times
 
     @property
     def number(self) -> int:
