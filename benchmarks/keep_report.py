@@ -81,9 +81,9 @@ def keep(folders: list[Path], report: Path) -> None:
             copy(folder / name, kept / name)
         if report.name.startswith("long-"):
             copy(folder / "health.json", kept / "health.json")  # which mark was the last healthy one
-        for path, numbers in shown.items():
+        for path, pictures in shown.items():
             if path.is_relative_to(folder):
-                wanted = sorted(numbers)
+                wanted = sorted(pictures)
                 samples.write(kept / path.relative_to(folder), samples.read(path, wanted), wanted)
 
 

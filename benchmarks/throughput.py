@@ -183,8 +183,8 @@ def jobs(profile: Profile, name: str, policy: Any, batch: int, folder: Path) -> 
 def _gdro(name: str, policy: Any, k: int, folder: Path) -> Job:
     """An update of two groups of k, one a pass, its pool made."""
     groups = 2
-    numbers = {"pool.prompts": 2, "pool.images": k, "groups": groups, "k": k, "optimiser.batch": k}
-    settings = tuple(f"method.{key}={value}" for key, value in numbers.items())
+    values = {"pool.prompts": 2, "pool.images": k, "groups": groups, "k": k, "optimiser.batch": k}
+    settings = tuple(f"method.{key}={value}" for key, value in values.items())
     config, once = make_plan("ocr", "gdro", name, 0, folder, settings).config, Sampler(1, 1.0, 1.0, k)
     pool = Pool(folder / str(k), Ledger(1))
     training = gdro.start(config, TrainContext(policy, Alternating(), PROMPTS, once, pool, 0))

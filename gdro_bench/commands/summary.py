@@ -145,8 +145,8 @@ def print_tune(console: Console, searches: Sequence[Tuned]) -> None:
 def _best(one: Tuned) -> str:
     if one.best is None:
         return f"All trials failed. {one.trials[0].failure}"
-    numbers = one.trials[one.best].settings.items()
-    settings = " ".join(f"--set method.{name}={json.dumps(value)}" for name, value in numbers)
+    best = one.trials[one.best].settings
+    settings = " ".join(f"--set method.{name}={json.dumps(value)}" for name, value in best.items())
     return f"Trial {one.best} is best: {settings}."
 
 

@@ -79,7 +79,7 @@ def of(compared: Comparison, found: Sequence[Tuned]) -> Searches:
     """The searches of a comparison's entries among those that were found, the shortest trials first.
 
     Raises:
-        BenchError: two are of one method, of the same numbers, and of trials of one budget.
+        BenchError: two are of one method, of the same settings, and of trials of one budget.
     """
     run, by_method = compared.first, dict[str, tuple[Tuned, ...]]()
     for one in sorted(found, key=lambda one: one.budget):

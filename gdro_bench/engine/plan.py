@@ -172,14 +172,14 @@ def _file_of_settings(method: str, profile: str) -> Path:
     return path
 
 
-def with_settings(made: Plan, numbers: Mapping[str, Any]) -> Plan:
+def with_settings(made: Plan, settings: Mapping[str, Any]) -> Plan:
     """A plan with other settings of its method, by their dotted names; what these touch is checked as in `make_plan`.
 
     Raises:
         BenchError: an unknown name, a value of the wrong type or out of its range, a pool that takes the whole budget.
     """
     tables = copy.deepcopy(made.settings)
-    changed = content.apply_settings(tables, [f"method.{k}={json.dumps(value)}" for k, value in numbers.items()])
+    changed = content.apply_settings(tables, [f"method.{k}={json.dumps(value)}" for k, value in settings.items()])
     method: Method = registry.lookup("method", made.method)
     config = _config(method, tables["method"], f"{made.method}.toml", made.seed)
     _check_method(method, config, made.train, made.profile)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """The numbers of its `pool`, None where it samples anew, and in how many `rounds` that is filled; `auxiliaries`,
+    """The settings of its `pool`, None where it samples anew, and in how many `rounds` that is filled; `auxiliaries`,
     names of the rewards that watch the task's own; and the `guidances` of its rollouts and teachers, where 1 is
     none."""
 

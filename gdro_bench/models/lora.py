@@ -49,7 +49,7 @@ def load_lora(transformer: Any, folder: Path, prefix: str | None = None) -> None
     anything. A folder as peft's `save_pretrained` writes it, such as those that Flow-GRPO's code publishes, does, too.
 
     diffusers rounds them to the transformer's dtype, so they are put into float32 ones once more. As diffusers does, it
-    takes adapters without numbers of their own to have alpha = rank.
+    takes adapters without settings of their own to have alpha = rank.
 
     Raises:
         BenchError: the folder holds none, or they do not fit the model.
@@ -239,11 +239,11 @@ def settle(folder: Path) -> None:
 def _settled(text: str) -> str:
     """An entry of the header; of the adapters' settings, which are JSON, the target modules in order."""
     try:
-        numbers = json.loads(text)
+        settings = json.loads(text)
     except ValueError:
         return text
-    modules = {name: sorted(value) for name, value in numbers.items() if name.endswith("target_modules")}
-    return json.dumps(numbers | modules, indent=2, sort_keys=True)
+    modules = {name: sorted(value) for name, value in settings.items() if name.endswith("target_modules")}
+    return json.dumps(settings | modules, indent=2, sort_keys=True)
 
 
 def note_base(folder: Path, base: str) -> None:

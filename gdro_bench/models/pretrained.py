@@ -55,10 +55,10 @@ class PretrainedPolicy(Adapted):
     def __init__(self, pipeline: Any, config: PretrainedConfig, fingerprint: str, device: str) -> None:
         """fingerprint: of the transformer's weights; it stands in the names of the model and of adapters' base."""
         self.pipeline, self.config, self.device = pipeline, config, device
-        numbers = (config.dtype, config.distilled_guidance, config.text_tokens, config.float8)
+        settings = (config.dtype, config.distilled_guidance, config.text_tokens, config.float8)
         self.base = f"{Path(config.source).name} {fingerprint}".strip()
         self.encoded_by = [content.fingerprint(encoder) for _, encoder in self._encoders()]
-        self.name = f"{self.base} {config.side} px {content.digest(*numbers)[:8]}"  # its pools', too
+        self.name = f"{self.base} {config.side} px {content.digest(*settings)[:8]}"  # its pools', too
         if config.compiled:  # before the blocks are sharded, as FSDP wants it
             compile_blocks(pipeline.transformer)
         if config.sharded and distributed.is_initialized():
@@ -170,8 +170,8 @@ class PretrainedPolicy(Adapted):
         from peft import get_peft_model_state_dict
 
         weights = get_peft_model_state_dict(self.transformer, adapter_name=ADAPTER)
-        numbers = self.transformer.peft_config[ADAPTER].to_dict()
-        type(self.pipeline).save_lora_weights(folder, weights, transformer_lora_adapter_metadata=numbers)
+        settings = self.transformer.peft_config[ADAPTER].to_dict()
+        type(self.pipeline).save_lora_weights(folder, weights, transformer_lora_adapter_metadata=settings)
         settle(folder)
         note_base(folder, self.base)
 

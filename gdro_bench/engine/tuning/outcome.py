@@ -25,11 +25,11 @@ FAILURE = "failure.json"
 
 def result(search: Search, number: int) -> Trial | None:
     """What a trial's folder says; None if it has not ended."""
-    plan, numbers = search.plans[number], search.drawn[number]
+    plan, settings = search.plans[number], search.drawn[number]
     digest = content.digest(plan.settings["method"])
     if (plan.folder / FAILURE).exists():
         told = json.loads((plan.folder / FAILURE).read_text(encoding="utf-8"))
-        return Trial(number, numbers, digest, None, None, told["failure"], None, told["evaluations"], None, None)
+        return Trial(number, settings, digest, None, None, told["failure"], None, told["evaluations"], None, None)
     if not (plan.folder / "run.json").exists():
         return None
     run = record.read(plan.folder)
@@ -37,7 +37,7 @@ def result(search: Search, number: int) -> Trial | None:
     value = None if math.isnan(last.reward.mean) else last.reward
     failure = "" if value else "No picture could be scored."
     spent = (last.updates, last.evaluations, last.pool_evaluations, _seconds(plan))
-    return Trial(number, numbers, digest, value, None, failure, *spent)
+    return Trial(number, settings, digest, value, None, failure, *spent)
 
 
 def fail(plan: Plan, sentence: str, spent: float) -> None:

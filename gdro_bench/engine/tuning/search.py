@@ -62,8 +62,8 @@ def make_search(
 
     Args:
         trials: how many, the method's own settings included; TRIALS if None. budget: of one trial; the profile's if
-            None. seed: of the draws and of every run. settings: as of a run; those of the method change its own
-            numbers, the first trial. over: values to try all combinations of, instead of points of the method's space.
+            None. seed: of the draws and of every run. settings: as of a run; those of the method change its own,
+            the first trial's. over: values to try all combinations of, instead of points of the method's space.
 
     Raises:
         BenchError: a name or setting is unknown, there is no space or a bad one, or a method refuses one of its values
@@ -73,10 +73,10 @@ def make_search(
         raise BenchError("--over tries all combinations.", "Leave out --trials.", 2)
     tuning = f"profile.prompts={_tuning_prompts(profile, settings, task)}"
     first = plan.make_plan(task, method, profile, seed, out, [*_cheap(profile, task), *settings, tuning], budget)
-    numbers = first.settings["method"]
-    where, space = _over(over, method, numbers) if over else _own_space(profile, method, task, numbers)
-    own = {name: content.flatten(numbers)[name] for name in space}
-    drawn = spaces.grid(space, own) if over else _drawn(space, own, seed, trials or TRIALS)
+    own = first.settings["method"]
+    where, space = _over(over, method, own) if over else _own_space(profile, method, task, own)
+    first_point = {name: content.flatten(own)[name] for name in space}
+    drawn = spaces.grid(space, first_point) if over else _drawn(space, first_point, seed, trials or TRIALS)
     for name, value in _ends(space):
         _checked(first, {name: value}, f"{where} lets {name} be {json.dumps(value)}", where)
     checked = [
@@ -87,11 +87,11 @@ def make_search(
     return Search(task, profile, method, seed, space, drawn, plans, folder, _identity(first, space))
 
 
-def _over(over: Sequence[str], method: str, numbers: Mapping[str, Any]) -> tuple[str, Space]:
-    return "--over", spaces.over(over, method, numbers)
+def _over(over: Sequence[str], method: str, own: Mapping[str, Any]) -> tuple[str, Space]:
+    return "--over", spaces.over(over, method, own)
 
 
-def _own_space(profile: str, method: str, task: str, numbers: Mapping[str, Any]) -> tuple[str, Space]:
+def _own_space(profile: str, method: str, task: str, own: Mapping[str, Any]) -> tuple[str, Space]:
     """The method's file of a search space, and what it says.
 
     Raises:
@@ -101,7 +101,7 @@ def _own_space(profile: str, method: str, task: str, numbers: Mapping[str, Any])
     if path is None:
         remedy = f"Write baselines/{profile}/{method}{content.SPACE_SUFFIX} in the current folder, or give --over."
         raise BenchError(f"Profile {profile!r} has no search space for {method!r}.", remedy, 2)
-    return str(path), spaces.read(path, task, numbers)
+    return str(path), spaces.read(path, task, own)
 
 
 def _drawn(space: Space, own: dict[str, Any], seed: int, trials: int) -> tuple[dict[str, Any], ...]:
@@ -132,18 +132,18 @@ def _ends(space: Space) -> Iterator[tuple[str, Any]]:
     return ((name, value) for name, domain in space.items() for value in domain.ends)
 
 
-def _said(numbers: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {json.dumps(value)}" for name, value in numbers.items())
+def _said(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {json.dumps(value)}" for name, value in settings.items())
 
 
-def _checked(first: Plan, numbers: Mapping[str, Any], what: str, where: str) -> Plan:
+def _checked(first: Plan, settings: Mapping[str, Any], what: str, where: str) -> Plan:
     """The first trial's plan with these settings.
 
     Raises:
         BenchError: they cannot be, or the method refuses them.
     """
     try:
-        return plan.with_settings(first, numbers)
+        return plan.with_settings(first, settings)
     except BenchError as error:
         raise BenchError(f"{what}: {error.problem}", f"{error.remedy} Or mend {Path(where).name}.", 2) from error
 

@@ -96,11 +96,11 @@ def read(path: Path, task: str, own: Mapping[str, Any]) -> Space:
         )
     if len(entries) > len(PRIMES):
         raise BenchError(f"{path} has {len(entries)} settings.", f"Search {len(PRIMES)} at most.", 2)
-    numbers = content.flatten(own)
+    values = content.flatten(own)
     for name in entries:
-        if name not in numbers:
-            raise unknown(f"setting in {path.name.removesuffix(content.SPACE_SUFFIX)}.toml called", name, numbers)
-    return {name: _domain(entry, numbers[name], f"{path}: {name}") for name, entry in entries.items()}
+        if name not in values:
+            raise unknown(f"setting in {path.name.removesuffix(content.SPACE_SUFFIX)}.toml called", name, values)
+    return {name: _domain(entry, values[name], f"{path}: {name}") for name, entry in entries.items()}
 
 
 def over(values: Sequence[str], method: str, own: Mapping[str, Any]) -> Space:
@@ -112,16 +112,16 @@ def over(values: Sequence[str], method: str, own: Mapping[str, Any]) -> Space:
     Raises:
         BenchError: as `content.varied`; one names no setting of the method, or leaves its own value out.
     """
-    numbers, found = content.flatten(own), dict[str, Domain]()
+    own, found = content.flatten(own), dict[str, Domain]()
     for varied in content.varied(values):
         settings = [content.parsed(setting) for setting in varied]
         group, _, name = settings[0][0].partition(".")
         if group != "method":
             raise BenchError(f"--over {settings[0][0]} is of no method's setting.", "Write method.NAME=A,B.", 2)
-        if name not in numbers:
-            raise unknown(f"setting in {method}.toml called", name, numbers)
+        if name not in own:
+            raise unknown(f"setting in {method}.toml called", name, own)
         choices = [value for _, value in settings]
-        found[name] = _domain({"choices": choices}, numbers[name], f"--over method.{name}")
+        found[name] = _domain({"choices": choices}, own[name], f"--over method.{name}")
     return found
 
 

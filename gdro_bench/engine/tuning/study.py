@@ -112,8 +112,8 @@ class StudyOf:
                     f"{self.search.folder} holds a search with another {name} ({before.get(name)}, now {value}).",
                     "Give another --out, or delete that folder.",
                 )
-        for numbers in self.search.drawn[len(self.study.get_trials(deepcopy=False)) :]:
-            self.study.enqueue_trial(numbers)
+        for settings in self.search.drawn[len(self.study.get_trials(deepcopy=False)) :]:
+            self.study.enqueue_trial(settings)
 
     def _states(self) -> list[optuna.trial.TrialState]:
         return [one.state for one in self.study.get_trials(deepcopy=False)[: len(self.search.plans)]]

@@ -93,6 +93,6 @@ def _trial(table: Mapping[str, Any]) -> Trial:
 
 
 def trial_of(tuned: Tuned, run: Run) -> Trial | None:
-    """The trial whose numbers a run has; the best one of them."""
+    """The trial whose settings a run has; the best one of them."""
     same = [one for one in tuned.trials if one.digest == run.digests["method"]]
     return next((one for one in same if one.number == tuned.best), same[0] if same else None)

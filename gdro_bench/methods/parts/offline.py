@@ -35,7 +35,7 @@ Times = Literal["uniform", "logit-normal", "sampler"]  # how t is drawn
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:
-    """`[pool]` of a method's TOML. Runs of one seed whose methods have the same numbers share one pool."""
+    """`[pool]` of a method's TOML. Runs of one seed whose methods have the same settings share one pool."""
 
     prompts: Count
     images: Count  # a prompt
