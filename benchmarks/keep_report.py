@@ -36,6 +36,7 @@ NAMES = {  # as `compare --name` gives them
     "gdro (pool.prompts=120, online.rounds=10, online.updates=11, online.window=3)": "gdro, 10 rounds",
     "gdro (pool.prompts=120, online.rounds=10, online.updates=11, online.window=3, online.sampler=old, "
     "online.lag=1.0)": "gdro, 10 rounds of the base's",
+    "gdro (pool.prompts=120, online.rounds=10, online.updates=11, online.reference=sampler)": "gdro, moving reference",
     "gdro (t_distribution=sampler)": "gdro, sampler's times",
     "gdro (optimiser.ema_slope=0.01, optimiser.ema_ceiling=0.95)": "gdro, averaged weights",
     "nft (mode=offline, offline.t_distribution=sampler)": "nft offline, sampler's times",
