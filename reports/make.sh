@@ -115,8 +115,8 @@ moving() {
   tens="--set method.pool.prompts=120 --set method.online.rounds=10 --set method.online.updates=11"
   for task in geneval ocr; do
     sweep $task --method gdro --seeds 0,1,2 $tens --set method.online.reference=sampler
-    "$bench" tune $task --method gdro $tens --over method.online.reference=base,sampler --over method.online.sampler=theta,old \
-      --jobs 2 --out tuned/moving --set profile.held_out_prompts=180
+    "$bench" tune $task --method gdro $tens --over method.online.reference=base,sampler \
+      --over method.online.sampler=theta,old --jobs 2 --out tuned/moving --set profile.held_out_prompts=180
   done
 }
 
