@@ -58,7 +58,7 @@ def sample_sheet(
     }
     lines = max((_wrapped(title, 34).count("\n") + 1 for title in columns), default=0)
     lines += max((text.count("\n") + 1 for texts in wrapped.values() for text in texts), default=0)
-    size = (2.0 * beside * width, (1.85 + 0.15 * lines) * rows)
+    size = (2.0 * beside * width, (2.0 + 0.15 * lines) * rows)
     figure, axes = _subplots(rows, beside * width, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()

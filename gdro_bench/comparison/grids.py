@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,16 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdro_bench.comparison import matched
-from gdro_bench.comparison.entries import Comparison, Entry
+from gdro_bench.comparison.entries import Comparison, Entry, Floats
 from gdro_bench.engine import samples
 
+Change = Callable[[Entry, int], Floats]  # of a picture each, at an evaluation point
 Column = tuple[str, Entry, int]  # its title, whose pictures, and the index of the evaluation point
-GRID_ROWS = {"first": 5, "rises": 3, "falls": 3, "judged": 5}
+GRID_ROWS = {"first": 5, "rises": 3, "falls": 3, "judged": 5, "doubted": 5}
 GRID_TITLES = {
     "first": "The first held-out prompts",
     "rises": "Where the reward rose most",
     "falls": "Where the reward fell most",
     "judged": "At the end of the budget, where the judge's rating fell most",
+    "doubted": "At the end of the budget, where the reward rose most while gold fell",
 }
 
 
@@ -39,25 +41,27 @@ class Grid:
 
 def grids(compared: Comparison, at_reward: Sequence[matched.AtReward]) -> list[Grid]:
     """Base and methods on the same noise: at matched reward the first prompts, and where the reward moved most; at the
-    end of the budget where the judge's rating fell most."""
-    made = _moved(compared, _columns(compared, at_reward), "reward", ("first", "rises", "falls"))
+    end of the budget where the judge's rating fell most, and where the reward rose most while gold fell."""
+    made = _moved(compared, _columns(compared, at_reward), _change_of("reward"), ("first", "rises", "falls"))
+    ends = [(f"{_whose(entry)}, at the end", entry, len(entry.points) - 1) for entry in compared.entries]
     if "u" in compared.parts:
-        ends = [(f"{_whose(entry)}, at the end", entry, len(entry.points) - 1) for entry in compared.entries]
-        made += _moved(compared, ends, "u", ("judged",))
+        made += _moved(compared, ends, _change_of("u"), ("judged",))
+    if "gold" in compared.parts:
+        made += _moved(compared, ends, _doubted, ("doubted",))
     return made
 
 
-def _moved(compared: Comparison, columns: list[Column], part: str, names: Sequence[str]) -> list[Grid]:
-    """Grids of these names, of the base and these columns; `part` is what rose or fell."""
+def _moved(compared: Comparison, columns: list[Column], change_of: Change, names: Sequence[str]) -> list[Grid]:
+    """Grids of these names, of the base and these columns, by a change that is meant over the columns."""
     shown: list[Column] = [("base", compared.reference, 0), *columns]
     kept = np.array(sorted(set.intersection(*(_kept(entry, index) for _, entry, index in shown))), dtype=np.int64)
-    change = np.nan_to_num(np.mean([_change(entry, index, part)[kept] for _, entry, index in columns], axis=0))
+    change = np.nan_to_num(np.mean([change_of(entry, index)[kept] for _, entry, index in columns], axis=0))
     order = np.argsort(-change, kind="stable")
     rises, falls = order[change[order] > 0], order[::-1][change[order[::-1]] < 0]
-    rows = {"first": kept, "rises": kept[rises], "falls": kept[falls], "judged": kept[falls]}
+    rows = {"first": kept, "rises": kept[rises], "falls": kept[falls], "judged": kept[falls], "doubted": kept[rises]}
     of = len(compared.reference.runs[0].prompts)
     chosen = "" if len(kept) == of else f" (of the {len(kept)} prompts whose pictures are kept, of {of})"
-    titles = GRID_TITLES | {name: GRID_TITLES[name] + chosen for name in ("rises", "falls", "judged")}
+    titles = {name: title + (chosen if name != "first" else "") for name, title in GRID_TITLES.items()}
     return [_grid(name, titles[name], rows[name][: GRID_ROWS[name]], shown) for name in names if len(rows[name])]
 
 
@@ -89,10 +93,21 @@ def _samples(entry: Entry, index: int) -> Path:
     return samples.path_of(entry.runs[0].folder, entry.points[index].mark)
 
 
-def _change(entry: Entry, index: int, part: str) -> NDArray[np.float64]:
-    values = entry.runs[0].parts[part]
-    changed: NDArray[np.float64] = values[index] - values[0]
-    return changed
+def _change_of(part: str) -> Change:
+    """Of a part since the base, [N]."""
+
+    def change(entry: Entry, index: int) -> Floats:
+        values = entry.runs[0].parts[part]
+        changed: Floats = values[index] - values[0]
+        return changed
+
+    return change
+
+
+def _doubted(entry: Entry, index: int) -> Floats:
+    """By how much the reward rose where gold fell, else 0: [N]."""
+    reward, gold = (_change_of(part)(entry, index) for part in ("reward", "gold"))
+    return np.where(gold < 0, np.maximum(reward, 0.0), 0.0)
 
 
 def _grid(name: str, title: str, rows: NDArray[np.int64], shown: Sequence[Column]) -> Grid:

@@ -20,6 +20,7 @@ from gdro_bench.comparison.grids import grids
 from gdro_bench.comparison.headlines import headlines
 from gdro_bench.comparison.searches import NOT_GIVEN, Searches
 from gdro_bench.comparison.tables.costs import columns_of, curve_table, cut_table, reward_table, time_table
+from gdro_bench.comparison.tables.doubts import doubt_table
 from gdro_bench.comparison.tables.ends import (
     budget_table,
     own_parts_table,
@@ -120,7 +121,8 @@ def _tables(
 ) -> list[Table]:
     """What the runs alone tell, the table in short first."""
     at_level = None if level is None else reward_table(compared, at_reward, level, axis)
-    of_parts = (errors, error_difference_table(compared), verdict_table(compared), own_parts_table(compared))
+    verdicts = (verdict_table(compared), doubt_table(compared))
+    of_parts = (errors, error_difference_table(compared), *verdicts, own_parts_table(compared))
     made = [short_table(compared, at_reward, at_budget), at_level, budget_table(compared, at_budget)]
     made += [
         cut_table(compared, at_reward, axis),
