@@ -14,6 +14,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+from PIL import Image
 from pyarrow import parquet, types
 from rich.console import Console
 
@@ -111,6 +112,12 @@ def copy(old: Path, new: Path) -> None:
         writer.add_key_value_metadata(noted)
 
 
+def draw(old: Path, new: Path) -> None:
+    """A figure in 256 colours: a third of the bytes, and by eye the same."""
+    colours = Image.open(old).convert("RGB").quantize(256, kmeans=2, dither=Image.Dither.NONE)
+    colours.save(new, optimize=True)
+
+
 def in_grids(folders: list[Path]) -> dict[Path, set[int]]:
     """Which pictures of which files the grids of a report of all these runs show."""
     found = compared(folders)
@@ -141,8 +148,9 @@ def show(folder: Path) -> None:
         for old in folder.glob("*.png"):
             old.unlink()
         shown = [path for path in Path(out).glob("*.png") if links(folder, path.name)]
-        for path in (Path(out) / "report.md", *shown):
-            shutil.copy(path, folder / path.name)
+        shutil.copy(Path(out) / "report.md", folder)
+        for path in shown:
+            draw(path, folder / path.name)
 
 
 def judge(out: Path) -> None:
@@ -154,8 +162,8 @@ def show_claims(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as out:
         judge(Path(out))
         folder.mkdir(exist_ok=True)
-        for name in ("claims.md", "claims.png"):
-            shutil.copy(Path(out) / "pocket" / name, folder / name)
+        shutil.copy(Path(out) / "pocket" / "claims.md", folder)
+        draw(Path(out) / "pocket" / "claims.png", folder / "claims.png")
 
 
 if __name__ == "__main__":
