@@ -10,7 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from judge_server import Judge
+from known_runs import six_runs
 
+from gdro_bench.comparison import report
+from gdro_bench.comparison.entries import Comparison
 from gdro_bench.judges import unified_reward
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -18,7 +21,19 @@ torch.set_num_threads(1)
 
 LONGEST = (
     *("run", "api", "online", "full_scale", "distributed", "tracking", "regularise", "benchmarks", "forward_loop"),
-    *("compare", "tune", "reader_workers", "bad_input", "card", "evaluation", "plugin", "world", "gold"),
+    *(
+        "tune",
+        "written",
+        "compare",
+        "judged",
+        "reader_workers",
+        "bad_input",
+        "card",
+        "evaluation",
+        "plugin",
+        "world",
+        "gold",
+    ),
 )
 
 
@@ -37,6 +52,19 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     result = call(out)
     assert result.exit_code == 0, result.output
     return out, result.output
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> Comparison:
+    return six_runs(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report that tests read and do not change."""
+    folder = tmp_path_factory.mktemp("written")
+    report.write(six_runs(folder / "runs"), folder / "out", "evaluations", None)
+    return folder / "out"
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from huggingface_hub import ModelCard
-from test_compare import rejudge
+from known_runs import rejudge
 
 from gdro_bench.cli import main
 from gdro_bench.comparison import entries

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
-from test_compare import SLOWER, judge, make_run
+from known_runs import SLOWER, judge, make_run
 
 from gdro_bench.cli import main
 from gdro_bench.comparison import entries, page

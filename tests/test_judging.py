@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from judge_server import RIGHT, Judge
+from known_runs import MARKS, make_run
 from numpy.random import default_rng
-from test_compare import MARKS, make_run
 
 from gdro_bench.cli import main
 from gdro_bench.engine import judging, plan, record, samples

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from known_runs import EVIL, SLOWER, make_run
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
-from test_compare import EVIL, SLOWER, make_run
 
 from gdro_bench.comparison import entries, report
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from known_runs import SLOWER, make_run
 from scipy import stats as scipy_stats
-from test_compare import SLOWER, make_run
 
 from gdro_bench import stats
 from gdro_bench.comparison import drawings, entries, report, robust

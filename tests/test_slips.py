@@ -15,7 +15,7 @@ import test_grpo
 import test_online
 import test_regularise as guarded
 import torch
-from test_compare import make_run
+from known_runs import make_run
 
 from gdro_bench import content, sampling, stats
 from gdro_bench.budget import Ledger

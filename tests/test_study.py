@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from known_runs import EVIL, SLOWER, make_run
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.wait import WebDriverWait
-from test_compare import EVIL, SLOWER, make_run
 from test_page import DRIVER, FLAGS
 
 from gdro_bench.cli import main
