@@ -119,6 +119,9 @@ moving() {
   sweep ocr $moves  # it fell back, to 0.758: so no more seeds there, and no search
   "$bench" tune geneval --method gdro $tens --over method.online.reference=base,sampler \
     --over method.online.sampler=theta,old --jobs 2 --out tuned/moving --set profile.held_out_prompts=180
+  # Ten tilts of 1 / 19.2 add up to one of 1 / 1.92: ten rounds of that beta, held to the base, end as high if the sum of
+  # tilts is what carries the moving reference, and lower if it is that the reference moves:
+  sweep geneval $tens --set method.beta=1.92
   # Two leads of `why` on OCR, each with what is expected, before they ran: the sampler's times cost GDRO less on GenEval
   # and should here, and end where it ends; ten rounds held to the base should cost less, too, and end at 0.83.
   sweep ocr --set method.t_distribution=sampler
