@@ -38,6 +38,10 @@ NAMES = {  # as `compare --name` gives them
     "gdro (pool.prompts=120, online.rounds=10, online.updates=11, online.window=3, online.sampler=old, "
     "online.lag=1.0)": "gdro, 10 rounds of the base's",
     "gdro (pool.prompts=120, online.rounds=10, online.updates=11, online.reference=sampler)": "gdro, moving reference",
+    "gdro (pool.prompts=120, online.rounds=10, online.updates=11, online.sampler=old, online.reference=sampler)": (
+        "gdro, lagging reference"
+    ),
+    "gdro (beta=1.92, pool.prompts=120, online.rounds=10, online.updates=11)": "gdro, 10 rounds, a tenth of beta",
     "gdro (t_distribution=sampler)": "gdro, sampler's times",
     "gdro (optimiser.ema_slope=0.01, optimiser.ema_ceiling=0.95)": "gdro, averaged weights",
     "nft (mode=offline, offline.t_distribution=sampler)": "nft offline, sampler's times",
@@ -66,7 +70,7 @@ def runs_of(folder: Path) -> list[Path]:
 
 def keep(folders: list[Path], report: Path) -> None:
     """Records, and the pictures that a report of all these runs shows."""
-    shown = in_grids(folders) if links(report, "grid") else {}
+    shown = in_grids(folders, report) if links(report, "grid") else {}
     others = [path for path in folders if path.is_relative_to(REPORTS) and not path.is_relative_to(report)]
     report.mkdir(exist_ok=True)
     if others:
@@ -118,14 +122,14 @@ def draw(old: Path, new: Path) -> None:
     colours.save(new, optimize=True)
 
 
-def in_grids(folders: list[Path]) -> dict[Path, set[int]]:
-    """Which pictures of which files the grids of a report of all these runs show."""
+def in_grids(folders: list[Path], report: Path) -> dict[Path, set[int]]:
+    """Which pictures of which files are in those grids of a report of all these runs that reports/README.md shows."""
     found = compared(folders)
     level = matched.common_level(found)
     at_reward = [] if level is None else matched.at_reward(found, level, "evaluations")
     shown = defaultdict[Path, set[int]](set)
     for grid in grids(found, at_reward):
-        for path in grid.sources.values():
+        for path in grid.sources.values() if links(report, f"grid-{grid.name}") else ():
             shown[path] |= set(grid.numbers)
     return shown
 
