@@ -158,8 +158,8 @@ def show(folder: Path) -> None:
 
 
 def judge(out: Path) -> None:
-    """The page of `gdro-bench claims --runs reports`."""
-    claims.execute(Console(quiet=True), (), REPORTS, out, None)
+    """The page of `gdro-bench claims --runs reports --tuned reports/search`."""
+    claims.execute(Console(quiet=True), (), REPORTS, out, None, REPORTS / "search")
 
 
 def show_claims(folder: Path) -> None:

@@ -348,12 +348,13 @@ def compare(
 @runs_option
 @_path("--out", help="Folder that the page goes to.  [default: RUNS/claims]")
 @_path("--rules", help="File of claims and rules, instead of those on GDRO's paper that come with the package.")
-def claims(folders: tuple[Path, ...], runs: Path, out: Path | None, rules: Path | None) -> None:
+@_path("--tuned", help="Folder of gdro-bench tune: of GDRO's runs in rounds, judge those whose settings it chose.")
+def claims(folders: tuple[Path, ...], runs: Path, out: Path | None, rules: Path | None, tuned: Path | None) -> None:
     """Judge claims by written rules: verdicts on the finished runs in FOLDERS, or on all under
     --runs, on one page."""
     from gdro_bench.commands import claims as claims_command
 
-    claims_command.execute(_console(), folders, runs, out, rules)
+    claims_command.execute(_console(), folders, runs, out, rules, tuned)
 
 
 @main.command(

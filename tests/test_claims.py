@@ -1,12 +1,13 @@
 """Verdicts on claims: rules as they are written, numbers of runs whose curves are known."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
-from known_runs import SLOWER, judge, make_run
+from known_runs import SLOWER, judge, make_run, make_search
 
 from gdro_bench.cli import main
 from gdro_bench.comparison import entries, page
@@ -183,6 +184,20 @@ def test_entries_are_found_by_the_number_that_was_changed(tmp_path: Path) -> Non
     assert found(method="gdro", number="tau", above=0.02) == "gdro (tau=0.025)"
     assert found(method="gdro", number="draw", named="ordered") == "gdro (draw=ordered)"
     assert found(method="gdro", number="tau", above=0.05) == "gdro (tau=0.1, draw=ordered)"
+
+
+def test_of_several_entries_the_one_that_a_search_chose_is_meant(tmp_path: Path) -> None:
+    """`make_search` has run's digests: trial 1, the best, is the method's own. Here it is that of the second entry."""
+    low, high = entry(tmp_path, "low", "method.tau=0.1"), entry(tmp_path, "high", "method.tau=0.2")
+    who = Who("gdro", "tau", None, None, 0.05, None)
+    assert verdicts.find(who, [low, high]) is low
+    search = make_search(tmp_path / "tuned", "gdro")
+    assert verdicts.find(who, [low, high], [search]) is low  # it chose neither
+    trials = [replace(trial, digest=high.runs[0].run.digests["method"]) for trial in search.trials]
+    second = replace(search, trials=(search.trials[0], trials[1], search.trials[2]))
+    assert verdicts.find(who, [low, high], [second]) is high
+    assert verdicts.find(who, [low, high], [replace(second, best=0)]) is low  # it tried it and did not choose it
+    assert verdicts.find(who, [low, high], [replace(second, task="geneval")]) is low
 
 
 # -- end to end

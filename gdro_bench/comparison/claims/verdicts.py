@@ -15,6 +15,8 @@ from gdro_bench.comparison.claims.rules import Claim, Rules, Test, Who
 from gdro_bench.comparison.entries import Comparison, Entry
 from gdro_bench.comparison.grouping import Group, changes
 from gdro_bench.engine import record
+from gdro_bench.engine.tuning import tuned
+from gdro_bench.engine.tuning.tuned import Tuned
 from gdro_bench.stats import Estimate
 
 REPRODUCED, PARTLY, NOT, UNDECIDED = "reproduced", "partly", "not reproduced", "undecided"
@@ -53,19 +55,19 @@ class Verdict:
         return f"{word} (provisional)" if self.provisional and self.word in SETTLED else word
 
 
-def judge(rules: Rules, groups: Sequence[Group]) -> list[Verdict]:
-    """A verdict on every claim, from runs of one profile."""
+def judge(rules: Rules, groups: Sequence[Group], searches: Sequence[Tuned] = ()) -> list[Verdict]:
+    """A verdict on every claim, from runs of one profile. searches: how settings were chosen, if that is known."""
     compared = [entries.compare(group.runs, variants=True) for group in groups]
-    return [_verdict(claim, compared, rules.seeds) for claim in rules.claims]
+    return [_verdict(claim, compared, rules.seeds, searches) for claim in rules.claims]
 
 
-def _verdict(claim: Claim, compared: Sequence[Comparison], seeds: int) -> Verdict:
-    findings = tuple(_finding(test, compared) for test in claim.tests)
+def _verdict(claim: Claim, compared: Sequence[Comparison], seeds: int, searches: Sequence[Tuned]) -> Verdict:
+    findings = tuple(_finding(test, compared, searches) for test in claim.tests)
     fewest = min(finding.seeds for finding in findings)
     return Verdict(claim, findings, _combined(claim, findings), fewest < seeds)
 
 
-def _finding(test: Test, compared: Sequence[Comparison]) -> Finding:
+def _finding(test: Test, compared: Sequence[Comparison], searches: Sequence[Tuned]) -> Finding:
     """Of the comparisons that the test may see and that have all its runs, the one with most runs, or the longest."""
     wanted = [who for who in (test.of, test.against) if who is not None]
     of_task = eligible(test, compared)
@@ -76,7 +78,7 @@ def _finding(test: Test, compared: Sequence[Comparison]) -> Finding:
         return Finding(test, UNKNOWN, NO_RUNS, 0, f"no runs of {told}", "", ())
     order: dict[str, Callable[[Comparison], int]] = {"main": _runs, "long": lambda one: one.first.limit}
     chosen = max(complete, key=order[test.budget])
-    found = [entry for who in wanted if (entry := find(who, chosen.all_entries)) is not None]
+    found = [entry for who in wanted if (entry := find(who, chosen.all_entries, searches)) is not None]
     comparison = seen_by(test, chosen, found)
     estimate = measured(test, comparison)
     seen = comparison.entries
@@ -124,13 +126,23 @@ def _level(test: Test, seen: Comparison) -> str:
     return "" if level is None else f"; R* = {level:.3f}"
 
 
-def find(who: Who, among: Sequence[Entry]) -> Entry | None:
-    """The entry that is meant; of several (of `above` and `named`) the one with most seeds, then the one with fewest
-    changed settings, then the lowest number, then the first by its label."""
+def find(who: Who, among: Sequence[Entry], searches: Sequence[Tuned] = ()) -> Entry | None:
+    """The entry that is meant; of several (of `above` and `named`) one whose settings a search chose, then the one with
+    most seeds, then the one with fewest changed settings, then the lowest number, then the first by its label."""
     fitting = [entry for entry in among if entry.method == who.method and _fits(who, entry, among)]
     lowest = {e.label: _number(who, e) if who.above is not None else 0.0 for e in fitting}
-    ordered = sorted(fitting, key=lambda e: (-len(e.runs), len(_changes(e)), lowest[e.label], e.label))
+    ordered = sorted(
+        fitting,
+        key=lambda e: (not _is_chosen(e, searches), -len(e.runs), len(_changes(e)), lowest[e.label], e.label),
+    )
     return ordered[0] if ordered else None
+
+
+def _is_chosen(entry: Entry, searches: Sequence[Tuned]) -> bool:
+    """Whether the best trial of a search on its task and profile has its settings."""
+    run = entry.runs[0].run
+    alike = [one for one in searches if (one.task, one.profile, one.method) == (run.task, run.profile, run.method)]
+    return any((trial := tuned.trial_of(one, run)) is not None and trial.number == one.best for one in alike)
 
 
 def _changes(entry: Entry) -> Mapping[str, str]:
