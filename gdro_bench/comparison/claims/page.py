@@ -99,8 +99,8 @@ def _sentences(verdicts: Sequence[Verdict], digest: str, seeds: int) -> list[str
         "truth; nothing here corrects for their number.",
         "R* is the highest level of reward that both methods surely reach. Costs are divided by those of the method "
         "that is held against; reports divide by gdro's.",
-        "Where a test leaves settings open (GDRO in more than one round), those that a search chose are judged; else those "
-        "with most seeds, then with fewest changes.",
+        "Where a test leaves settings open (GDRO in more than one round), those that a search chose are judged; else "
+        "those with most seeds, then with fewest changes.",
         f"A verdict from fewer than {seeds} seeds is provisional. Intervals are over prompts, and over seeds where "
         "there are several: of one seed they do not hold its luck, and of seeds that share a pool not the pool's.",
     ]
