@@ -327,3 +327,12 @@ def test_runs_of_several_folders_are_judged_together(tmp_path: Path) -> None:
     result = call(tmp_path / "one", tmp_path / "two", *given)
     assert result.exit_code == 0, result.output
     assert "- reproduced (provisional): GDRO is cheaper." in result.output
+
+
+def test_searches_that_are_not_there_are_told(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "g")
+    result = call("--runs", tmp_path / "runs", "--tuned", tmp_path)
+    assert result.exit_code == 1
+    assert f"There is no tune.json in {tmp_path}." in result.output.replace("\n", "")
+    make_search(tmp_path / "tuned", "gdro")
+    assert call("--runs", tmp_path / "runs", "--tuned", tmp_path / "tuned").exit_code == 0
