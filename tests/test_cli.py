@@ -21,7 +21,7 @@ FROZEN = {
         *("--clip", "--device", "--images", "--judge", "--judge-model", "--judge-url", "--lora"),
         *("--lora-scale", "--mask2former", "--out", "--profile", "--prompts", "--set", "--weights", "task"),
     ],
-    "claims": ["--out", "--rules", "--runs", "folders"],
+    "claims": ["--out", "--rules", "--runs", "--tuned", "folders"],
     "compare": ["--level", "--name", "--out", "--reference", "--runs", "--study", "--tuned", "--x", "folders"],
     "doctor": ["--method", "--processes", "--profile", "--set", "--task"],
     "judge": ["--gold", "--judge", "--judge-model", "--judge-url", "--runs", "--second-reader", "folders"],
