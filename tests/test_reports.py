@@ -93,7 +93,7 @@ def section(folder: Path) -> str:
 
 @pytest.mark.parametrize("folder", REPORTS, ids=named)
 def test_the_reports_quote_the_tables(folder: Path) -> None:
-    """Whole, where a section shows one of them; the comparisons show both."""
+    """Whole, where a section shows one of them; the comparisons show all."""
     told = section(folder)
     shown = [title for title, head in QUOTED.items() if head in told]
     assert len(shown) == len(QUOTED) or folder not in COMPARISONS
