@@ -52,7 +52,7 @@ def grids(compared: Comparison, at_reward: Sequence[matched.AtReward]) -> list[G
 
 
 def _moved(compared: Comparison, columns: list[Column], change_of: Change, names: Sequence[str]) -> list[Grid]:
-    """Grids of these names, of the base and these columns, by a change that is meant over the columns."""
+    """Grids of these names, of the base and these columns, by a change that is averaged over the columns."""
     shown: list[Column] = [("base", compared.reference, 0), *columns]
     kept = np.array(sorted(set.intersection(*(_kept(entry, index) for _, entry, index in shown))), dtype=np.int64)
     change = np.nan_to_num(np.mean([change_of(entry, index)[kept] for _, entry, index in columns], axis=0))
