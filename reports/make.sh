@@ -2,7 +2,7 @@
 # Makes the searches, runs and reports of this folder again on pocket, the most telling first. Killed, the same command
 # goes on. Everything is kept under runs/ and tuned/, which are not committed: copy from there what a report is made from.
 #
-#   sh reports/make.sh              all steps, about 17 hours of 2 cores
+#   sh reports/make.sh              all steps, about 20 hours of 2 cores
 #   sh reports/make.sh search main  some of them
 set -eu
 cd "$(dirname "$0")/.."

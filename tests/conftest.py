@@ -21,19 +21,8 @@ torch.set_num_threads(1)
 
 LONGEST = (
     *("run", "api", "online", "full_scale", "distributed", "tracking", "regularise", "benchmarks", "forward_loop"),
-    *(
-        "tune",
-        "written",
-        "compare",
-        "judged",
-        "reader_workers",
-        "bad_input",
-        "card",
-        "evaluation",
-        "plugin",
-        "world",
-        "gold",
-    ),
+    *("tune", "written", "compare", "judged", "reader_workers", "bad_input", "card", "evaluation", "plugin"),
+    *("world", "gold"),
 )
 
 

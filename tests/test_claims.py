@@ -193,8 +193,8 @@ def test_of_several_entries_the_one_that_a_search_chose_is_meant(tmp_path: Path)
     assert verdicts.find(who, [low, high]) is low
     search = make_search(tmp_path / "tuned", "gdro")
     assert verdicts.find(who, [low, high], [search]) is low  # it chose neither
-    trials = [replace(trial, digest=high.runs[0].run.digests["method"]) for trial in search.trials]
-    second = replace(search, trials=(search.trials[0], trials[1], search.trials[2]))
+    first, best, third = search.trials
+    second = replace(search, trials=(first, replace(best, digest=high.runs[0].run.digests["method"]), third))
     assert verdicts.find(who, [low, high], [second]) is high
     assert verdicts.find(who, [low, high], [replace(second, best=0)]) is low  # it tried it and did not choose it
     assert verdicts.find(who, [low, high], [replace(second, task="geneval")]) is low

@@ -169,7 +169,7 @@ def test_what_the_reward_calls_right_and_gold_does_not_is_told(compared: entries
     compared.entries[1].runs[2].parts["gold"][-1, :16] = 0.9
     table = doubts.doubt_table(compared)
     assert table is not None
-    assert table.header == ["method", "share of pictures called right", "against the base's"]
+    assert table.header == ["method", "a fact is broken, of those called right", "against the base's"]
     assert table.numbers["label"].tolist() == ["base", "gdro", "flow-grpo"]
     assert table.numbers["pictures"].tolist() == [3 * 7, 3 * 19, 19 + 19 + 20]
     assert table.numbers["exact"].tolist() == pytest.approx([0, 15 / 57, (5 + 5 + 16) / 58])

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from gdro_bench import stats
+from gdro_bench.comparison import matched
 from gdro_bench.comparison.entries import Comparison, Entry, Floats
 from gdro_bench.comparison.tables.table import Table
 from gdro_bench.comparison.tables.words import BY_TAG, spread, spreads, told
-from gdro_bench.stats import Estimate
 
 VERDICTS = ("exact", "correct")  # of OCR and of GenEval
 WHOLE = 1 - 1e-9  # gold of a picture that shows all facts
@@ -26,13 +26,14 @@ def doubt_table(compared: Comparison) -> Table | None:
     cells, numbers = [], []
     for label, entry, mark in [("base", compared.reference, 0), *((e.label, e, -1) for e in compared.entries)]:
         broken = {name: _broken(entry, name) for name in (verdict, *tags)}
-        shares = {name: _share(compared, entry, values, mark) for name, values in broken.items()}
-        change = _share(compared, entry, broken[verdict], mark, since=0)
-        texts = [f"{share} of {_known(broken[name], mark)}" for name, share in shares.items()]
+        curves = {name: _curves(compared, entry, values) for name, values in broken.items()}
+        shares = {name: matched.estimate(curve[:, mark]) for name, curve in curves.items()}
+        change = matched.estimate(curves[verdict][:, mark] - curves[verdict][:, 0])
+        pictures = {name: int(np.isfinite(values[:, mark]).sum()) for name, values in broken.items()}
+        texts = [f"{share} of {pictures[name]}" for name, share in shares.items()]
         cells.append([label, texts[0], told(change, entry) if mark else "", *texts[1:]])
-        row = {"label": label, "pictures": _known(broken[verdict], mark)}
-        numbers.append(row | spreads(shares) | spread("change", change))
-    header = ["method", "share of pictures called right", "against the base's", *tags.values()]
+        numbers.append({"label": label, "pictures": pictures[verdict]} | spreads(shares) | spread("change", change))
+    header = ["method", "a fact is broken, of those called right", "against the base's", *tags.values()]
     title = "Of the pictures that the reward calls right, the share on which gold finds a fact broken"
     return Table("doubts", title, header, cells, pd.DataFrame(numbers))
 
@@ -43,14 +44,7 @@ def _broken(entry: Entry, verdict: str) -> Floats:
     return np.where((right == 1) & ~np.isnan(gold), gold < WHOLE, np.nan)
 
 
-def _share(compared: Comparison, entry: Entry, values: Floats, mark: int, since: int | None = None) -> Estimate:
-    """At an evaluation point; less that at another, if one is given. Both are over the pictures called right there."""
-    seen = stats.known_mean(values, (0, 2))
+def _curves(compared: Comparison, entry: Entry, values: Floats) -> Floats:
+    """The share at every evaluation point, as observed and in every resample: [1 + R, M]."""
     drawn = stats.replicates(values, entry.seed_weights, compared.prompt_weights)
-    if since is None:
-        return stats.estimate(float(seen[mark]), drawn[:, mark])
-    return stats.estimate(float(seen[mark] - seen[since]), drawn[:, mark] - drawn[:, since])
-
-
-def _known(values: Floats, mark: int) -> int:
-    return int(np.isfinite(values[:, mark]).sum())
+    return np.vstack([stats.known_mean(values, (0, 2)), drawn])
