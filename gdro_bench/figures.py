@@ -123,17 +123,51 @@ def cost_curves(
             _band(axis, rows, column, y, str(label), styles[str(label)], crowded)
             if crowded:
                 _end_bar(axis, rows[rows["seed"] == "mean"].iloc[-1], column, y, styles[str(label)], i)
-        for height, line in ((curves[y].iloc[0], BASE_LINE), (level, LEVEL_LINE)):
-            if height is not None and np.isfinite(height):
-                axis.axhline(height, color="0.35", linewidth=1, linestyle=line)
+        _heights(axis, curves[y].iloc[0], level)
         _cost_axis(axis, x_label)
-    beside = 7 + (END_BAR * curves["label"].nunique() if crowded else 0)
-    for height, name in ((curves[y].iloc[0], "base"), (level, "R*")):
-        if height is not None and np.isfinite(height):
-            place = ("axes fraction", "data")  # where no curve is
-            axes[0, -1].annotate(f"{name} {height:.3f}", (1, height), (beside, 0), place, "offset points", va="center")
+    _name_heights(axes[0, -1], curves[y].iloc[0], level, 7 + (END_BAR * curves["label"].nunique() if crowded else 0))
     axes[0, 0].set_ylabel(_wrapped(y_label, 48))
     _legend(figure, axes[0, 0])
+    save(figure, path)
+
+
+def cost_panels(
+    path: Path,
+    curves: pd.DataFrame,
+    x: str,
+    x_label: str,
+    y: str,
+    y_label: str,
+    level: float | None,
+    styles: Styles,
+    reference: str,
+) -> None:
+    """A score against cost, a panel a label, in each of which the reference is drawn, too, in grey: mean, 95 % band and
+    every seed. For more labels than one panel can tell apart.
+
+    Args:
+        curves: as for `cost_curves`, in whose order the panels are. x: column of the cost. reference: a label.
+    """
+    of_label = {str(label): rows for label, rows in curves.groupby("label", sort=False)}
+    held_against = of_label.pop(reference)
+    columns = min(4, len(of_label))
+    rows_of_panels = -(-len(of_label) // columns)
+    size = (2.7 * columns + 0.8, 2.3 * rows_of_panels + 0.5)
+    figure, axes = _subplots(rows_of_panels, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    for axis, (label, rows) in zip(axes.flat, of_label.items(), strict=False):
+        _band(axis, held_against, x, y, reference, ("0.45", styles[reference][1], styles[reference][2]))
+        _band(axis, rows, x, y, label, styles[label])
+        _heights(axis, curves[y].iloc[0], level)
+        _cost_axis(axis, "")
+        axis.xaxis.set_major_locator(MaxNLocator(3))
+        axis.set_title(_wrapped(label, 34), fontsize=9)
+    for axis in axes.flat[len(of_label) :]:
+        axis.set_axis_off()
+    for lowest in axes.flat[max(0, len(of_label) - columns) : len(of_label)]:
+        lowest.tick_params(labelbottom=True)
+    figure.supxlabel(x_label, fontsize=10)
+    _name_heights(axes[0, -1], curves[y].iloc[0], level, 7)
+    figure.supylabel(_wrapped(y_label, 25 * len(axes)), fontsize=10, multialignment="center")
     save(figure, path)
 
 
@@ -424,6 +458,7 @@ BASE_LINE, LEVEL_LINE = (0, (1, 2)), (0, (5, 3))  # dotted and dashed
 END_BAR = 6  # points from one bar right of an axis to the next
 BESIDE = 5  # panels in a row, at most
 CROWD = 4  # labels: of more, curves have no bands
+MANY = 9  # labels: more have a panel each
 _COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),  # Okabe and Ito's
     *("#882255", "#999933"),  # Paul Tol's muted wine and olive: nine methods have a colour each
@@ -496,6 +531,21 @@ def _and_before(here: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Those points and the one before each run of them: where a line goes on."""
     before: NDArray[np.bool_] = here | np.append(here[1:], False)
     return before
+
+
+def _heights(axis: Axes, base: float, level: float | None) -> None:
+    """Lines at the base's score and at R*, where there are such."""
+    for height, line in ((base, BASE_LINE), (level, LEVEL_LINE)):
+        if height is not None and np.isfinite(height):
+            axis.axhline(height, color="0.35", linewidth=1, linestyle=line)
+
+
+def _name_heights(axis: Axes, base: float, level: float | None, beside: float) -> None:
+    """So many points right of the axis, where no curve is."""
+    for height, name in ((base, "base"), (level, "R*")):
+        if height is not None and np.isfinite(height):
+            place = ("axes fraction", "data")
+            axis.annotate(f"{name} {height:.3f}", (1, height), (beside, 0), place, "offset points", va="center")
 
 
 def _cost_axis(axis: Axes, label: str) -> None:

@@ -132,6 +132,14 @@ moving() {
 
 # Not run yet, and in no report, with what is expected of each.
 next() {
+  # Three budgets of the lagging reference on OCR, in rounds of the same length. At one budget it still rises where GDRO
+  # stops, and fades ink: so it goes on, to 0.86 or more, with gold within noise and more faded signs than at one budget.
+  "$bench" sweep ocr --budget 180000 --jobs 2 --out runs/long --set method.pool.prompts=360 \
+    --set method.online.rounds=30 --set method.online.updates=11 --set method.online.reference=sampler \
+    --set method.online.sampler=old
+  # Is it the lag alone that keeps looks? A tenth of beta, held to the base, sampled by what lags: its judge's rating ends
+  # nearer to the lagging reference's (4.65) than to that of a tenth of beta without lag (4.45) if so.
+  sweep geneval $tens --set method.beta=1.92 --set method.online.sampler=old
   # Leads of `why` on OCR: the sampler's times cost GDRO less on GenEval and should here, and end where it ends; ten rounds
   # held to the base should cost less, too, and end at 0.83.
   sweep ocr --set method.t_distribution=sampler

@@ -21,18 +21,22 @@ BUILT_IN = tuple(TABLES["method"])
 SEEN = ["1 red cup, 1 brown scissors, 1 white stop sign, 2 purple umbrellas", "1 cow", "", "UNPRONOUNCEABLE" * 5]
 
 
-@pytest.mark.parametrize("columns", [1, 2, 5])
-def test_captions_lie_on_no_picture_and_on_no_other_caption(
-    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[Figure] = []
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that a test saves."""
+    kept: list[Figure] = []
     save = figures.save
 
-    def kept(figure: Figure, path: Path) -> None:
-        drawn.append(figure)
+    def keep(figure: Figure, path: Path) -> None:
+        kept.append(figure)
         save(figure, path)
 
-    monkeypatch.setattr(figures, "save", kept)
+    monkeypatch.setattr(figures, "save", keep)
+    return kept
+
+
+@pytest.mark.parametrize("columns", [1, 2, 5])
+def test_captions_lie_on_no_picture_and_on_no_other_caption(columns: int, tmp_path: Path, drawn: list[Figure]) -> None:
     titles = [f"method-{i}, 100%" for i in range(columns)]
     images = np.zeros((len(SEEN), 64, 64, 3), np.uint8)
     figures.sample_sheet(
@@ -90,3 +94,23 @@ def test_one_test_with_one_number_has_an_axis(tmp_path: Path) -> None:
     one |= {"value_low": np.nan, "value_high": np.nan, "bound": 0.1, "weakly": np.nan, "side": "at least", "seeds": 1}
     figures.verdicts(tmp_path / "claims", pd.DataFrame([one | {"verdict": "undecided"}]))
     assert (tmp_path / "claims.png").stat().st_size > 1000
+
+
+def test_every_panel_has_its_own_curve_and_the_reference_s(tmp_path: Path, drawn: list[Figure]) -> None:
+    labels = ["gdro", *(f"gdro (k={k})" for k in range(2, 12))]
+    curves = pd.concat(
+        pd.DataFrame({"label": label, "seed": "mean", "cost": [0, 100], "reward": [0.5, 0.6 + i / 100]})
+        for i, label in enumerate(labels)
+    ).assign(reward_low=0.4, reward_high=0.9, measured=True)
+    styles = figures.styles_of(labels)
+    figures.cost_panels(
+        tmp_path / "reward", curves, "cost", "evaluations", "reward", "a reward", 0.55, styles, reference="gdro"
+    )
+    panels = [axis for axis in drawn[0].axes if axis.axison]
+    assert [axis.get_title() for axis in panels] == labels[1:]
+    for i, axis in enumerate(panels, 1):
+        ends = {str(line.get_label()): np.asarray(line.get_ydata())[-1] for line in axis.lines}
+        assert ends["gdro"] == 0.6
+        assert ends[labels[i]] == 0.6 + i / 100
+    boxes = [axis.title.get_window_extent() for axis in panels] + [axis.get_window_extent() for axis in panels]
+    assert not [pair for pair in combinations(boxes, 2) if Bbox.intersection(*pair)]

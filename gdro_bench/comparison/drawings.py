@@ -111,19 +111,30 @@ def _reward(drawing: Drawing) -> Iterator[Figure]:
     entries = drawing.compared.entries
     lines = "mean over seeds" if max(len(entry.runs) for entry in entries) > 1 else "the one seed"
     bands = "Thin: each seed; band: 95 % interval."
-    bars = "A bar right of the axis: 95 % interval of the last point."
+    if len(entries) > figures.MANY:
+        bands += f" Grey, in every panel: {drawing.compared.reference.label}."
+    elif len(entries) > figures.CROWD:
+        bands = "A bar right of the axis: 95 % interval of the last point."
     level = "" if drawing.level is None else " Dashed: R*, the level of the tables."
     figure = drawing.figure(
         "reward",
         "Reward against cost",
-        f"Lines: {lines}. {bars if len(entries) > figures.CROWD else bands} A pool is paid for before the first "
-        f"update: the flat start of a curve. Dotted: the base.{level}",
+        f"Lines: {lines}. {bands} A pool is paid for before the first update: the flat start of a curve. Dotted: the "
+        f"base.{level}",
     )
-    figures.cost_curves(
-        *(figure.path, drawing.with_flat_starts, drawing.panels, "reward"),
-        *(drawing.reward_label, drawing.level, drawing.styles),
-    )
+    _against_cost(drawing, figure.path, "reward", drawing.reward_label, drawing.level)
     yield figure
+
+
+def _against_cost(drawing: Drawing, path: Path, score: str, label: str, level: float | None) -> None:
+    """Of many entries the curves have a panel each, and one way of counting cost."""
+    curves, panels, styles = drawing.with_flat_starts, drawing.panels, drawing.styles
+    if len(drawing.compared.entries) > figures.MANY:
+        x, x_label = next(iter(panels.items()))
+        reference = drawing.compared.reference.label
+        figures.cost_panels(path, curves, x, x_label, score, label, level, styles, reference)
+    else:
+        figures.cost_curves(path, curves, panels, score, label, level, styles)
 
 
 def _cost_ratio(drawing: Drawing) -> Iterator[Figure]:
@@ -174,7 +185,7 @@ def _corrected(drawing: Drawing) -> Iterator[Figure]:
     )
     instruments = drawing.compared.instruments
     label = f"corrected score ({instruments['reward']}; {instruments['judge']})"
-    figures.cost_curves(figure.path, drawing.with_flat_starts, drawing.panels, CORRECTED, label, None, drawing.styles)
+    _against_cost(drawing, figure.path, CORRECTED, label, None)
     yield figure
 
 
