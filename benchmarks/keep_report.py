@@ -1,6 +1,7 @@
 """Makes a folder of reports/ from finished runs: their records and the report; where reports/README.md shows a grid,
 the pictures of its grids, too. The other pictures would take most of the tree's room. Records of another report's are
-not kept twice: `others.txt` names them.
+not kept twice: `others.txt` names them. Where reports/README.md and README.md quote its tables, they are written anew;
+their words are not.
 
 python benchmarks/keep_report.py ocr-pocket runs/main/ocr/pocket/*
 python benchmarks/keep_report.py ablations-ocr reports/ocr-pocket/runs/gdro-s? runs/main/ocr/pocket/gdro-k=2-s0
@@ -8,6 +9,7 @@ python benchmarks/keep_report.py ocr-pocket                          # the repor
 python benchmarks/keep_report.py claims                              # the verdicts on all of them
 """
 
+import re
 import shutil
 import sys
 import tempfile
@@ -28,6 +30,13 @@ from gdro_bench.engine.tuning import tuned
 
 REPORTS = Path(__file__).resolve().parents[1] / "reports"
 OTHERS = "others.txt"  # records of other reports that one shows, too: a folder a line, as from reports/
+QUOTED = {  # tables of a report.md that its section of reports/README.md may show, and how they begin
+    "In short": "| method | reward at the end |",
+    "Errors by kind": "| error | base",
+    "Of the pictures that the reward calls right": "| method | a fact is broken, of those called right |",
+}
+# methods of ocr-pocket and geneval-pocket that README.md shows; the others stand in reports/README.md
+IN_README = ("gdro", "gdro, lagging reference", "dance-grpo", "dpo", "flow-grpo", "nft")
 RECORDS = ("run.json", "scores.parquet", "judged.parquet", "steps.parquet")
 NAMES = {  # as `compare --name` gives them
     "gdro (pool.prompts=48, online.rounds=4, online.updates=35)": "gdro online",
@@ -139,6 +148,50 @@ def links(folder: Path, name: str) -> bool:
     return f"({folder.name}/{name}" in (REPORTS / "README.md").read_text(encoding="utf-8")
 
 
+def table(folder: Path, title: str) -> str:
+    """A table of a report.md, as it stands there."""
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    return re.split(rf"^## {title}.*\n\n", text, flags=re.MULTILINE)[1].split("\n\n")[0].strip()
+
+
+def cells(folder: Path, title: str = "In short") -> dict[str, dict[str, str]]:
+    """A table of a report.md: method -> heading -> cell."""
+    head, _, *rows = [line.strip("| ").split(" | ") for line in table(folder, title).splitlines()]
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+
+
+def readme_rows(folder: Path) -> str:
+    """The lines of README.md's table that are of a report."""
+    lines, task = "", folder.name.removesuffix("-pocket")
+    for method, cell in cells(folder).items():
+        if method.split(" (")[0] in IN_README:
+            cost = cell.get("cost to equal reward, times gdro's", "")
+            gold = cell["gold, against the base's"].split(": ")[-1]
+            lines += f"| {task} | {method} | {cell['reward at the end']} | {cost} | {gold} |\n"
+    return lines
+
+
+def quoted(text: str, folder: Path) -> str:
+    """The text of reports/README.md, with those tables of a report that its section shows as they are now."""
+    before, own, after = re.split(rf"(^## {folder.name}\n(?:(?!## ).*\n)*)", text, flags=re.MULTILINE)
+    for title, head in QUOTED.items():
+        shown = rf"^{re.escape(head)}.*\n(?:\|.*\n)*"
+        if re.search(shown, own, re.MULTILINE):
+            new = table(folder, title) + "\n"
+            own = re.sub(shown, lambda _, new=new: new, own, flags=re.MULTILINE)
+    return before + own + after
+
+
+def quote(folder: Path) -> None:
+    """Writes a report's tables where they are quoted."""
+    page, readme = REPORTS / "README.md", REPORTS.parent / "README.md"
+    page.write_text(quoted(page.read_text(encoding="utf-8"), folder), encoding="utf-8")
+    if folder.name.endswith("-pocket"):
+        own, rows = rf"(^\| {folder.name.removesuffix('-pocket')} \|.*\n)+", readme_rows(folder)
+        text = re.sub(own, lambda _: rows, readme.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        readme.write_text(text, encoding="utf-8")
+
+
 def write(found: Comparison, out: Path) -> None:
     """The report, as `compare --tuned reports/search` writes it."""
     searched = searches.of(found, tuned.find(REPORTS / "search"))
@@ -155,6 +208,7 @@ def show(folder: Path) -> None:
         shutil.copy(Path(out) / "report.md", folder)
         for path in shown:
             draw(path, folder / path.name)
+    quote(folder)
 
 
 def judge(out: Path) -> None:

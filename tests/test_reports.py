@@ -20,14 +20,6 @@ REPORTS = sorted(path.parent for path in (ROOT / "reports").rglob("runs") if pat
 COMPARISONS = [ROOT / "reports" / name for name in ("ocr-pocket", "geneval-pocket")]
 README, REPORTS_README = ROOT / "README.md", ROOT / "reports" / "README.md"
 TEXTS = {path: re.sub(r"\s+", " ", path.read_text(encoding="utf-8")) for path in (README, REPORTS_README)}
-QUOTED = {  # and how they begin
-    "In short": "| method | reward at the end |",
-    "Errors by kind": "| error | base",
-    "Of the pictures that the reward calls right": "| method | a fact is broken, of those called right |",
-}
-
-
-IN_README = ("gdro", "gdro, lagging reference", "dance-grpo", "dpo", "flow-grpo", "nft")  # the others stand in reports/
 
 
 def script() -> ModuleType:
@@ -41,6 +33,7 @@ def script() -> ModuleType:
 
 
 KEEP = script()
+QUOTED, IN_README = KEEP.QUOTED, KEEP.IN_README
 
 
 def runs_of(folder: Path) -> list[Path]:
@@ -56,30 +49,11 @@ ALL_RUNS = sorted(path.parent for path in (ROOT / "reports").rglob("run.json"))
 PLAIN = [run for folder in COMPARISONS for run in runs_of(folder)]
 
 
-def table(folder: Path, title: str) -> str:
-    """A table of a report.md, as it stands there."""
-    text = (folder / "report.md").read_text(encoding="utf-8")
-    return re.split(rf"## {title}.*\n\n", text)[1].split("\n\n")[0].strip()
-
-
-def columns(folder: Path, title: str = "In short") -> dict[str, dict[str, str]]:
-    """A table of a report.md: method -> heading -> cell."""
-    head, _, *rows = [line.strip("| ").split(" | ") for line in table(folder, title).splitlines()]
-    return {cells[0]: dict(zip(head, cells, strict=True)) for cells in rows}
-
-
 @pytest.mark.parametrize("folder", COMPARISONS, ids=named)
 def test_the_readme_quotes_the_comparisons(folder: Path) -> None:
-    assert set(IN_README) <= {method.split(" (")[0] for method in columns(folder)}
-    for method, cells in columns(folder).items():
-        if method.split(" (")[0] not in IN_README:
-            continue
-        cost, gold = (
-            cells.get("cost to equal reward, times gdro's", ""),
-            cells["gold, against the base's"].split(": ")[-1],
-        )
-        row = f"| {method} | {cells['reward at the end']} | {cost} | {gold} |"
-        assert f"| {folder.name.removesuffix('-pocket')} {row}" in TEXTS[README]
+    shown = KEEP.readme_rows(folder).splitlines()
+    assert {row.split(" | ")[1].split(" (")[0] for row in shown} == set(IN_README)
+    assert all(row in TEXTS[README] for row in shown)
     base = record.read(runs_of(folder)[0]).points[0].reward.mean
     assert f"{base:.3f} on {'OCR' if 'ocr' in folder.name else 'GenEval'}" in TEXTS[README]
 
@@ -97,7 +71,16 @@ def test_the_reports_quote_the_tables(folder: Path) -> None:
     told = section(folder)
     shown = [title for title, head in QUOTED.items() if head in told]
     assert len(shown) == len(QUOTED) or folder not in COMPARISONS
-    assert all(table(folder, title) in told for title in shown)
+    assert all(KEEP.table(folder, title) in told for title in shown)
+
+
+def test_a_stale_table_is_quoted_anew_and_nothing_else_changes() -> None:
+    text, folder = REPORTS_README.read_text(encoding="utf-8"), COMPARISONS[0]
+    told = KEEP.table(folder, "Errors by kind")
+    stale = text.replace(told, told.replace("[", "[9"))
+    assert stale != text
+    assert KEEP.quoted(stale, folder) == text
+    assert KEEP.quoted(stale, COMPARISONS[1]) == stale
 
 
 INTERVAL = r"-?[\d.,]+%? \[[^\[\]]*\d[^\[\]]*\]"  # a number with its interval, its plus sign left out
