@@ -119,6 +119,10 @@ def test_reward_that_costs_quality_is_drawn_to_fall(tmp_path: Path) -> None:
     assert table.loc["gdro", "corrected_low"] < table.loc["gdro", "corrected"] < table.loc["gdro", "corrected_high"]
     assert table.loc["gdro", "corrected"] < table.loc["flow-grpo", "corrected"]
     assert table.loc["gdro", "reward"] > table.loc["flow-grpo", "reward"]
+    apart = pd.read_csv(out / "quality-apart.csv", index_col="label")
+    assert apart["u_change"].tolist() == pytest.approx([FALLING[-1] - FALLING[0], 0])
+    assert apart["u_difference"].tolist() == pytest.approx([0, 4.0 - FALLING[-1]])
+    assert re.search(r"\| gdro \| .* \| -\d\.\d+ \[.*\] \|  \|", (out / "quality-apart.md").read_text())
     page = (out / "page.html").read_text()
     assert "gold (share of facts)" in page
     assert "where the judge&#39;s rating fell most" in page

@@ -25,6 +25,7 @@ from gdro_bench.comparison.tables.ends import (
     budget_table,
     own_parts_table,
     prediction_table,
+    quality_table,
     robust_table,
     short_table,
     verdict_table,
@@ -125,6 +126,7 @@ def _tables(
     of_parts = (errors, error_difference_table(compared), *verdicts, own_parts_table(compared))
     made = [short_table(compared, at_reward, at_budget), at_level, budget_table(compared, at_budget)]
     made += [
+        quality_table(compared),
         cut_table(compared, at_reward, axis),
         time_table(compared, axis),
         *of_parts,

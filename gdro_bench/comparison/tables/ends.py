@@ -91,6 +91,26 @@ def budget_table(compared: Comparison, rows: Sequence[matched.AtBudget]) -> Tabl
     return Table("matched-budget", title, header, cells, pd.DataFrame(numbers))
 
 
+def quality_table(compared: Comparison) -> Table | None:
+    """What no method is trained on, at the end of the budget, less the base's and less the reference's: where a reward
+    rises while these fall, it was hacked. None where nothing of the kind was measured."""
+    parts, to = [name for name in tabled(compared) if name != "path_kl"], compared.reference  # the base's is 0
+    if not parts:
+        return None
+    header = ["method", *(f"{label_of(part)} - {whose}'s" for part in parts for whose in ("base", to.label))]
+    cells, numbers = [], []
+    for entry in compared.entries:
+        line, row = [entry.label], dict[str, object](label=entry.label)
+        for part in parts:
+            change, apart = matched.since_base(compared, entry, part), matched.against(compared, entry, part)
+            line += [told(change, entry), against(compared, entry, apart)]
+            row |= spread(f"{part}_change", change) | spread(f"{part}_difference", apart)
+        cells.append(line)
+        numbers.append(row)
+    title = f"What no method is trained on, at the end of the budget, less the base's and less {to.label}'s"
+    return Table("quality-apart", title, header, cells, pd.DataFrame(numbers))
+
+
 def verdict_table(compared: Comparison) -> Table | None:
     """The all-or-nothing verdicts behind the reward, the base's and each method's at the end: OCR's exact match, or
     GenEval's by tag and, as published, the mean over tags. None where the reward has no such part."""
