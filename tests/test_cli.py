@@ -156,6 +156,7 @@ ROOT = Path(__file__).parents[1]
 METHOD_PAGES = tuple(f"baselines/methods/{name}.md" for name in TABLES["method"])  # every method has one
 PAGES = (
     *("README.md", "CONCEPTS.md", "baselines/README.md", "tasks/README.md", "reports/README.md"),
+    *(f"baselines/{name}.md" for name in ("full-scale", "search", "guards")),
     *METHOD_PAGES,
 )
 

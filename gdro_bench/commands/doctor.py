@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "diffusers", "peft", "transformers", "safetensors", "rapidocr", "onnxruntime")
 ROOM = 1.2  # what is needed, times this, should be free
 FAILURES = (BenchError, ImportError, OSError, ValueError)  # a broken file of a pipeline is one check's
-SEEN_OVER_FORETOLD = 1.125  # memory, at most; measured in baselines/README.md
+SEEN_OVER_FORETOLD = 1.125  # memory, at most; measured in baselines/full-scale.md
 NOT_NEEDED = "not needed by the task"
 CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may have
 

@@ -163,7 +163,7 @@ class Served:
             raise BenchError(
                 f"The judge at {self.address} does not answer ({type(trouble).__name__}).",
                 "Start it again and type the same command; where vLLM is not installed, `pip install vllm` in an "
-                "environment of its own, then `vllm serve` as baselines/README.md says.",
+                "environment of its own, then `vllm serve` as baselines/full-scale.md says.",
             ) from trouble
         raise trouble if isinstance(trouble, _Failed) else _Failed(f"the judge broke off: {type(trouble).__name__}")
 
