@@ -95,7 +95,7 @@ device_option = click.option(
 )
 set_option = click.option(
     "--set", "settings", multiple=True, metavar="GROUP.KEY=VALUE",
-    help="Change one setting, such as method.tau=0.1 or profile.judge.name=none; repeatable.",
+    help="Change one setting of baselines/, such as method.tau=0.1 or profile.judge.name=none; repeatable.",
 )  # fmt: skip
 budget_option = click.option(
     "--budget", type=int, help="How much to spend, in velocity evaluations, or in what profile.budget.kind says."
@@ -332,7 +332,7 @@ def tune(task: str, methods: tuple[str, ...], device: str, jobs: int, **options:
     metavar="METHOD NAME",
     help="Rename METHOD, as a report calls it, to NAME; repeatable.",
 )
-@_path("--tuned", help="Folder of gdro-bench tune: tell what each method's settings cost to find, and whether alike.")
+@_path("--tuned", help="Folder of gdro-bench tune: report how many trials each method's settings took.")
 @_path("--study", help="Folder of gdro-bench study: tell what people prefer.")
 def compare(
     folders: tuple[Path, ...], runs: Path, out: Path | None, names: tuple[tuple[str, str], ...], **options: Any
@@ -348,7 +348,7 @@ def compare(
 @runs_option
 @_path("--out", help="Folder that the page goes to.  [default: RUNS/claims]")
 @_path("--rules", help="File of claims and rules, instead of those on GDRO's paper that come with the package.")
-@_path("--tuned", help="Folder of gdro-bench tune: of GDRO's runs in rounds, judge those whose settings it chose.")
+@_path("--tuned", help="Folder of gdro-bench tune: of several GDRO runs in rounds, judge those with its settings.")
 def claims(folders: tuple[Path, ...], runs: Path, out: Path | None, rules: Path | None, tuned: Path | None) -> None:
     """Judge claims by written rules: verdicts on the finished runs in FOLDERS, or on all under
     --runs, on one page."""
@@ -496,7 +496,7 @@ def pretrain(model: str, out: Path | None, seed: int, device: str, train_images:
 @click.option("-n", "count", type=click.IntRange(min=1), help="How many; of geneval's held-out split, of each tag.")
 @click.option("--world", type=click.Choice(["pocket", "photo"]), help="[default: pocket; geneval: photo]")
 def prompts(task: str, **options: Any) -> None:
-    """Write prompts of TASK to standard output: the files in tasks/ were made so, geneval's published test set, too."""
+    """Write prompts of TASK to standard output. The files in tasks/ were made so, and so is GenEval's published set."""
     from gdro_bench.commands.prompts import lines
 
     for line in lines(task, **options):
@@ -512,7 +512,7 @@ def prompts(task: str, **options: Any) -> None:
 @click.option("--task", help="Check what this task needs.  [default: what any does]")
 @click.option("--method", help="Check what this method needs.  [default: what any does]")
 @click.option(
-    "--processes", default=1, show_default=True, type=click.IntRange(1), help="To be started on this machine."
+    "--processes", default=1, show_default=True, type=click.IntRange(1), help="How many you will start here, one a GPU."
 )
 @set_option
 def doctor(profile: str, task: str | None, method: str | None, processes: int, settings: tuple[str, ...]) -> None:

@@ -92,13 +92,15 @@ def _sentences(verdicts: Sequence[Verdict], digest: str, seeds: int) -> list[str
     counted = {word: sum(v.word == word for v in claims) for word in dict.fromkeys(v.word for v in claims)}
     return [
         f"Of {len(claims)} claims: " + ", ".join(f"{count} {word}" for word, count in counted.items()) + ".",
-        f"Rules: digest {digest}; their file's history tells whether they are older than the runs. A test holds if its "
-        "whole 95 % interval is on the claimed side of its bound, in part if it is on that side of the weaker one; "
-        "else it fails if the whole interval is short of the bound, and is undecided if it is not. A claim of several "
-        "tests is partly met if one of them holds, even in part. Of every twenty such intervals about one misses the "
-        "truth; nothing here corrects for their number.",
-        "R* is the highest level of reward that both methods surely reach. Costs are divided by those of the method "
-        "that is held against; reports divide by gdro's.",
+        "A test is reproduced if its whole 95 % interval lies beyond the bound, partly if beyond the weaker bound, "
+        "not reproduced if it lies short of the bound, and else undecided.",
+        "A claim of several tests is partly reproduced if one of them is, even in part, and at most partly if one is"
+        " not and the others are undecided. Questions have the same words, but for yes and no.",
+        f"Rules: digest {digest}; their file's history tells whether they are older than the runs. Of every twenty "
+        "such intervals about one misses the truth; nothing here corrects for their number.",
+        "R* is the highest level of reward that both methods surely reach. A cost here is that of the method named "
+        "first, divided by that of the other (below 1: the first is cheaper). Reports have the inverse: they divide "
+        "by gdro's.",
         "Where a test leaves settings open (GDRO in more than one round), those that a search chose are judged; else "
         "those with most seeds, then with fewest changes.",
         f"A verdict from fewer than {seeds} seeds is provisional. Intervals are over prompts, and over seeds where "

@@ -24,6 +24,7 @@ NO_RUNS, INCOMPLETE, AT_MOST = "no runs", "incomplete", "at most partly"
 SETTLED = (REPRODUCED, PARTLY, AT_MOST, NOT)
 BEST = (REPRODUCED, PARTLY, UNDECIDED, NO_RUNS, NOT)  # of alternatives the first counts
 ANSWERS = {REPRODUCED: "yes", NOT: "no"}  # of an open question
+MOST_NAMED = 4
 LENGTH = {"profile.budget.limit", "profile.budget.marks"}  # how long a run is, and where it is evaluated
 
 
@@ -84,8 +85,15 @@ def _finding(test: Test, compared: Sequence[Comparison], searches: Sequence[Tune
     seen = comparison.entries
     commands = tuple(record.command(loaded.run) for entry in seen for loaded in entry.runs)
     fewest, first = min(len(entry.runs) for entry in seen), chosen.first
-    told = f"{', '.join(entry.label for entry in seen)}; {first.limit:,} {first.budget_kind}{_level(test, comparison)}"
+    told = f"{_named(seen, len(commands))}; {first.limit:,} {first.budget_kind}{_level(test, comparison)}"
     return Finding(test, estimate, verdict(test, estimate), fewest, "", told, commands)
+
+
+def _named(seen: Sequence[Entry], runs: int) -> str:
+    """A cell holds few names; the page has every run's command."""
+    if len(seen) > MOST_NAMED:
+        return f"{runs} runs of {len(seen)} methods or settings"
+    return ", ".join(entry.label for entry in seen)
 
 
 def eligible(test: Test, compared: Sequence[Comparison]) -> list[Comparison]:
