@@ -59,6 +59,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def sync(path: Path) -> None:
+    """Has a file, or all files of a folder, reach the disk: after a loss of power a new name may have no bytes else."""
+    for file in [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]:
+        with file.open("rb+") as open_file:
+            os.fsync(open_file.fileno())
+
+
 def take(path: Path) -> IO[str] | None:
     """Takes a lock file, which is held until what is returned is closed or the process dies; None if another holds it.
 

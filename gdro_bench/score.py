@@ -48,8 +48,14 @@ class Scorer(Protocol):
 
 
 RESERVED = {  # columns of tables that stand beside a score's parts
-    "reward": {"mark", "prompt", "image", "value", "text", "note"},
-    "judge": {"mark", "prompt", "u", "gold", "judge_note", "gold_note", "second_reader", "second_reader_note"},
+    "reward": {
+        *("mark", "prompt", "image", "value", "text", "note", "reward", "u", "gold", "second_reader", "agreement"),
+        *("corrected", "corrected_each", "source", "read", "scale"),
+    },
+    "judge": {
+        *("mark", "prompt", "u", "gold", "judge_note", "gold_note", "second_reader", "second_reader_note", "reward"),
+        *("corrected", "corrected_each", "source", "read", "scale"),
+    },
 }
 
 

@@ -77,7 +77,7 @@ def test_a_claim_s_verdict_is_that_of_its_tests(of_tests: list[str], word: str) 
         (["reproduced"], ["undecided"], "partly"),
         (["undecided"], ["reproduced"], "undecided"),  # a condition alone is no part of what is claimed
         (["not reproduced"], ["reproduced"], "not reproduced"),
-        (["reproduced"], ["not reproduced"], "not reproduced"),
+        (["reproduced"], ["not reproduced"], "undecided"),
         (["not reproduced", "undecided"], ["no runs"], "incomplete"),
         (["undecided"], ["no runs"], "incomplete"),
     ],

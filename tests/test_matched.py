@@ -48,6 +48,20 @@ def test_replicates_of_seeds_and_prompts_have_the_variance_of_both() -> None:
     assert found.var() == pytest.approx(seeds.var() / 20 + prompts.var() / 50, rel=0.1)
 
 
+def test_what_is_of_one_seed_and_prompt_counts_twice_in_replicates_and_not_three_times() -> None:
+    values = np.random.default_rng(0).normal(0, 1, (20, 1, 50))
+    found = stats.replicates(values, stats.draws(20, 1), stats.draws(50, 2))[:, 0]
+    assert found.var() == pytest.approx(2 * values.var() / 1000, rel=0.2)
+
+
+def test_replicates_leave_out_what_was_not_scored() -> None:
+    values = np.arange(24, dtype=float).reshape(2, 3, 4)
+    values[0, :, 0] = np.nan
+    found = stats.replicates(values, stats.draws(2, 1), stats.draws(4, 2))
+    assert found.mean(axis=0) == pytest.approx(np.nanmean(values, axis=(0, 2)), abs=0.5)
+    assert np.isfinite(found).all()
+
+
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_replicates_of_few_seeds_have_the_variance_of_their_mean(seeds: int) -> None:
     """Of n drawn n times it would be too small by (n - 1) / n."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 
-from gdro_bench import progress, sampling, stats
+from gdro_bench import progress, sampling, stats, version
 from gdro_bench.commands import summary
 from gdro_bench.commands.results import Result
 from gdro_bench.distributed import ProcessGroup
@@ -79,6 +79,12 @@ class EvalRequest:
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
 
+    def inputs(self, task: str, profile: str, settings: Sequence[str], prompts: Path | None) -> dict[str, Any]:
+        """What is scored, as `eval.json` keeps it."""
+        files = {"images": self.images, "weights": self.weights, "lora": self.lora, "prompts": prompts}
+        named = {name: str(path) for name, path in files.items() if path is not None}
+        return {"task": task, "profile": profile, "settings": list(settings), **named}
+
 
 def execute(
     console: Console,
@@ -96,6 +102,8 @@ def execute(
             answering, once the rewards are written.
     """
     request.check(prompts, out)
+    inputs = request.inputs(task_name, profile_name, settings, prompts)
+    check_free(out, inputs)
     task, profile, held_out = evaluation_inputs(task_name, profile_name, settings, prompts)
     scorer, judge = instruments(task, profile, request)
     if request.images:
@@ -104,6 +112,7 @@ def execute(
         pictures = generate(profile, held_out, task_name, request)
     with progress.EvaluationBar(console) as bar:
         scores = score(pictures, scorer, bar.evaluating)
+        keep_and_check(out, pictures, scores, profile.max_unscored)
         asked, refusal = ask([pictures], judge, task.correction, bar.evaluating)
     evaluation = result(scorer, pictures.prompts, scores, profile.max_unscored)
     judgements = asked[0] if asked else None
@@ -111,13 +120,44 @@ def execute(
         evaluation = with_judge(evaluation, pictures.prompts, scores, judge, judgements, task.correction)
     summary.print_evaluation(console, evaluation)
     if out is not None:
-        write(out, pictures, scores, judgements, evaluation)
+        write(out, pictures, scores, judgements, evaluation, inputs)
         written = f"Written: {out / 'eval.json'}, {out / 'scores.csv'}"
         console.print(written, soft_wrap=True, markup=False)
     if refusal is not None:
         raise refusal
     check_judged(evaluation.judge, judgements or [], profile.max_unscored)
     return evaluation
+
+
+def check_free(out: Path | None, inputs: dict[str, Any]) -> None:
+    """Raises:
+    BenchError: the folder holds an evaluation of something else, which would be lost."""
+    path = Path() if out is None else out / "eval.json"
+    if out is None or not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8")).get("inputs", inputs)
+    except (OSError, ValueError, AttributeError):
+        return  # no evaluation of ours
+    other = [name for name in {**before, **inputs} if before.get(name) != inputs.get(name)]
+    if other:
+        told = f"{before.get(other[0], 'none')}, now {inputs.get(other[0], 'none')}"
+        raise BenchError(f"{out} holds an evaluation with another {other[0]} ({told}).", "Give another --out.", 2)
+
+
+def keep_and_check(out: Path | None, pictures: Pictures, scores: Sequence[Score], max_unscored: float) -> None:
+    """The rewards are written before the judge is asked, and before they may be refused.
+
+    Raises:
+        BenchError: more than a share `max_unscored` of the pictures could not be scored.
+    """
+    if out is not None:
+        write_scores(out, table(pictures, scores, None))
+    check(scores, max_unscored)
+
+
+def write_scores(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    write_atomically(folder / "scores.csv", pd.DataFrame(rows).to_csv(index=False).encode())
 
 
 def ask(
@@ -244,7 +284,7 @@ def _from_folders(path: Path) -> Iterator[tuple[Path, str, str]]:
 def _open(path: Path) -> NDArray[np.uint8]:
     try:
         return np.asarray(Image.open(path).convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise BenchError(f"The picture {path} cannot be read: {error}.", "Mend or remove it.") from error
 
 
@@ -310,11 +350,13 @@ def write(
     scores: Sequence[Score],
     judgements: Sequence[Score] | None,
     evaluation: Result,
+    inputs: dict[str, Any],
 ) -> None:
-    """`eval.json`, the result, where null is unknown, and `scores.csv`, a row for each picture."""
+    """`eval.json`, what was scored and the result, where null is unknown, and `scores.csv`, a row for each picture."""
     rows = table(pictures, scores, judgements)
-    write_atomically(folder / "eval.json", strict_json(dataclasses.asdict(evaluation)))
-    write_atomically(folder / "scores.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+    told = {"inputs": inputs, "version": version.of_code()} | dataclasses.asdict(evaluation)
+    write_atomically(folder / "eval.json", strict_json(told))
+    write_scores(folder, rows)
 
 
 def table(pictures: Pictures, scores: Sequence[Score], judgements: Sequence[Score] | None) -> list[dict[str, Any]]:

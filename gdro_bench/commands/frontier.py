@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 
-from gdro_bench import figures, progress, sampling, stats
+from gdro_bench import figures, progress, sampling, stats, version
 from gdro_bench.commands import evaluate, summary
 from gdro_bench.commands.evaluate import EvalRequest, Pictures
 from gdro_bench.commands.results import Result, ScaledResult
@@ -28,7 +27,7 @@ from gdro_bench.files import strict_json, write_atomically
 from gdro_bench.models import open_model, pick_device
 from gdro_bench.policy import Policy, Scalable
 from gdro_bench.profile import JudgeConfig, Profile
-from gdro_bench.score import Score, Scorer
+from gdro_bench.score import Score, Scorer, check
 from gdro_bench.stats import Estimate
 from gdro_bench.task import Prompt, Task
 
@@ -99,6 +98,8 @@ def execute(
         BenchError: as `evaluate.execute`; no adapters were named, or the model cannot scale them.
     """
     request.check(prompts, out)
+    inputs = request.inputs(task_name, profile_name, settings, prompts)
+    evaluate.check_free(out, inputs)
     if request.lora is None:
         raise BenchError("--lora-scale needs adapters to scale.", "Add --lora FOLDER, such as a run's lora/.", 2)
     task, profile, held_out = evaluation_inputs(task_name, profile_name, settings, prompts)
@@ -107,6 +108,10 @@ def execute(
     evaluate.encode(policy, held_out)
     with progress.EvaluationBar(console) as bar:
         seen = [look(policy, scale, held_out, task, profile, instruments, bar.evaluating) for scale in scales]
+        if out is not None:
+            evaluate.write_scores(out, [row for one in seen for row in _rows(one)])
+        for one in seen:
+            check(one.scores, profile.max_unscored)
         lots = [one.pictures for one in seen]
         asked, refusal = evaluate.ask(lots, instruments.judge, task.correction, bar.evaluating)
     if asked:
@@ -114,7 +119,7 @@ def execute(
     results = [result(one, task, profile, instruments) for one in seen]
     summary.print_frontier(console, results)
     if out is not None:
-        write(out, seen, results, instruments, task)
+        write(out, seen, results, instruments, task, inputs)
         names = ("eval.json", "scores.csv", "frontier.png", "frontier.pdf")
         console.print(f"Written: {', '.join(str(out / name) for name in names)}", soft_wrap=True, markup=False)
     if refusal is not None:
@@ -172,14 +177,19 @@ def result(seen: Seen, task: Task, profile: Profile, instruments: Instruments) -
 
 
 def write(
-    folder: Path, seen: Sequence[Seen], results: Sequence[ScaledResult], instruments: Instruments, task: Task
+    folder: Path,
+    seen: Sequence[Seen],
+    results: Sequence[ScaledResult],
+    instruments: Instruments,
+    task: Task,
+    inputs: dict[str, Any],
 ) -> None:
     """`eval.json` with an entry a scale, `scores.csv` with a row a scale and picture, and the figure `frontier`."""
     gold = instruments.gold.name if instruments.gold else ""
     entries = [_entry(found) for found in results]
-    write_atomically(folder / "eval.json", strict_json({"gold": gold, "scales": entries}))
-    rows = [row for one in seen for row in _rows(one)]
-    write_atomically(folder / "scores.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+    told = {"inputs": inputs, "version": version.of_code(), "gold": gold, "scales": entries}
+    write_atomically(folder / "eval.json", strict_json(told))
+    evaluate.write_scores(folder, [row for one in seen for row in _rows(one)])
     draw(folder / "frontier", results, gold, task.title)
 
 

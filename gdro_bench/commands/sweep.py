@@ -13,7 +13,7 @@ from gdro_bench.commands.board import Outcome, Watcher
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import plan, runner
 from gdro_bench.engine.plan import Plan
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, first_line
 
 
 def parse_seeds(written: str) -> list[int]:
@@ -74,8 +74,9 @@ def execute(plans: Sequence[Plan], listener: Watcher, processes: ProcessGroup) -
         listener.next_run(one.folder.name, done, len(plans))
         try:
             outcomes.append(Outcome(one, runner.execute(one, listener, processes)))
-        except BenchError as error:
+        except (BenchError, OSError, RuntimeError) as error:
             if processes.size > 1:  # it may be of this process alone, and the others would wait in another run
                 raise
-            outcomes.append(Outcome(one, None, str(error)))
+            told = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {first_line(error)}"
+            outcomes.append(Outcome(one, None, told))
     return outcomes

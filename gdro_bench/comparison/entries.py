@@ -260,7 +260,8 @@ def load(folder: Path) -> LoadedRun:
         raise BenchError(
             f"{folder / 'scores.parquet'} cannot be read: {error}.", f"Delete {folder} and run it again."
         ) from error
-    parts = {"reward": parts.pop("value")} | parts
+    value = parts.pop("value")
+    parts = {"reward": value} | {name: part for name, part in parts.items() if name != "reward"}
     seconds, correction = _seconds(folder, run), _correction(folder, run)
     judges, judged = _judgements(run, folder)
     if judged is not None:

@@ -154,13 +154,18 @@ def ratio_at(comparison: Comparison, entry: Entry, level: float, axis: str) -> d
     return _ratio_to(comparison, entry, level - _base(comparison), axis)
 
 
-def mean_ratio(comparison: Comparison, entry: Entry, axis: str, upto: float = UPTO) -> dict[bool, Estimate]:
+def mean_ratio(
+    comparison: Comparison, entry: Entry, axis: str, upto: float = UPTO, measured: bool = False
+) -> dict[bool, Estimate]:
     """How many times the reference's cost an entry takes to equal reward, with the pool (True) and without: the
     geometric mean over `LEVELS` levels, evenly spaced from the base over `upto` of the way to the R* of these two,
     whatever else is compared. One level's ratio hangs on where two noisy curves happen to cross it. NaN if one of them
-    does not rise beyond noise: there is no equal reward then."""
+    does not rise beyond noise: there is no equal reward then; or if of the `measured` levels, above the first
+    evaluation point of both, none is left. Below it a curve is a straight line from where the pool was full."""
     gains = _shared_gain(comparison, entry) * upto * (np.arange(LEVELS) + 0.5) / LEVELS
-    if np.isnan(gains).any():
+    if measured:
+        gains = gains[gains > _first_gain(comparison, entry)]
+    if np.isnan(gains).any() or not len(gains):
         return dict.fromkeys((True, False), Estimate(np.nan, np.nan, np.nan))
     ours, theirs = same_seeds(entry, comparison.reference)
     ratios = {}
@@ -168,6 +173,12 @@ def mean_ratio(comparison: Comparison, entry: Entry, axis: str, upto: float = UP
         costs = _costs_at(ours, gains, axis, pool, comparison)
         ratios[pool] = _ratio(costs, costs if ours is theirs else _costs_at(theirs, gains, axis, pool, comparison))
     return ratios
+
+
+def _first_gain(comparison: Comparison, entry: Entry) -> float:
+    """The higher of the gains of an entry and the reference at their first evaluation points after an update."""
+    both = same_seeds(entry, comparison.reference)
+    return max(float(of.mean("reward")[of.first_update] - of.mean("reward")[0]) for of in both)
 
 
 def _shared_gain(comparison: Comparison, entry: Entry) -> float:

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from safetensors import SafetensorError
 
-from gdro_bench import figures, version
+from gdro_bench import figures
 from gdro_bench.engine import record, samples
 from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.record import Run
 from gdro_bench.engine.run_state import RunState
-from gdro_bench.files import not_written, write_atomically
+from gdro_bench.files import not_written, sync, write_atomically
 from gdro_bench.policy import Policy
 
 SHEET_PROMPTS = 16
@@ -25,7 +26,7 @@ def record_of(plan: Plan, state: RunState, model: str, reward: str) -> Run:
     """The record of a run that has spent its budget. model, reward: names of what was trained and of what scored."""
     return Run(
         schema=record.SCHEMA,
-        version=version.of_code(),
+        version=", then ".join(state.code),
         task=plan.task.name,
         profile=plan.profile_name,
         method=plan.method,
@@ -52,8 +53,10 @@ def keep_adapters(folder: Path, save: Callable[[Path], object]) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         save(partial)
+        sync(partial)
         os.replace(partial, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own
+        shutil.rmtree(partial, ignore_errors=True)
         raise not_written(folder, error) from error
 
 
@@ -62,7 +65,7 @@ def write(plan: Plan, state: RunState, run: Run, policy: Policy) -> None:
     folder = plan.folder
     _write_table(folder / "scores.parquet", state.scores)
     _write_table(folder / "steps.parquet", state.steps)
-    policy.save(folder / "lora")
+    keep_adapters(folder / "lora", policy.save)
     _draw_sheet(plan, state)
     write_atomically(folder / "timing.json", json.dumps(state.seconds, indent=1).encode())
     record.write(run, folder)

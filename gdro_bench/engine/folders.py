@@ -19,6 +19,10 @@ from gdro_bench.files import lock, not_written, write_atomically
 ANEW = "Delete that file and type the same command again: the run goes on."
 
 
+class FolderInUse(BenchError):
+    """Another process works there."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Inside, no other process can run in this folder. A process that dies gives the lock back, however it dies.
@@ -34,7 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
     with file:
         if not lock(file, wait=False):
             file.seek(0)
-            raise BenchError(
+            raise FolderInUse(
                 f"{folder} is being run by process {file.read().strip() or 'another'}.",
                 "Wait for it, or give another --out.",
             )

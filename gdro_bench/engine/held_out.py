@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from gdro_bench.engine import divergence, record
 from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.record import Point
 from gdro_bench.engine.run_state import RunState
+from gdro_bench.errors import BenchError
 from gdro_bench.instruments import panel
 from gdro_bench.policy import Policy
 from gdro_bench.score import Images, Score, Scorer
@@ -47,10 +48,19 @@ class HeldOut:
             {"mark": mark, "prompt": i, "text": prompt.text, "value": one.value, "note": one.note, **one.parts}
             for i, (prompt, one) in enumerate(zip(plan.held_out, scores, strict=True))
         ]
-        return images, [
-            row | statistics | drift
-            for row, statistics, drift in zip(rows, panel.statistics(images), moved, strict=True)
-        ]
+        measured = [one | drift for one, drift in zip(panel.statistics(images), moved, strict=True)]
+        self._check_names(scores, measured)
+        return images, [row | one for row, one in zip(rows, measured, strict=True)]
+
+    def _check_names(self, scores: Sequence[Score], measured: Sequence[Mapping[str, float]]) -> None:
+        """Raises:
+        BenchError: a part of the reward has the name of a statistic, whose column it would share."""
+        if taken := set(score.part_names(scores)) & set(itertools.chain(*measured)):
+            raise BenchError(
+                f"{self.scorer.name} gives a part called {min(taken)!r}, as a statistic of all pictures is.",
+                "Rename it.",
+                2,
+            )
 
     def _scored_images(self, report: Report) -> tuple[Images, list[Score]]:
         """A picture for each prompt, and its score; each process takes some batches."""

@@ -25,6 +25,7 @@ class RunState:
     health: list[dict[str, Any]] = field(default_factory=list)  # a row for each health picture
     steps_before: list[int] = field(default_factory=list)  # how many steps had been made when each point was
     updates: int = 0
+    code: list[str] = field(default_factory=list)  # versions that it has been run with, one after another
 
     def log(self, step: Step) -> None:
         self.updates += step.kind == "optimise"

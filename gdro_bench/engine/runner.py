@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from gdro_bench import content, registry
+from gdro_bench import version as own_version
 from gdro_bench.budget import TIMED, Ledger, MeteredPolicy, MeteredScorer
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import artifacts, card, folders, judging, record, samples
@@ -24,8 +25,8 @@ from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.record import Run
 from gdro_bench.engine.run_state import RunState
 from gdro_bench.engine.tracking import Tracking
-from gdro_bench.errors import BenchError, first_line
-from gdro_bench.files import not_written
+from gdro_bench.errors import BenchError, TrainingFailed, first_line
+from gdro_bench.files import not_written, sync
 from gdro_bench.instruments import open_named, open_reward
 from gdro_bench.methods import Method, TrainContext, Training
 from gdro_bench.models import open_policy
@@ -68,11 +69,30 @@ def execute(plan: Plan, listener: ProgressListener, processes: ProcessGroup) -> 
         if processes.broadcast(processes.is_main and (plan.folder / "run.json").exists()):
             run = record.read(plan.folder)
             folders.check_claim(plan, run.digests["model"], run.instruments["reward"])
+            if processes.is_main:
+                forget_progress(plan.folder)  # killed before it could
         else:
             scorer = open_reward(plan.task, plan.profile, processes.device)
-            run = Execution(plan, scorer, listener, processes).run()
+            with _enough_memory(processes):
+                run = Execution(plan, scorer, listener, processes).run()
         processes.first_alone(lambda tick: _judge(plan, run, listener, tick))
     return run
+
+
+@contextmanager
+def _enough_memory(processes: ProcessGroup) -> Iterator[None]:
+    """Raises:
+    TrainingFailed: the accelerator's memory is full. Of many processes it may be one's alone: then it is a BenchError,
+        which ends them all."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        kind = TrainingFailed if processes.size == 1 else BenchError
+        raise kind(
+            f"The memory of {processes.device} is full: {first_line(error)}",
+            "Take fewer images at once (--set profile.sampler.batch=2, --set method.optimiser.batch=6) or hold the "
+            "model in less (baselines/full-scale.md); --dry-run says what a run needs.",
+        ) from error
 
 
 def _judge(plan: Plan, run: Run, listener: ProgressListener, tick: Callable[[], None]) -> None:
@@ -161,9 +181,11 @@ class Execution:
         there = self.processes.broadcast(self.processes.is_main and self.checkpoint.exists())
         saved = self._read_checkpoint() if there else None
         if saved is not None:
-            self.state = RunState.from_json(saved["state"])
+            with self._of_this_version():
+                self.state = RunState.from_json(saved["state"])
             ledger = self.state.ledger
             self.listener.spent(ledger.spent, ledger.limit, f"goes on from update {self.state.updates}")
+        self._note_code()
         plan, ledger = self.plan, self.state.ledger
         context = TrainContext(
             MeteredPolicy(self.policy, ledger, self.processes),
@@ -181,8 +203,29 @@ class Execution:
         method: Method = registry.lookup("method", plan.method)
         training = method.start(plan.config, context)
         if saved is not None:
-            training.load_state_dict(saved["method"])
+            with self._of_this_version():
+                training.load_state_dict(saved["method"])
         return training
+
+    def _note_code(self) -> None:
+        """The version that runs now, not the one that will be checked out when the run ends."""
+        code, before = own_version.of_code(), self.state.code
+        if before and before[-1] != code:
+            self.listener.warn(f"This run was begun with {before[-1]} and goes on with {code}: its record names both.")
+        if before[-1:] != [code]:
+            before.append(code)
+
+    @contextmanager
+    def _of_this_version(self) -> Iterator[None]:
+        """Raises:
+        BenchError: what is read inside was written by a version that had other fields."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise BenchError(
+                f"The checkpoint {self.checkpoint} is of another version of this package ({first_line(error)}).",
+                "Go on with that version, or delete the file: the run starts anew, its pool is kept.",
+            ) from error
 
     def _read_checkpoint(self) -> dict[str, Any]:
         try:
@@ -237,6 +280,7 @@ class Execution:
         partial, start = self.checkpoint.with_suffix(".partial"), time.monotonic()
         try:
             torch.save({"method": self.training.state_dict(), "state": self.state.to_json()}, partial)
+            sync(partial)
             os.replace(partial, self.checkpoint)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise not_written(self.checkpoint, error) from error

@@ -215,12 +215,14 @@ def _combined(claim: Claim, findings: Sequence[Finding]) -> str:
 
 
 def combined(verdicts: Sequence[str], conditions: Sequence[str] = ()) -> str:
-    """Of a claim, from those of its tests: theirs if all agree, and its conditions with them; not reproduced if all
-    tests fail, or a condition, without which the others show nothing; incomplete if there are no runs of one; partly
-    if one holds, be it weakly; at most partly if one fails and no other is decided; undecided else."""
+    """Of a claim, from those of its tests: theirs if all agree, and its conditions with them; undecided if a condition
+    fails, without which the others show nothing; not reproduced if all tests fail; incomplete if there are no runs of
+    one; partly if one holds, be it weakly; at most partly if one fails and no other is decided; undecided else."""
+    if NOT in conditions:
+        return UNDECIDED
     if len({*verdicts, *conditions}) == 1:
         return verdicts[0]
-    if NOT in conditions or set(verdicts) == {NOT}:
+    if set(verdicts) == {NOT}:
         return NOT
     if NO_RUNS in (*verdicts, *conditions):
         return INCOMPLETE

@@ -146,8 +146,8 @@ def time_table(compared: Comparison, axis: str) -> Table | None:
 
 
 def cut_table(compared: Comparison, rows: Sequence[matched.AtReward], axis: str) -> Table | None:
-    """What the cost to equal reward would be if levels went up to another share of the way: whether it hangs on where
-    they are cut off. None where no method has one."""
+    """What the cost to equal reward would be if levels went up to another share of the way, or began where both methods
+    had been tested once: whether it hangs on that choice. None where no method has one."""
     others = [row for row in rows if row.entry is not compared.reference]
     if not any(math.isfinite(row.upto) for row in others):
         return None
@@ -157,9 +157,18 @@ def cut_table(compared: Comparison, rows: Sequence[matched.AtReward], axis: str)
             cut: (row.mean if cut == matched.UPTO else matched.mean_ratio(compared, row.entry, axis, cut))[True]
             for cut in CUTS
         }
-        cells.append([row.entry.label, *(_told_or_small(ratio, to) for ratio in ratios.values())])
-        numbers += [{"label": row.entry.label, "cut": cut} | spread("ratio", ratio) for cut, ratio in ratios.items()]
-    header = ["method", *(f"up to {cut:.0%}" for cut in CUTS)]
+        seen = matched.mean_ratio(compared, row.entry, axis, measured=True)[True]
+        none = math.isfinite(row.upto) and math.isnan(seen.mean)
+        told = "no such level" if none else _told_or_small(seen, to)
+        cells.append([row.entry.label, *(_told_or_small(ratio, to) for ratio in ratios.values()), told])
+        numbers += [
+            {"label": row.entry.label, "cut": cut, "measured": measured} | spread("ratio", ratio)
+            for cut, ratio, measured in [
+                *((cut, ratio, False) for cut, ratio in ratios.items()),
+                (matched.UPTO, seen, True),
+            ]
+        ]
+    header = ["method", *(f"up to {cut:.0%}" for cut in CUTS), f"up to {matched.UPTO:.0%}, above both first points"]
     title = (
         f"Cost to equal reward, times {to}'s, over levels up to a share of the way to the highest that both methods "
         f"surely reach ({matched.UPTO:.0%} elsewhere)"

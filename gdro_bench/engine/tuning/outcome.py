@@ -16,6 +16,7 @@ from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.tuning.search import Search
 from gdro_bench.engine.tuning.study import StudyOf
 from gdro_bench.engine.tuning.tuned import FILE, SCHEMA, Trial, Tuned
+from gdro_bench.errors import BenchError
 from gdro_bench.files import write_atomically
 from gdro_bench.stats import Estimate, paired_gain
 from gdro_bench.version import __version__
@@ -60,6 +61,7 @@ def summed_up(study: StudyOf) -> Tuned:
     """The search whose trials have all ended, written to its folder."""
     search = study.search
     trials = [one for number in range(len(search.plans)) if (one := result(search, number)) is not None]
+    _check_alike(search)
     trials = [replace(one, gain=_gain(search, one)) for one in trials]
     values = {one.number: one.value.mean for one in trials if one.value is not None}
     budget, shares = search.plans[0].profile.budget, study.importance()
@@ -75,6 +77,25 @@ def summed_up(study: StudyOf) -> Tuned:
     )
     write_atomically(search.folder / FILE, json.dumps(asdict(done), indent=1, allow_nan=False).encode())
     return done
+
+
+def _check_alike(search: Search) -> None:
+    """A search that goes on after an upgrade may have another base or reader.
+
+    Raises:
+        BenchError: two trials were not measured alike.
+    """
+    measured: dict[str, str] = {}
+    for plan in (one for one in search.plans if (one.folder / "run.json").exists()):
+        run = record.read(plan.folder)
+        alike = content.digest([run.digests.get("model"), run.digests.get("task"), run.instruments["reward"]])
+        measured.setdefault(alike, plan.folder.name)
+    if len(measured) > 1:
+        first, other = list(measured.values())[:2]
+        raise BenchError(
+            f"{first} and {other} in {search.folder} have another base, task or reward: they cannot be ranked.",
+            "Delete the older trials' folders, or give another --out, and type the command again.",
+        )
 
 
 def _gain(search: Search, trial: Trial) -> Estimate | None:
