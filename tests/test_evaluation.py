@@ -198,6 +198,38 @@ def test_a_judge_that_does_not_suit_costs_no_reward(judge: str, side: int, said:
     assert json.loads((tmp_path / "o" / "eval.json").read_text())["reward"]["mean"] == 0
 
 
+def test_pictures_that_cannot_be_scored_cost_no_other_reward(listed: Path, tmp_path: Path) -> None:
+    asked = Rates("style")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(evaluate, "instruments", lambda *_: (HalfBlind(), asked))
+        result = call("ocr", "--images", listed, "--judge", "pocket", "--out", tmp_path / "o")
+    assert result.exit_code == 1
+    assert "1 of 3 images could not be scored" in result.output
+    assert asked.asked == 0
+    assert pd.read_csv(tmp_path / "o" / "scores.csv")["reward"].notna().sum() == 2
+
+
+class HalfBlind:
+    """A reward that cannot score what is larger."""
+
+    name = "half blind"
+
+    def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]:
+        return [Score(1.0 if images.shape[1] == 64 else math.nan)] * len(images)
+
+
+def test_an_evaluation_of_something_else_is_not_written_over(listed: Path, tmp_path: Path) -> None:
+    assert call("ocr", "--images", listed, "--out", tmp_path / "o").exit_code == 0
+    assert json.loads((tmp_path / "o" / "eval.json").read_text())["inputs"] == {
+        "task": "ocr", "profile": "pocket", "settings": [], "images": str(listed),
+    }  # fmt: skip
+    assert call("ocr", "--images", listed, "--out", tmp_path / "o").exit_code == 0
+    other = listed.rename(tmp_path / "other.csv")
+    result = call("ocr", "--images", other, "--out", tmp_path / "o")
+    assert result.exit_code == 2
+    assert "holds an evaluation with another images" in " ".join(result.output.split())
+
+
 class Rates:
     """A judge that rates this one axis."""
 
@@ -318,6 +350,8 @@ def test_any_reward_that_detects_takes_a_detector(tmp_path: Path, monkeypatch: p
         (lambda f: (f / "list.csv").write_text('path,prompt\na.png,"a ""B"""\n'), "a.png cannot be read"),
         (lambda f: ((f / "a.png").write_text("x"), (f / "list.csv").write_text('path,prompt\na.png,"a ""B"""\n')),
          "a.png cannot be read"),
+        (lambda f: ((f / "a.ppm").write_bytes(b"P6\n64`64\n255\n" + bytes(99)),
+                    (f / "list.csv").write_text('path,prompt\na.ppm,"a ""B"""\n')), "a.ppm cannot be read"),
         (lambda f: (picture(f / "a.png", "CAT"), (f / "list.csv").write_text("path,prompt\na.png,a cat\n")),
          "no text in straight double quotes"),
     ],

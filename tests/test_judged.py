@@ -14,7 +14,10 @@ from gdro_bench import stats
 from gdro_bench.comparison import entries, matched, prediction, report
 from gdro_bench.comparison.tables import costs
 from gdro_bench.engine import judging
+from gdro_bench.errors import BenchError
+from gdro_bench.score import Checked, Score
 from gdro_bench.stats import Estimate
+from gdro_bench.task import Prompt
 
 # -- what judges said
 
@@ -218,6 +221,33 @@ def test_what_is_not_known_is_no_finding(
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_that_was_not_judged_is_named(tmp_path: Path) -> None:
+    judge(make_run(tmp_path / "a"), FALLING)
+    make_run(tmp_path / "b", "flow-grpo", rewards=SLOWER, pool=0)
+    result = call("--runs", tmp_path)
+    assert result.exit_code == 0
+    assert "1 of 2 runs (b) lack a judgement that others have" in " ".join(result.output.split())
+
+
+def test_a_part_called_reward_is_not_the_reward(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a")
+    scores = pd.read_parquet(folder / "scores.parquet")
+    scores.assign(reward=0.9).to_parquet(folder / "scores.parquet")
+    assert entries.load(folder).parts["reward"].mean() < 0.7
+    with pytest.raises(BenchError, match="a part called 'reward'"):
+        Checked(Named(), "reward", "named")(np.zeros((1, 8, 8, 3), np.uint8), [Prompt("a", "a")])
+
+
+class Named:
+    """A reward whose part has the name of a column."""
+
+    name = "named"
+
+    def __call__(self, images: object, prompts: object) -> list[Score]:
+        return [Score(0.5, {"reward": 0.9})]
+
+
 def test_a_judge_that_gave_no_rating_is_counted(tmp_path: Path) -> None:
     folder = judge(make_run(tmp_path / "a"), FALLING)
     table = judging.read(folder)

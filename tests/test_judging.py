@@ -15,7 +15,7 @@ from known_runs import MARKS, make_run
 from numpy.random import default_rng
 
 from gdro_bench.cli import main
-from gdro_bench.engine import judging, plan, record, samples
+from gdro_bench.engine import folders, judging, plan, record, samples
 from gdro_bench.errors import BenchError
 from gdro_bench.instruments.readers import EngineReader, TesseractReader
 from gdro_bench.judges import second_reader
@@ -250,6 +250,19 @@ def test_a_run_without_pictures_does_not_keep_the_others_from_being_judged(run: 
     assert judging.instruments(run)
     assert "Judged 1 runs." in result.output
     assert "are gone" in result.output
+
+
+def test_a_run_in_use_does_not_keep_the_others_from_being_judged(run: Path) -> None:
+    with_grey_pictures(run)
+    used = run.parent / "a-run-in-use"
+    shutil.copytree(run, used)
+    (used / "run.json").write_bytes((used / "run.json").read_bytes() + b"\n")  # else it is the same run
+    with folders.locked(used):
+        result = CliRunner().invoke(main, ["judge", str(used), str(run)])
+    assert result.exit_code == 1
+    assert judging.instruments(run)
+    assert "Judged 1 runs." in result.output
+    assert "is being run by process" in result.output
 
 
 def test_the_pocket_instruments_judge_from_the_command_line(run: Path) -> None:

@@ -260,7 +260,7 @@ def test_both_lines_of_paddle_give_lines_and_boxes():
     corners = ((1.0, 2.0), (9.0, 2.0), (9.0, 5.0), (1.0, 5.0))
     assert engines.lines_of_2([[[BOX, ("CAFE", 0.9)], [BOX, ("BAR", 0.0)]]]) == [("CAFE", corners)]
     assert engines.lines_of_2([None]) == []
-    seen = {"rec_texts": ["CAFE", "BAR"], "rec_scores": [0.9, 0.0], "rec_polys": np.array([BOX, BOX])}
+    seen = {"rec_texts": ["CAFE", "BAR"], "rec_scores": [0.9, 0.49], "rec_polys": np.array([BOX, BOX])}
     assert engines.lines_of_3([seen]) == [("CAFE", corners)]
     assert engines.lines_of_3([{"rec_texts": [], "rec_scores": [], "rec_polys": []}]) == []
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,16 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
-from gdro_bench import content
+from gdro_bench import content, version
 from gdro_bench.cli import main
 from gdro_bench.commands import summary
-from gdro_bench.engine import divergence, folders, plan, record, samples
+from gdro_bench.engine import artifacts, divergence, folders, plan, record, runner, samples
+from gdro_bench.errors import BenchError
 from gdro_bench.instruments import panel, readers
+from gdro_bench.methods import Step
+from gdro_bench.methods.parts import offline
 from gdro_bench.models.pocket import network
 from gdro_bench.registry import TABLES
 
@@ -162,6 +167,71 @@ def test_a_folder_in_use_is_left_alone(finished: Path) -> None:
     assert result.exit_code == 1
     assert f"is being run by process {os.getpid()}" in result.output
     assert call(finished).exit_code == 0
+
+
+def test_a_killed_run_s_leftovers_go_when_it_is_shown(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (folder(tmp_path) / runner.CHECKPOINT).write_bytes(b"as if it had been killed with the record just written")
+    assert call(tmp_path).exit_code == 0
+    assert not (folder(tmp_path) / runner.CHECKPOINT).exists()
+
+
+def begun(out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The checkpoint of a run whose memory was full at its first update."""
+    with monkeypatch.context() as patched:
+        patched.setattr(offline.OfflineTraining, "step", full_after(offline.OfflineTraining.step))
+        result = call(out)
+    assert result.exit_code == 1
+    assert "The memory of cpu is full: so many GiB. Take fewer images at once" in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+    return folder(out) / runner.CHECKPOINT
+
+
+def full_after(step: Callable[[Any], Step]) -> Callable[[Any], Step]:
+    def one(training: Any) -> Step:
+        done = step(training)
+        if done.kind == "optimise":
+            raise torch.OutOfMemoryError("so many GiB.\nMore on that.")
+        return done
+
+    return one
+
+
+def test_a_full_memory_is_told_and_both_versions_of_the_code(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(tmp_path, monkeypatch)
+    code = version.of_code()
+    monkeypatch.setattr(version, "of_code", lambda: "0.9.9")
+    result = call(tmp_path)
+    assert result.exit_code == 0, result.output
+    assert f"was begun with {code} and goes on with 0.9.9" in " ".join(result.output.split())
+    run = record.read(folder(tmp_path))
+    assert run.version == f"{code}, then 0.9.9"
+    assert run.points == record.read(folder(finished)).points
+
+
+def test_a_checkpoint_of_another_version_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = begun(tmp_path, monkeypatch)
+    saved = torch.load(path, weights_only=True)
+    state = json.loads(saved["state"])
+    state["ledger"].pop("pool")
+    torch.save(saved | {"state": json.dumps(state)}, path)
+    result = call(tmp_path)
+    assert result.exit_code == 1
+    assert "is of another version of this package" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_adapters_on_a_full_disk_end_in_a_sentence_and_leave_nothing(tmp_path: Path) -> None:
+    def save(to: Path) -> None:
+        to.mkdir()
+        (to / "half").write_bytes(b"x")
+        raise SafetensorError("No space left on device")
+
+    with pytest.raises(BenchError, match="cannot be written: No space left on device"):
+        artifacts.keep_adapters(tmp_path / "loras" / "0.5", save)
+    assert list((tmp_path / "loras").iterdir()) == []
 
 
 def test_judges_and_readers_are_not_part_of_a_run(tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from gdro_bench import models
 from gdro_bench.cli import main
 from gdro_bench.commands import sweep
-from gdro_bench.engine import record
+from gdro_bench.engine import record, runner
+from gdro_bench.engine.plan import Plan
 from gdro_bench.engine.pool_keys import pool_key
+from gdro_bench.engine.record import Run
 from gdro_bench.errors import BenchError
 
 pytestmark = pytest.mark.usefixtures("sketched")
@@ -94,6 +98,31 @@ def test_a_run_that_fails_leaves_the_others_their_turn(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "The loss is" in result.output
     assert len(list(tmp_path.glob("ocr/pocket/*/run.json"))) == 1
+
+
+def test_a_run_that_meets_a_fault_leaves_the_others_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute = runner.execute
+
+    def faulty(plan: Plan, *rest: Any) -> Run:
+        if plan.seed == 0:
+            raise OSError(5, "Input/output error")
+        return execute(plan, *rest)
+
+    monkeypatch.setattr(runner, "execute", faulty)
+    result = call(tmp_path, "--seeds", "0,1")
+    assert result.exit_code == 1
+    assert "OSError: [Errno 5] Input/output error" in " ".join(result.output.split())
+    assert len(list(tmp_path.glob("ocr/pocket/*/run.json"))) == 1
+
+
+def test_processes_side_by_side_have_a_device_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert [models.own_device("cuda", slot) for slot in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert chosen == [0, 1, 0]
+    assert models.own_device("cpu", 1) == "cpu"
+    assert models.own_device("cuda:1", 0) == "cuda:1"  # as it was asked for
 
 
 @pytest.mark.slow

@@ -401,6 +401,14 @@ def test_another_search_is_refused_in_the_same_folder(copied: Path) -> None:
         assert "Give another --out" in result.output
 
 
+def test_trials_of_two_readers_are_not_ranked(copied: Path) -> None:
+    path = next(copied.rglob("trial-001/run.json"))
+    path.write_text(path.read_text().replace('"OCR reward', '"Another OCR reward'))
+    result = call()
+    assert result.exit_code == 1
+    assert "have another base, task or reward: they cannot be ranked" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize("noise", [b"[]\n[]\n", bytes(range(256)), b'{"op_code": 99}\n{}\n'])
 def test_a_damaged_journal_is_named(noise: bytes, copied: Path) -> None:
     (folder_in(copied) / "journal.log").write_bytes(noise + b"\n")

@@ -252,11 +252,20 @@ def _machine(subject: Subject) -> str:
     if subject.profile.pretrained is None:
         return description
     each = sum(_sizes(_folder(subject.profile.pretrained)).values())
-    need = each * subject.processes
+    chains = _chains(subject)
+    need = max(each, chains) * subject.processes
     description += f"; {subject.processes} x {each / 1e9:.1f} GB while the model is opened"
+    description += f", {chains / 1e9:.1f} GB for an epoch's chains" if chains else ""
     if ROOM * need > memory:
         raise BenchError(f"{description}.", "Start fewer processes on this machine, or use a larger one.")
     return description
+
+
+def _chains(subject: Subject) -> float:
+    """Bytes of the chains of an epoch and their noise, which every process holds, of the method that has most."""
+    whole = subject.profile.sampler.steps + 1
+    latents = [2 * cost.rollouts * (cost.states or whole) for cost in subject.costs.values()]
+    return max(latents, default=0) * _latent_bytes(subject.profile)
 
 
 def _machine_bytes() -> int:

@@ -22,7 +22,7 @@ from gdro_bench import progress, sampling, stats, version
 from gdro_bench.commands import summary
 from gdro_bench.commands.results import Result
 from gdro_bench.distributed import ProcessGroup
-from gdro_bench.engine import judging
+from gdro_bench.engine import judging, record
 from gdro_bench.engine.plan import evaluation_inputs, prompt_reader
 from gdro_bench.errors import BenchError
 from gdro_bench.files import strict_json, write_atomically
@@ -83,7 +83,8 @@ class EvalRequest:
         """What is scored, as `eval.json` keeps it."""
         files = {"images": self.images, "weights": self.weights, "lora": self.lora, "prompts": prompts}
         named = {name: str(path) for name, path in files.items() if path is not None}
-        return {"task": task, "profile": profile, "settings": list(settings), **named}
+        moving = [setting for setting in settings if record.moves_results(setting.partition("=")[0])]
+        return {"task": task, "profile": profile, "settings": moving, **named}
 
 
 def execute(

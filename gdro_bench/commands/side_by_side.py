@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from gdro_bench import models
 from gdro_bench.commands import children
 from gdro_bench.commands.board import GO_ON, Board, Message, Outcome, Watcher, work
 from gdro_bench.commands.children import READY, Child
@@ -27,6 +28,7 @@ class Processes:
     def __init__(self, device: str, jobs: int) -> None:
         self.device, self.jobs = device, jobs
         self.children: dict[Path, Child] = {}
+        self.slots: dict[Path, int] = {}
 
     def has_room(self) -> bool:
         return len(self.children) < self.jobs
@@ -35,7 +37,8 @@ class Processes:
         def begun(child: Child) -> None:
             self.children[one.folder] = child
 
-        children.start(_work, (one, self.device), children.threads_of(self.jobs), begun)
+        slot = self.slots[one.folder] = min(set(range(self.jobs)) - set(self.slots.values()))
+        children.start(_work, (one, self.device, slot), children.threads_of(self.jobs), begun)
 
     def listen(self) -> Iterator[tuple[Path, Message]]:
         folders = {id(child): folder for folder, child in self.children.items()}
@@ -47,11 +50,11 @@ class Processes:
                 message = ("failed", f"Its process ended with {child.process.exitcode}; {GO_ON}.")
             if message[0] in ("done", "failed"):
                 child.process.join()
-                del self.children[folder]
+                del self.children[folder], self.slots[folder]
             yield folder, message
 
 
-def _work(given: tuple[Plan, str], threads: int, say: Callable[[Message], None]) -> None:
+def _work(given: tuple[Plan, str, int], threads: int, say: Callable[[Message], None]) -> None:
     """One run, in a process of its own."""
-    one, device = given
-    say(work(one, device, threads, say))
+    one, device, slot = given
+    say(work(one, models.own_device(device, slot), threads, say))

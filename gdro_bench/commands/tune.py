@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from gdro_bench import models
 from gdro_bench.commands import children
 from gdro_bench.commands.children import Child, Message
 from gdro_bench.distributed import ProcessGroup
@@ -189,8 +190,8 @@ def _side_by_side(searches: Sequence[Search], watcher: Watcher, device: str, job
     """Starts `jobs` processes and passes on what they see, until all have ended."""
     running: list[Child] = []
     try:
-        for _ in range(jobs):
-            children.start(_share_of_work, (searches, device), children.threads_of(jobs), running.append)
+        for slot in range(jobs):
+            children.start(_share_of_work, (searches, device, slot), children.threads_of(jobs), running.append)
         while running:
             for child in children.speaking(running):
                 if not _hear(child, watcher):
@@ -218,15 +219,15 @@ def _hear(child: Child, watcher: Watcher) -> bool:
     return bool(kind != "done")
 
 
-def _share_of_work(given: tuple[Sequence[Search], str], threads: int, say: Callable[[Message], None]) -> None:
+def _share_of_work(given: tuple[Sequence[Search], str, int], threads: int, say: Callable[[Message], None]) -> None:
     """Takes trials, in a process of its own."""
     import torch
 
-    searches, device = given
+    searches, device, slot = given
     torch.set_num_threads(threads)
     try:
         studies = [StudyOf(search) for search in searches]
-        _work(searches, studies, _Sender(say), ProcessGroup(device=device))
+        _work(searches, studies, _Sender(say), ProcessGroup(device=models.own_device(device, slot)))
         say(("done",))
     except BenchError as error:
         say(("refused", error.problem, error.remedy, error.exit_code))

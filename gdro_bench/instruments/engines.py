@@ -34,6 +34,9 @@ class EngineKind:
 PADDLE_DEFAULTS = {2: ("en_PP-OCRv3_det", "en_PP-OCRv4_rec"), 3: ("PP-OCRv5_server_det", "en_PP-OCRv5_mobile_rec")}
 
 
+SURE = 0.5  # line 2's drop_score
+
+
 def _box(corners: Any) -> Box:
     return tuple((float(x), float(y)) for x, y in corners)
 
@@ -160,10 +163,11 @@ def _start_paddle_3(limit_side: int, folders: tuple[str, str] | None) -> Engine:
 
 
 def lines_of_3(result: Any) -> list[tuple[str, Box]]:
-    """What line 3 returns for one picture: [{"rec_texts": ..., "rec_scores": ..., "rec_polys": ...}]."""
+    """What line 3 returns for one picture: [{"rec_texts": ..., "rec_scores": ..., "rec_polys": ...}]; what is less sure
+    than `SURE` is left out, as line 2 does by itself."""
     page = result[0]
     read = zip(page["rec_texts"], page["rec_scores"], page["rec_polys"], strict=True)
-    return [(text, _box(box)) for text, score, box in read if score > 0]
+    return [(text, _box(box)) for text, score, box in read if score >= SURE]
 
 
 RAPIDOCR = EngineKind(rapid_name, start_rapid)

@@ -84,12 +84,15 @@ class Mask2FormerDetector:
         return Detections(objects, lambda name, objects_: self.colours(image, name, objects_))
 
 
+UNUSED = r"encoder\.(swin\.)?layernorm\."  # later versions of Swin have it; the shipped weights are older
+
+
 def _load(source: str) -> Any:
     if Path(source).suffix == ".pth":
         return mmdet_weights.load(source)
     from transformers import Mask2FormerForUniversalSegmentation
 
-    return hub.load_model(Mask2FormerForUniversalSegmentation, source, "Mask2Former", "geneval")
+    return hub.load_model(Mask2FormerForUniversalSegmentation, source, "Mask2Former", "geneval", UNUSED)
 
 
 def prepare(image: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:

@@ -31,6 +31,17 @@ def open_model(profile: Profile, weights: Path | None, lora: Path | None, device
     return opened
 
 
+def own_device(device: str, slot: int) -> str:
+    """Of so many processes side by side, the device of the one with this number: CUDA devices take turns."""
+    import torch
+
+    if device != "cuda":
+        return device
+    index = slot % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return f"cuda:{index}"
+
+
 def pick_device(name: str) -> str:
     """`auto` is CUDA where there is one.
 

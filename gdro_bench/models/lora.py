@@ -150,12 +150,18 @@ def lora_parameters(transformer: Any) -> Iterator[Parameter]:
 
 @contextmanager
 def adapters_off(transformer: Any) -> Iterator[None]:
-    """Inside, the transformer is the reference model."""
-    transformer.disable_adapters()
+    """Inside, the transformer is the reference model. The layers' own switch alone is turned: diffusers' function walks
+    all modules and changes what wants a gradient, at every step of a reference's sampling."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [layer for layer in transformer.modules() if isinstance(layer, LoraLayer)]
+    for layer in layers:
+        layer._disable_adapters = True
     try:
         yield
     finally:
-        transformer.enable_adapters()
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 @contextmanager
