@@ -39,7 +39,7 @@ QUOTED = {  # tables of a report.md that its section of reports/README.md may sh
 IN_README = ("gdro", "gdro, lagging reference", "dance-grpo", "dpo", "flow-grpo", "nft")
 RECORDS = ("run.json", "scores.parquet", "judged.parquet", "steps.parquet")
 NAMES = {  # as `compare --name` gives them
-    "gdro (pool.prompts=48, online.rounds=4, online.updates=35)": "gdro online",
+    "gdro (pool.prompts=48, online.rounds=4, online.updates=35)": "gdro, 4 rounds",
     "gdro (adaptive_beta.rule=kl-target, adaptive_beta.every=2, adaptive_beta.kl_target=0.025, "
     "adaptive_beta.rate=0.5)": "gdro, beta moved to a KL",
     "gdro (optimiser.learning_rate=0.001)": "gdro, rate 1e-3",

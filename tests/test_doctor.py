@@ -193,9 +193,13 @@ def test_the_machine_must_hold_what_its_processes_open(
     doctor.CGROUP.write_text("max\n", encoding="utf-8")
     assert doctor._machine_bytes() == whole
     doctor.CGROUP.write_text(f"{int(1.25 * each)}\n", encoding="utf-8")
-    assert "1 x 0.0 GB while the model is opened" in doctor._machine(here)
+    pool = replace(here, method="gdro")
+    assert "1 x 0.0 GB while the model is opened" in doctor._machine(pool)
     with pytest.raises(BenchError, match="Start fewer processes"):
-        doctor._machine(replace(here, processes=2))
+        doctor._machine(replace(pool, processes=2))
+    chains = 2 * 48 * 24 * 7 * here.profile.pretrained.latent_elements * 4  # 6 steps: twice while it is put together
+    with pytest.raises(BenchError, match=rf"{chains / 1e9:.1f} GB for an epoch's chains"):
+        doctor._machine(replace(here, method="flow-grpo"))
     assert "opened" not in doctor._machine(subject("pocket"))
 
 

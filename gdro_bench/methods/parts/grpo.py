@@ -128,7 +128,9 @@ def costs(config: Config, sampler: Sampler) -> CostModel:
     scored = images * (1 + (len(c.auxiliary.rewards) if c.auxiliary else 0))
     collected = Cost(images * steps * sampler.passes, images, scored)
     update = Cost(int(each * passes), passes)
-    return CostModel(Cost(), collected, update, c.updates_per_epoch, sampler.batch, copies=int(moving))
+    return CostModel(
+        Cost(), collected, update, c.updates_per_epoch, sampler.batch, copies=int(moving), states=steps + 1
+    )
 
 
 class RolloutTraining:
