@@ -115,6 +115,9 @@ def test_list_shows_task_profile_and_method() -> None:
     result = call("list")
     assert result.exit_code == 0
     assert all(name in result.output for name in ("ocr", "pocket", "gdro"))
+    about = " ".join(result.output.split())  # of every method a name in full, and where it was published
+    assert all(f"│ {name} │" in about for name in TABLES["method"])
+    assert "GDRO: group-level direct reward optimisation │ arXiv 2601.02036" in about
 
 
 @pytest.mark.parametrize("name", main.commands)
