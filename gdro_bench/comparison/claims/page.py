@@ -96,11 +96,12 @@ def _sentences(verdicts: Sequence[Verdict], digest: str, seeds: int) -> list[str
         "not reproduced if it lies short of the bound, and else undecided.",
         "A claim of several tests is partly reproduced if one of them is, even in part, and at most partly if one is"
         " not and the others are undecided. Questions have the same words, but for yes and no.",
-        f"Rules: digest {digest}; their file's history tells whether they are older than the runs. Of every twenty "
-        "such intervals about one misses the truth; nothing here corrects for their number.",
-        "R* is the highest level of reward that both methods surely reach. A cost here is that of the method named "
-        "first, divided by that of the other (below 1: the first is cheaper). Reports have the inverse: they divide "
-        "by gdro's.",
+        f"Rules: digest {digest}. Whether they are older than the runs is told by their file's history, and by that of "
+        "the code beside it, which measures. Of every twenty such intervals about one misses the truth, of one seed "
+        "more; nothing here corrects for their number.",
+        "R* is the highest level of reward that both methods surely reach; where one does not rise, the other's own. A "
+        "cost here is that of the method named first, divided by that of the other (below 1: the first is cheaper). "
+        "Reports have the inverse: they divide by gdro's.",
         "Where a test leaves settings open (GDRO in more than one round), those that a search chose are judged; else "
         "those with most seeds, then with fewest changes.",
         f"A verdict from fewer than {seeds} seeds is provisional. Intervals are over prompts, and over seeds where "
