@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,12 @@ def test_a_run_leaves_a_record_a_sheet_and_adapters(finished: Path) -> None:
         assert samples.numbers(samples.path_of(folder(finished), mark)) == [0, 1]
     for name in ("sheet.png", "sheet.pdf", "steps.parquet", "timing.json", "lora/pytorch_lora_weights.safetensors"):
         assert (folder(finished) / name).stat().st_size > 0
+
+
+def test_a_run_says_on_what_it_ran(finished: Path) -> None:
+    machine = json.loads((folder(finished) / "machine.json").read_text())
+    assert machine["libraries"]["torch"] == metadata.version("torch")
+    assert (machine["processes"], machine["threads"]) == (1, torch.get_num_threads())
 
 
 def test_a_finished_run_is_shown_not_repeated(finished: Path) -> None:

@@ -60,14 +60,16 @@ def keep_adapters(folder: Path, save: Callable[[Path], object]) -> None:
         raise not_written(folder, error) from error
 
 
-def write(plan: Plan, state: RunState, run: Run, policy: Policy) -> None:
-    """Tables, adapters, the sheet, times and the record. The policy carries the weights that were evaluated."""
+def write(plan: Plan, state: RunState, run: Run, policy: Policy, machine: dict[str, object]) -> None:
+    """Tables, adapters, the sheet, times, the machine and the record. The policy carries the weights that were
+    evaluated."""
     folder = plan.folder
     _write_table(folder / "scores.parquet", state.scores)
     _write_table(folder / "steps.parquet", state.steps)
     keep_adapters(folder / "lora", policy.save)
     _draw_sheet(plan, state)
     write_atomically(folder / "timing.json", json.dumps(state.seconds, indent=1).encode())
+    write_atomically(folder / "machine.json", json.dumps(machine, indent=1).encode())
     record.write(run, folder)
 
 

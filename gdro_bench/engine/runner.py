@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -125,6 +126,18 @@ def _locked(plan: Plan, processes: ProcessGroup) -> Iterator[None]:
         if told:
             raise BenchError(told[0], told[1])
         yield
+
+
+def _machine(processes: ProcessGroup) -> dict[str, object]:
+    """On what a run ended: another kind of processor, or another library, rounds otherwise."""
+    on_cpu = processes.device == "cpu"
+    return {
+        "device": platform.machine() if on_cpu else torch.cuda.get_device_name(processes.device),
+        "threads": torch.get_num_threads(),
+        "processes": processes.size,
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in ("torch", "diffusers", "peft", "transformers", "numpy")},
+    }
 
 
 def _digest(policy: Policy) -> str:
@@ -337,7 +350,7 @@ class Execution:
         self.tracking.close()  # first: with its record a run is finished, and would not come here again
         if self.processes.is_main:
             with self.training.evaluation_weights():
-                artifacts.write(self.plan, self.state, run, self.policy)
+                artifacts.write(self.plan, self.state, run, self.policy, _machine(self.processes))
             forget_progress(self.plan.folder)
         self.processes.barrier()  # who goes on sees a finished run
         return run
