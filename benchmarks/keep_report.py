@@ -20,10 +20,12 @@ from PIL import Image
 from pyarrow import parquet, types
 from rich.console import Console
 
+from gdro_bench import figures
 from gdro_bench.commands import claims
-from gdro_bench.comparison import entries, matched, report, searches
+from gdro_bench.comparison import drawings, entries, matched, report, searches
 from gdro_bench.comparison.entries import Comparison
 from gdro_bench.comparison.grids import grids
+from gdro_bench.comparison.tables.costs import curve_table
 from gdro_bench.engine import record, samples
 from gdro_bench.engine.plan import folder_name
 from gdro_bench.engine.tuning import tuned
@@ -192,6 +194,20 @@ def quote(folder: Path) -> None:
         readme.write_text(text, encoding="utf-8")
 
 
+def draw_for_readme(found: Comparison, task: str) -> None:
+    """reports/readme-TASK.png: reward against cost of the methods that README.md shows, and nothing else."""
+    shown = tuple(entry for entry in found.entries if entry.label in IN_README)
+    of_these = Comparison(shown, found.reference, found.prompt_weights, {})
+    curves = curve_table(shown, found.prompt_weights)
+    drawing = drawings.Drawing(of_these, curves, REPORTS, "evaluations", None)
+    panel = {"evaluations": "cost: velocity evaluations, pools counted"}
+    name = f"reward on {'OCR' if task == 'ocr' else 'GenEval'}, held-out prompts"
+    with tempfile.TemporaryDirectory() as out:
+        path = Path(out) / "readme.png"
+        figures.cost_curves(path, drawing.with_flat_starts, panel, "reward", name, None, drawing.styles)
+        draw(path, REPORTS / f"readme-{task}.png")
+
+
 def write(found: Comparison, out: Path) -> None:
     """The report, as `compare --tuned reports/search` writes it."""
     searched = searches.of(found, tuned.find(REPORTS / "search"))
@@ -201,13 +217,16 @@ def write(found: Comparison, out: Path) -> None:
 def show(folder: Path) -> None:
     """The text of the report of the runs that are kept, and the figures that reports/README.md shows."""
     with tempfile.TemporaryDirectory() as out:
-        write(compared(runs_of(folder)), Path(out))
+        found = compared(runs_of(folder))
+        write(found, Path(out))
         for old in folder.glob("*.png"):
             old.unlink()
         shown = [path for path in Path(out).glob("*.png") if links(folder, path.name)]
         shutil.copy(Path(out) / "report.md", folder)
         for path in shown:
             draw(path, folder / path.name)
+    if folder.name.endswith("-pocket"):
+        draw_for_readme(found, folder.name.removesuffix("-pocket"))
     quote(folder)
 
 
