@@ -52,6 +52,15 @@ NAMES = {  # as `compare --name` gives them
     "gdro (pool.prompts=120, online.rounds=10, online.updates=11, online.sampler=old, online.reference=sampler)": (
         "gdro, lagging reference"
     ),
+    "gdro (pool.prompts=360, online.rounds=30, online.updates=11, online.sampler=old, online.reference=sampler)": (
+        "gdro, lagging reference"  # three budgets of it, in rounds of the same length
+    ),
+    "gdro (gamma=3.2, pool.prompts=120, online.rounds=10, online.updates=11, online.reference=sampler)": (
+        "gdro, moving reference, gamma 3.2"
+    ),
+    "gdro (beta=1.92, pool.prompts=120, online.rounds=10, online.updates=11, online.sampler=old)": (
+        "gdro, 10 rounds that lag, a tenth of beta"
+    ),
     "gdro (beta=1.92, pool.prompts=120, online.rounds=10, online.updates=11)": "gdro, 10 rounds, a tenth of beta",
     "gdro (t_distribution=sampler)": "gdro, sampler's times",
     "gdro (optimiser.ema_slope=0.01, optimiser.ema_ceiling=0.95)": "gdro, averaged weights",
