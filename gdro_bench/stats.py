@@ -103,13 +103,15 @@ def replicates(values: NDArray[np.float64], seeds: Weights, prompts: Weights) ->
 
     The mean with the seeds drawn, and that with the prompts drawn, less the mean. If both were drawn at once, what is
     of one seed and prompt together would count three times (Owen 2007, "The pigeonhole bootstrap"); so it counts twice,
-    and intervals are still a little too wide where that is most of the spread."""
+    and intervals are still a little too wide where that is most of the spread. No mean lies beyond its values."""
     scored = ~np.isnan(values)
     sums, counts = np.where(scored, values, 0.0), scored.astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         by_seed = (seeds @ sums.sum(axis=2)) / (seeds @ counts.sum(axis=2))
         by_prompt = (prompts @ sums.sum(axis=0).T) / (prompts @ counts.sum(axis=0).T)
         means: NDArray[np.float64] = by_seed + by_prompt - sums.sum(axis=(0, 2)) / counts.sum(axis=(0, 2))
+        low, high = (np.where(scored, values, beyond) for beyond in (np.inf, -np.inf))
+        means = means.clip(low.min(axis=(0, 2)), high.max(axis=(0, 2)))
     return np.round(means, DECIMALS)
 
 

@@ -54,6 +54,13 @@ def test_what_is_of_one_seed_and_prompt_counts_twice_in_replicates_and_not_three
     assert found.var() == pytest.approx(2 * values.var() / 1000, rel=0.2)
 
 
+def test_replicates_of_shares_are_shares() -> None:
+    values = np.zeros((2, 1, 8))
+    values[0, 0, 0] = 1.0  # one picture of one seed alone
+    found = stats.replicates(values, stats.draws(2, 1), stats.draws(8, 2))
+    assert (found.min(), found.max() <= 1) == (0, True)
+
+
 def test_replicates_leave_out_what_was_not_scored() -> None:
     values = np.arange(24, dtype=float).reshape(2, 3, 4)
     values[0, :, 0] = np.nan
