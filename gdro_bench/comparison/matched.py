@@ -163,7 +163,7 @@ def mean_ratio(
     does not rise beyond noise: there is no equal reward then; or if of the `measured` levels, above the first
     evaluation point of both, none is left. Below it a curve is a straight line from where the pool was full."""
     gains = _shared_gain(comparison, entry) * upto * (np.arange(LEVELS) + 0.5) / LEVELS
-    if measured:
+    if measured and not np.isnan(gains).any():
         gains = gains[gains > _first_gain(comparison, entry)]
     if np.isnan(gains).any() or not len(gains):
         return dict.fromkeys((True, False), Estimate(np.nan, np.nan, np.nan))
@@ -177,8 +177,8 @@ def mean_ratio(
 
 def _first_gain(comparison: Comparison, entry: Entry) -> float:
     """The higher of the gains of an entry and the reference at their first evaluation points after an update."""
-    both = same_seeds(entry, comparison.reference)
-    return max(float(of.mean("reward")[of.first_update] - of.mean("reward")[0]) for of in both)
+    curves = [(of.mean("reward"), of.first_update) for of in same_seeds(entry, comparison.reference)]
+    return max((float(rewards[i] - rewards[0]) for rewards, i in curves if i < len(rewards)), default=np.inf)
 
 
 def _shared_gain(comparison: Comparison, entry: Entry) -> float:

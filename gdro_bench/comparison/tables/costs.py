@@ -162,11 +162,11 @@ def cut_table(compared: Comparison, rows: Sequence[matched.AtReward], axis: str)
         told = "no such level" if none else _told_or_small(seen, to)
         cells.append([row.entry.label, *(_told_or_small(ratio, to) for ratio in ratios.values()), told])
         numbers += [
-            {"label": row.entry.label, "cut": cut, "measured": measured} | spread("ratio", ratio)
-            for cut, ratio, measured in [
-                *((cut, ratio, False) for cut, ratio in ratios.items()),
-                (matched.UPTO, seen, True),
-            ]
+            {"label": row.entry.label, "cut": cut, "measured": alone} | spread("ratio", ratio)
+            for cut, alone, ratio in (
+                *((cut, False, ratio) for cut, ratio in ratios.items()),
+                (matched.UPTO, True, seen),
+            )
         ]
     header = ["method", *(f"up to {cut:.0%}" for cut in CUTS), f"up to {matched.UPTO:.0%}, above both first points"]
     title = (
