@@ -22,6 +22,7 @@ from gdro_bench.instruments import panel
 from gdro_bench.policy import Policy
 from gdro_bench.score import Images, Score, Scorer
 
+STATISTICS_TOGETHER = 32  # pictures that one process computes them of
 Row = dict[str, Any]  # of scores.parquet: one held-out picture
 Report = Callable[[int, int], None]  # hears how many pictures of how many are done
 
@@ -48,9 +49,16 @@ class HeldOut:
             {"mark": mark, "prompt": i, "text": prompt.text, "value": one.value, "note": one.note, **one.parts}
             for i, (prompt, one) in enumerate(zip(plan.held_out, scores, strict=True))
         ]
-        measured = [one | drift for one, drift in zip(panel.statistics(images), moved, strict=True)]
+        measured = [one | drift for one, drift in zip(self._statistics(images), moved, strict=True)]
         self._check_names(scores, measured)
         return images, [row | one for row, one in zip(rows, measured, strict=True)]
+
+    def _statistics(self, images: Images) -> list[dict[str, float]]:
+        """Of each picture; each process computes some."""
+        rows = self.processes.batches(len(images), STATISTICS_TOGETHER)
+        own = [panel.alone(images[some]) for some in self.processes.own(rows)]
+        each = [one for batch in self.processes.gather_objects(own, len(rows)) for one in batch]
+        return panel.with_those_of_the_set(each, images)
 
     def _check_names(self, scores: Sequence[Score], measured: Sequence[Mapping[str, float]]) -> None:
         """Raises:

@@ -6,6 +6,7 @@ They judge nothing. A reward that rises while they stay is less likely to be hac
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +25,23 @@ Values = NDArray[np.float64]  # [B], one an image
 
 
 def statistics(images: Images) -> list[dict[str, float]]:
-    """For each image [H, W, 3] of a set: its statistics, by the names in `STATISTICS`. Some images at a time: as
-    numbers of 8 bytes, which a statistic needs, a thousand large ones would take gigabytes."""
+    """For each image [H, W, 3] of a set: its statistics, by the names in `STATISTICS`."""
+    return with_those_of_the_set(alone(images), images)
+
+
+def alone(images: Images) -> list[dict[str, float]]:
+    """For each image what it is by itself: processes may share this. Some images at a time: as numbers of 8 bytes,
+    which a statistic needs, a thousand large ones would take gigabytes."""
     most = max(1, AT_ONCE // images[0].nbytes) if len(images) else 1
     parts = [images[start : start + most] for start in range(0, len(images), most)]
     columns = {name: np.concatenate([of(part) for part in parts]) for name, of in ALONE.items() if parts}
-    columns |= {name: of(images) for name, of in OF_A_SET.items()}
-    return [{name: float(columns[name][i]) for name in STATISTICS} for i in range(len(images))]
+    return [{name: float(columns[name][i]) for name in ALONE} for i in range(len(images))]
+
+
+def with_those_of_the_set(each: Sequence[dict[str, float]], images: Images) -> list[dict[str, float]]:
+    """And what it is among all images of the set."""
+    columns = {name: of(images) for name, of in OF_A_SET.items()}
+    return [one | {name: float(columns[name][i]) for name in OF_A_SET} for i, one in enumerate(each)]
 
 
 def luminance(images: Images) -> NDArray[np.float64]:
