@@ -37,13 +37,17 @@ search_pool_and_level() {
   done
 }
 
-# Later: Flow-GRPO's level was best where it was highest, and GDRO's gamma was in no search. One step beyond each, on OCR;
-# of the level it was expected that it ends no higher.
+# Later: Flow-GRPO's level and, on OCR, its rate were best where they were highest, and GDRO's gamma was in no search. One
+# step beyond each.
 search_beyond() {
-  "$bench" tune ocr --method flow-grpo --over method.noising.level=0.815,0.95 \
-    --jobs 2 --out tuned/beyond --set profile.held_out_prompts=180
+  for task in ocr geneval; do
+    "$bench" tune $task --method flow-grpo --over method.noising.level=0.815,0.95 \
+      --jobs 2 --out tuned/beyond/level --set profile.held_out_prompts=180
+  done
+  "$bench" tune ocr --method flow-grpo --over method.optimiser.learning_rate=2.66e-3,4e-3 \
+    --jobs 2 --out tuned/beyond/rate --set profile.held_out_prompts=180
   "$bench" tune ocr --method gdro --over method.gamma=25,8,2.5 \
-    --jobs 2 --out tuned/beyond --set profile.held_out_prompts=180
+    --jobs 2 --out tuned/beyond/gamma --set profile.held_out_prompts=180
 }
 
 # How fast every method is from its best trial, on tuning prompts; what GDRO's pool, and rounds of it, cost and give.
