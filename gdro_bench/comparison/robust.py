@@ -1,7 +1,8 @@
 """The figures that Agarwal et al. (2021, arXiv 2108.13264) ask of a comparison over few runs: the interquartile mean,
 the probability of improvement and the performance profile, with a seed as the run and a prompt as the task.
 
-Intervals resample as all others here do: seeds within each method, prompts once for all.
+Seeds are drawn within each method, prompts once for all, both at once: these are no means, whose two draws could be
+added (`stats.replicates`), so with several seeds their intervals are somewhat wide.
 """
 
 from __future__ import annotations
