@@ -79,7 +79,7 @@ def of(compared: Comparison, found: Sequence[Tuned]) -> Searches:
     """The searches of a comparison's entries among those that were found, the shortest trials first.
 
     Raises:
-        BenchError: two are of one method, of the same settings, and of trials of one budget.
+        BenchError: two are of one method, of the same values of the same settings, and of trials of one budget.
     """
     run, by_method = compared.first, dict[str, tuple[Tuned, ...]]()
     for one in sorted(found, key=lambda one: one.budget):
@@ -100,7 +100,8 @@ def of(compared: Comparison, found: Sequence[Tuned]) -> Searches:
 
 
 def _is_again(one: Tuned, other: Tuned) -> bool:
-    return (one.budget, one.budget_kind, one.space.keys()) == (other.budget, other.budget_kind, other.space.keys())
+    """Whether it is the same search once more: another one may try other values of a setting."""
+    return (one.budget, one.budget_kind, one.space) == (other.budget, other.budget_kind, other.space)
 
 
 def _extent(found: Sequence[Tuned]) -> str:
