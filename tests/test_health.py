@@ -179,10 +179,10 @@ def test_every_point_s_adapters_are_kept_and_can_be_evaluated(short_run: tuple[P
     flags = [part for name in ("sampler.steps", "held_out_prompts", "reader.workers")
              for part in ("--set", f"profile.{name}={SHORT[f'profile.{name}']}")]  # fmt: skip
     for name, point in zip(names, record.read(folder(out)).points, strict=True):
-        command = ["eval", "ocr", "--lora", str(folder(out) / "loras" / name), "--out", str(tmp_path), *flags]
+        command = ["eval", "ocr", "--lora", str(folder(out) / "loras" / name), "--out", str(tmp_path / name), *flags]
         result = CliRunner().invoke(main, [*command, "--device", "cpu"])
         assert result.exit_code == 0, result.output
-        reward = json.loads((tmp_path / "eval.json").read_text())["reward"]["mean"]
+        reward = json.loads((tmp_path / name / "eval.json").read_text())["reward"]["mean"]
         assert reward == pytest.approx(point.reward.mean, abs=1e-9)
 
 
