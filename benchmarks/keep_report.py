@@ -38,7 +38,7 @@ QUOTED = {  # tables of a report.md that its section of reports/README.md may sh
     "Of the pictures that the reward calls right": "| method | a fact is broken, of those called right |",
 }
 # methods of ocr-pocket and geneval-pocket that README.md shows; the others stand in reports/README.md
-IN_README = ("gdro", "gdro, lagging reference", "dpo", "flow-grpo", "nft")
+IN_README = ("gdro", "gdro, lagging reference", "flow-grpo", "nft")
 RECORDS = ("run.json", "scores.parquet", "judged.parquet", "steps.parquet")
 NAMES = {  # as `compare --name` gives them
     "gdro (pool.prompts=48, online.rounds=4, online.updates=35)": "gdro, 4 rounds",
@@ -165,9 +165,9 @@ def table(folder: Path, title: str) -> str:
     return re.split(rf"^## {title}.*\n\n", text, flags=re.MULTILINE)[1].split("\n\n")[0].strip()
 
 
-def cells(folder: Path, title: str = "In short") -> dict[str, dict[str, str]]:
-    """A table of a report.md: method -> heading -> cell."""
-    head, _, *rows = [line.strip("| ").split(" | ") for line in table(folder, title).splitlines()]
+def cells(folder: Path) -> dict[str, dict[str, str]]:
+    """The table in short of a report.md: method -> heading -> cell."""
+    head, _, *rows = [line.strip("| ").split(" | ") for line in table(folder, "In short").splitlines()]
     return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
 
 

@@ -47,15 +47,24 @@ class Scorer(Protocol):
     def __call__(self, images: Images, prompts: Sequence[Prompt]) -> list[Score]: ...
 
 
-RESERVED = {  # columns of tables that stand beside a score's parts
-    "reward": {
-        *("mark", "prompt", "image", "value", "text", "note", "reward", "u", "gold", "second_reader", "agreement"),
-        *("corrected", "corrected_each", "source", "read", "scale"),
-    },
-    "judge": {
-        *("mark", "prompt", "u", "gold", "judge_note", "gold_note", "second_reader", "second_reader_note", "reward"),
-        *("corrected", "corrected_each", "source", "read", "scale"),
-    },
+OF_TABLES = {  # columns that stand beside a score's parts, of rewards and judges alike
+    *(
+        "mark",
+        "prompt",
+        "reward",
+        "u",
+        "gold",
+        "second_reader",
+        "corrected",
+        "corrected_each",
+        "source",
+        "read",
+        "scale",
+    )
+}
+RESERVED = {
+    "reward": OF_TABLES | {"image", "value", "text", "note", "agreement"},
+    "judge": OF_TABLES | {"judge_note", "gold_note", "second_reader_note"},
 }
 
 

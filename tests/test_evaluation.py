@@ -126,7 +126,7 @@ def test_a_score_that_failed_may_have_no_parts():
         name = "reward"
 
     asked, scores = [Prompt(text, "") for text in "abc"], [Score(math.nan, note="failed"), Score(1.0, {"exact": 1.0})]
-    found = evaluate.result(Named(), asked, [*scores, Score(0.0, {"exact": 0.0})], 0.5)
+    found = evaluate.result(Named(), asked, [*scores, Score(0.0, {"exact": 0.0})])
     assert (found.unscored, found.parts["exact"].mean) == (1, 0.5)
     check_axes(Named(), [Score(math.nan), Score(3.0, dict.fromkeys(CORRECTION.axes, 3.0))], CORRECTION)
     with pytest.raises(BenchError, match="does not rate alignment, coherence, style"):
@@ -154,7 +154,7 @@ def test_both_orders_of_averaging_are_told_apart():
         name = "judge"
 
     asked = [Prompt(text, "") for text in "abc"]
-    plain = evaluate.result(Named(), asked, [score(1.0), score(0.0), score(float("nan"))], 0.5)
+    plain = evaluate.result(Named(), asked, [score(1.0), score(0.0), score(float("nan"))])
     scores, said = [score(1.0), score(0.0), score(1.0)], [score(4.0), score(3.0), score(float("nan"))]
     found = evaluate.with_judge(plain, asked, scores, Named(), said, CORRECTION)
     assert found.corrected["mean"].mean == pytest.approx((1.2 + 0.2) / 2)

@@ -263,9 +263,8 @@ def _machine(subject: Subject) -> str:
 
 def _chains(subject: Subject) -> float:
     """Bytes of the chains of an epoch and their noise, which every process holds, of the method that has most."""
-    whole = subject.profile.sampler.steps + 1
-    latents = [2 * cost.rollouts * (cost.states or whole) for cost in subject.costs.values()]
-    return max(latents, default=0) * _latent_bytes(subject.profile)
+    latents = [cost.chains(subject.profile.sampler.steps) for cost in subject.costs.values()]
+    return 2 * max(latents, default=0) * _latent_bytes(subject.profile)
 
 
 def _machine_bytes() -> int:

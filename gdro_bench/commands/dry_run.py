@@ -223,8 +223,7 @@ def at_marks(plan: Plan) -> Cost:
 def _disk(plan: Plan, latent: float, adapters: float, speed: Speed, ledger: Ledger, costs: CostModel) -> float:
     """Pool, checkpoint (twice while it is written, with an epoch's chains if there are any), kept pictures and kept
     adapters, for latents and adapters of so many bytes; and a pretrained model's encoded texts."""
-    states = costs.states or plan.profile.sampler.steps + 1
-    checkpoint = (COPIES + costs.copies) * adapters + costs.rollouts * states * latent
+    checkpoint = (COPIES + costs.copies) * adapters + costs.chains(plan.profile.sampler.steps) * latent
     points = len(plan.profile.budget.marks) + 1
     pictures = points * min(plan.profile.kept_images, len(plan.held_out))
     kept = (points if plan.profile.keep_adapters else 0) + 1  # with those of the end

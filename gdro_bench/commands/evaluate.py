@@ -115,7 +115,7 @@ def execute(
         scores = score(pictures, scorer, bar.evaluating)
         keep_and_check(out, pictures, scores, profile.max_unscored)
         asked, refusal = ask([pictures], judge, task.correction, bar.evaluating)
-    evaluation = result(scorer, pictures.prompts, scores, profile.max_unscored)
+    evaluation = result(scorer, pictures.prompts, scores)
     judgements = asked[0] if asked else None
     if judge is not None and judgements is not None:
         evaluation = with_judge(evaluation, pictures.prompts, scores, judge, judgements, task.correction)
@@ -133,8 +133,7 @@ def execute(
 def check_free(out: Path | None, inputs: dict[str, Any]) -> None:
     """Raises:
     BenchError: the folder holds an evaluation of something else, which would be lost."""
-    path = Path() if out is None else out / "eval.json"
-    if out is None or not path.exists():
+    if out is None or not (path := out / "eval.json").exists():
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8")).get("inputs", inputs)
@@ -307,13 +306,8 @@ def score(
     return scores
 
 
-def result(scorer: Scorer, prompts: Sequence[Prompt], scores: Sequence[Score], max_unscored: float) -> Result:
-    """Means over pictures with 95 % intervals over prompts.
-
-    Raises:
-        BenchError: more than a share `max_unscored` of them could not be scored.
-    """
-    check(scores, max_unscored)
+def result(scorer: Scorer, prompts: Sequence[Prompt], scores: Sequence[Score]) -> Result:
+    """Means over pictures with 95 % intervals over prompts."""
     values = np.array([score.value for score in scores])
     texts = [prompt.text for prompt in prompts]
 

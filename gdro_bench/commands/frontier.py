@@ -156,14 +156,10 @@ def look(
 
 
 def result(seen: Seen, task: Task, profile: Profile, instruments: Instruments) -> ScaledResult:
-    """Means with 95 % intervals over prompts.
-
-    Raises:
-        BenchError: too many pictures could not be scored.
-    """
+    """Means with 95 % intervals over prompts."""
     prompts = seen.pictures.prompts
     texts = [prompt.text for prompt in prompts]
-    found: Result = evaluate.result(instruments.scorer, prompts, seen.scores, profile.max_unscored)
+    found: Result = evaluate.result(instruments.scorer, prompts, seen.scores)
     if instruments.judge is not None and seen.judgements is not None:
         found = evaluate.with_judge(found, prompts, seen.scores, instruments.judge, seen.judgements, task.correction)
     golds = np.array([gold.value for gold in seen.golds or []])

@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from gdro_bench import content, registry
-from gdro_bench import version as own_version
+from gdro_bench import content, registry, version
 from gdro_bench.budget import TIMED, Ledger, MeteredPolicy, MeteredScorer
 from gdro_bench.distributed import ProcessGroup
 from gdro_bench.engine import artifacts, card, folders, judging, record, samples
@@ -136,7 +135,7 @@ def _machine(processes: ProcessGroup) -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "processes": processes.size,
         "python": platform.python_version(),
-        "libraries": {name: version(name) for name in ("torch", "diffusers", "peft", "transformers", "numpy")},
+        "libraries": {name: metadata.version(name) for name in ("torch", "diffusers", "peft", "transformers", "numpy")},
     }
 
 
@@ -170,7 +169,7 @@ class Execution:
     def _instruments(self) -> dict[str, str]:
         """What every machine must have alike."""
         watching = ", ".join(f"{name}: {scorer.name}" for name, scorer in self.auxiliaries.items())
-        libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers"))
+        libraries = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "diffusers"))
         return {"model": self.policy.name, "reward": self.scorer.name, "auxiliaries": watching, "libraries": libraries}
 
     def _warn(self) -> None:
@@ -222,7 +221,7 @@ class Execution:
 
     def _note_code(self) -> None:
         """The version that runs now, not the one that will be checked out when the run ends."""
-        code, before = own_version.of_code(), self.state.code
+        code, before = version.of_code(), self.state.code
         if before and before[-1] != code:
             self.listener.warn(f"This run was begun with {before[-1]} and goes on with {code}: its record names both.")
         if before[-1:] != [code]:
@@ -234,6 +233,8 @@ class Execution:
         BenchError: what is read inside was written by a version that had other fields."""
         try:
             yield
+        except torch.OutOfMemoryError:
+            raise  # `_enough_memory` tells of it
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise BenchError(
                 f"The checkpoint {self.checkpoint} is of another version of this package ({first_line(error)}).",

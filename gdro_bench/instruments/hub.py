@@ -10,7 +10,9 @@ from safetensors import SafetensorError
 from gdro_bench.errors import BenchError, first_line
 
 
-def load_model(cls: Any, source: str, what: str, extra: str, unused: str = "", **options: Any) -> Any:
+def load_model(
+    cls: Any, source: str, what: str, extra: str, unused: re.Pattern[str] | None = None, **options: Any
+) -> Any:
     """A model with its weights, never from pickles, which can run code. `unused` matches the names of weights that the
     class has and no prediction needs: files from before it had them are whole.
 
@@ -18,7 +20,7 @@ def load_model(cls: Any, source: str, what: str, extra: str, unused: str = "", *
         BenchError: it cannot be had, some of its weights are not there, or what it needs is not installed.
     """
     model, info = load(cls, source, what, extra, use_safetensors=True, output_loading_info=True, **options)
-    missing = [name for name in drawn_at_random(model, info) if not (unused and re.search(unused, name))]
+    missing = [name for name in drawn_at_random(model, info) if not (unused and unused.search(name))]
     if missing:
         raise BenchError(
             f"{what} in {source!r} lacks {len(missing)} of its weights, {missing[0]} among them.",

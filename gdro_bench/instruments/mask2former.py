@@ -84,15 +84,14 @@ class Mask2FormerDetector:
         return Detections(objects, lambda name, objects_: self.colours(image, name, objects_))
 
 
-UNUSED = r"encoder\.(swin\.)?layernorm\."  # later versions of Swin have it; the shipped weights are older
-
-
 def _load(source: str) -> Any:
     if Path(source).suffix == ".pth":
         return mmdet_weights.load(source)
     from transformers import Mask2FormerForUniversalSegmentation
 
-    return hub.load_model(Mask2FormerForUniversalSegmentation, source, "Mask2Former", "geneval", UNUSED)
+    return hub.load_model(
+        Mask2FormerForUniversalSegmentation, source, "Mask2Former", "geneval", mmdet_weights.NOT_GIVEN
+    )
 
 
 def prepare(image: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:

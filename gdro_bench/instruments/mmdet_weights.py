@@ -67,7 +67,7 @@ _HEAD = (
 )
 _NO_WEIGHT = re.compile(r"relative_position_index|^panoptic_head\.loss")
 # What transformers' class makes itself, by version, or has and no prediction needs.
-_NOT_GIVEN = re.compile(r"relative_position_index$|encoder\.(swin\.)?layernorm\.|^criterion\.")
+NOT_GIVEN = re.compile(r"relative_position_index$|encoder\.(swin\.)?layernorm\.|^criterion\.")
 
 
 def load(checkpoint: str) -> Any:
@@ -90,7 +90,7 @@ def load(checkpoint: str) -> Any:
         model, found = library.Mask2FormerForUniversalSegmentation.from_pretrained(
             None, config=config, state_dict=weights, output_loading_info=True
         )
-        fits = all(map(_NOT_GIVEN.search, found["missing_keys"])) and not found["unexpected_keys"]
+        fits = all(map(NOT_GIVEN.search, found["missing_keys"])) and not found["unexpected_keys"]
     except RuntimeError:  # other shapes
         fits = False
     if not fits:

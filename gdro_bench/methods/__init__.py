@@ -71,6 +71,10 @@ class CostModel:
         """Images of an epoch whose chains are kept and trained on, guided as they were sampled."""
         return 0 if self.rounds else self.collected.images
 
+    def chains(self, steps: int) -> int:
+        """Latents that an epoch's chains hold, where the profile's sampler makes so many steps."""
+        return self.rollouts * (self.states or steps + 1)
+
 
 class Training(Protocol):
     """A training under way, a unit of work a step. No base class: what two methods share is a function or a part."""
