@@ -161,7 +161,8 @@ moving() {
 search_hold() {
   "$bench" tune ocr --method gdro $moves --over method.online.sampler=theta,old \
     --jobs 2 --out tuned/hold/rounds --set profile.held_out_prompts=180
-  "$bench" tune ocr --method gdro $moves --set method.gamma=0 --over method.regulariser.velocity_kl=25,8,3 \
+  "$bench" tune ocr --method gdro $moves --set method.gamma=0 --set method.regulariser.velocity_kl=25 \
+    --over method.regulariser.velocity_kl=25,8,3 \
     --jobs 2 --out tuned/hold/brake --set profile.held_out_prompts=180
 }
 
