@@ -235,6 +235,8 @@ OVER = {
     "method.beta=5.0,5": ("choices are [5.0, 5]", []),
     "method.beta=": ("is not of the form group.key=a,b", []),
     "method.bet=5.0": ("Did you mean 'beta'?", []),
+    "method.regulariser.velocity_kl=25,8": ("Give the first trial's value, too: --set method.regulariser.", []),
+    "method.regulariser.velocity=25,8": ("no setting in gdro.toml called 'regulariser.velocity'", []),
     "profile.seed=5.0": ("is of no method's setting", []),
     "beta": ("is not of the form group.key=a,b", []),
 }

@@ -21,6 +21,7 @@ import numpy as np
 
 from gdro_bench import content
 from gdro_bench.errors import BenchError, unknown
+from gdro_bench.registry import lookup
 
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 BITS = 32  # of a drawn point
@@ -118,11 +119,23 @@ def over(values: Sequence[str], method: str, own: Mapping[str, Any]) -> Space:
         group, _, name = settings[0][0].partition(".")
         if group != "method":
             raise BenchError(f"--over {settings[0][0]} is of no method's setting.", "Write method.NAME=A,B.", 2)
+        choices = [value for _, value in settings]
+        if name not in own and _may_be_given(method, *settings[0]):
+            remedy = f"Give the first trial's value, too: --set {varied[0]}."
+            raise BenchError(f"{method}.toml leaves out {name}, so the first trial has none.", remedy, 2)
         if name not in own:
             raise unknown(f"setting in {method}.toml called", name, own)
-        choices = [value for _, value in settings]
         found[name] = _domain({"choices": choices}, own[name], f"--over method.{name}")
     return found
+
+
+def _may_be_given(method: str, setting: str, value: Any) -> bool:
+    """Whether it is a setting of the method that its file need not have."""
+    try:
+        content.set_value({"method": {}}, setting, value, {"method": lambda: lookup("method", method).config_type})
+    except BenchError:
+        return False
+    return True
 
 
 def grid(space: Space, own: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
