@@ -174,6 +174,15 @@ search_hold() {
     --jobs 2 --out tuned/hold/prompts --set profile.held_out_prompts=180
 }
 
+# Where on the way is there anything to learn? Flow-GRPO trains at two of the first four of eight steps, where t is above
+# 0.75; GDRO at all t alike. Of the adapters that either had learned, on base images of other prompts, s covaries with the
+# reward five times as much at t = 0.85, for as much movement, as at any t below 0.5. So, written before any of these
+# trials: GDRO's one pool without the t below 0.5, or 0.7, ends above 0.791, which it has with all of them, by 0.03 or more.
+search_times() {
+  "$bench" tune ocr --method gdro --set method.t_min=0.7 --over method.t_min=0.7,0.5 \
+    --jobs 2 --out tuned/times --set profile.held_out_prompts=180
+}
+
 # Not run yet, and in no report, with what is expected of each.
 next() {
   # Leads of `why` on OCR: the sampler's times cost GDRO less on GenEval and should here, and end where it ends; ten rounds

@@ -270,7 +270,7 @@ def test_an_update_in_parts_is_the_whole_one(tmp_path: Path) -> None:
 
 def test_t_and_noise_are_shared_each_as_asked() -> None:
     for of_t, of_noise in ((True, False), (False, True)):
-        numbers = SimpleNamespace(share_t=of_t, share_noise=of_noise, t_distribution="uniform")
+        numbers = SimpleNamespace(share_t=of_t, share_noise=of_noise, t_distribution="uniform", t_min=0.0)
         t, eps = draw_noise(numbers, (2, 3), 2, (4,), torch.ones(1), torch.Generator().manual_seed(0))
         assert bool((t == t[..., :1]).all()) == of_t
         assert bool((eps == eps[:, :, :1]).all()) == of_noise
@@ -293,6 +293,20 @@ def test_times_are_drawn_as_asked(distribution: Times) -> None:
         values, counts = t.unique(return_counts=True)
         assert values.equal(own.flip(0))
         assert counts.tolist() == pytest.approx([2500] * 8, rel=0.1)
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "logit-normal", "sampler"])
+def test_no_time_is_drawn_below_the_least_and_those_above_are_as_likely_as_without_it(distribution: Times) -> None:
+    own = timesteps(8, 2.0)[:-1]
+
+    def drawn(t_min: float) -> torch.Tensor:
+        return draw_t((20_000,), distribution, own, torch.Generator().manual_seed(0), t_min)
+
+    late, whole = drawn(0.7), drawn(0.0)
+    assert late.min() >= 0.7
+    assert late.shape == whole.shape
+    assert late.mean().item() == pytest.approx(whole[whole >= 0.7].mean().item(), abs=0.005)
+    assert late.std().item() == pytest.approx(whole[whole >= 0.7].std().item(), abs=0.005)
 
 
 def test_errors_are_means_over_draws(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from gdro_bench.content import Count, NonNegative
 from gdro_bench.methods import CostModel, Method, TrainContext, Training, gdro
-from gdro_bench.methods.parts.offline import PoolConfig, Times
+from gdro_bench.methods.parts.offline import LeastTime, PoolConfig, Times
 from gdro_bench.methods.parts.trainer import OptimiserConfig
 from gdro_bench.profile import Sampler
 from gdro_bench.task import Prompt
@@ -37,6 +37,7 @@ class Config:
     share_noise: bool
     t_distribution: Times
     draw: Literal["unequal", "spread"]  # any two images of a group whose rewards differ, or its best and its worst
+    t_min: LeastTime = 0.0  # of the t that are drawn
 
 
 def as_gdro(config: Config) -> gdro.Config:

@@ -11,7 +11,7 @@ them and fits the implicit rewards s to the ranking that the scores define:
 Left open by the paper, hence options (the settings are in baselines/<profile>/gdro.toml):
 1. `reduction`: whether both |.|^2 sum or average over latent elements; beta and gamma are on its scale.
 2. `share_t`, `share_noise`: whether a group's images share t and eps. `t_distribution`: uniform, logit-normal, or the
-   times where the sampler asks the model. `draws` of (t, eps) an image.
+   times where the sampler asks the model; none below `t_min`. `draws` of (t, eps) an image.
 3. `ties`: `joint` lets images of equal reward share one remaining set (Breslow's rule), so that the loss cannot
    depend on their order; `order` ranks them as drawn. Where rewards differ both are the paper's loss. With tau = 0
    the target is the limit: one-hot, shared by ties.
@@ -49,6 +49,7 @@ from gdro_bench.methods.parts.adaptive_beta import (
 from gdro_bench.methods.parts.offline import (
     Draw,
     Drawn,
+    LeastTime,
     OfflineTraining,
     PoolConfig,
     Source,
@@ -90,6 +91,7 @@ class Config:
     ties: Ties
     drop_flat: bool
     draw: Draw
+    t_min: LeastTime = 0.0
     online: OnlineConfig | None = None
     adaptive_beta: AdaptiveBetaConfig | None = None
     auxiliary: AuxiliaryConfig | None = None

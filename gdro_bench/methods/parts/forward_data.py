@@ -18,7 +18,7 @@ from gdro_bench.content import Count, Natural, NonNegative
 from gdro_bench.errors import BenchError
 from gdro_bench.methods import Step, TrainContext
 from gdro_bench.methods.parts.groups import advantages, epoch_prompts, flat_groups
-from gdro_bench.methods.parts.offline import Draw, PoolConfig, Source, Times, draw_groups, sample_and_score
+from gdro_bench.methods.parts.offline import Draw, LeastTime, PoolConfig, Source, Times, draw_groups, sample_and_score
 from gdro_bench.profile import Sampler
 from gdro_bench.task import Prompt
 
@@ -58,6 +58,7 @@ class OfflineConfig:
     t_distribution: Times
     draw: Draw
     drop_flat: bool
+    t_min: LeastTime = 0.0
 
 
 @dataclass(frozen=True, slots=True)

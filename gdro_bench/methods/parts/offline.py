@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from gdro_bench import content, sampling, score, task
 from gdro_bench.budget import Cost
-from gdro_bench.content import Count, Natural
+from gdro_bench.content import Count, Natural, Range
 from gdro_bench.distributed import gather_scores
 from gdro_bench.errors import BenchError, TrainingFailed
 from gdro_bench.methods import Step, TrainContext
@@ -31,6 +31,7 @@ from gdro_bench.score import GeneratedBatch
 
 Draw = Literal["random", "unequal", "spread"]  # which images of a group, see `draw_members`
 Times = Literal["uniform", "logit-normal", "sampler"]  # how t is drawn
+LeastTime = Annotated[float, Range(0, 0.95)]  # of the t that are drawn; 1 is noise, and has to be among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +345,8 @@ class GroupSettings(Protocol):
     @property
     def t_distribution(self) -> Times: ...
     @property
+    def t_min(self) -> float: ...
+    @property
     def draw(self) -> Draw: ...
     @property
     def drop_flat(self) -> bool: ...
@@ -374,7 +377,8 @@ def draw_noise(
     """`draws` of t [G, D, n] and eps [G, D, n, *latent_shape] for `shape` G groups of n images."""
     (count, n), times, noises = shape, [], []
     for _ in range(draws):
-        t = draw_t((count, 1 if settings.share_t else n), settings.t_distribution, sampler_times, generator)
+        each = (count, 1 if settings.share_t else n)
+        t = draw_t(each, settings.t_distribution, sampler_times, generator, settings.t_min)
         eps = torch.randn((count, 1 if settings.share_noise else n, *latent_shape), generator=generator)
         times.append(t.expand(-1, n))
         noises.append(eps.expand(-1, n, *latent_shape))
@@ -405,8 +409,17 @@ def times_of_sampler(context: TrainContext) -> Tensor:
     return context.policy.timesteps(context.sampler.steps, context.sampler.shift)[:-1]
 
 
-def draw_t(shape: tuple[int, ...], distribution: Times, sampler_times: Tensor, generator: torch.Generator) -> Tensor:
-    """Times in (0, 1] of this shape; by `sampler`, each of `sampler_times` is as likely."""
+def draw_t(
+    shape: tuple[int, ...], distribution: Times, sampler_times: Tensor, generator: torch.Generator, t_min: float = 0.0
+) -> Tensor:
+    """Times in (0, 1] of this shape, none below t_min; by `sampler`, each of `sampler_times` is as likely."""
+    t = _any_t(shape, distribution, sampler_times, generator)
+    while (low := t < t_min).any():
+        t[low] = _any_t((int(low.sum()),), distribution, sampler_times, generator)
+    return t
+
+
+def _any_t(shape: tuple[int, ...], distribution: Times, sampler_times: Tensor, generator: torch.Generator) -> Tensor:
     if distribution == "sampler":
         return sampler_times[torch.randint(len(sampler_times), shape, generator=generator)]
     if distribution == "logit-normal":
