@@ -270,7 +270,7 @@ def test_an_update_in_parts_is_the_whole_one(tmp_path: Path) -> None:
 
 def test_t_and_noise_are_shared_each_as_asked() -> None:
     for of_t, of_noise in ((True, False), (False, True)):
-        numbers = SimpleNamespace(share_t=of_t, share_noise=of_noise, t_distribution="uniform", t_min=0.0)
+        numbers = SimpleNamespace(share_t=of_t, share_noise=of_noise, t_distribution="uniform", t_min=None)
         t, eps = draw_noise(numbers, (2, 3), 2, (4,), torch.ones(1), torch.Generator().manual_seed(0))
         assert bool((t == t[..., :1]).all()) == of_t
         assert bool((eps == eps[:, :, :1]).all()) == of_noise

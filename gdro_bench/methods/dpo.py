@@ -37,7 +37,7 @@ class Config:
     share_noise: bool
     t_distribution: Times
     draw: Literal["unequal", "spread"]  # any two images of a group whose rewards differ, or its best and its worst
-    t_min: LeastTime = 0.0  # of the t that are drawn
+    t_min: LeastTime | None = None  # of the t that are drawn
 
 
 def as_gdro(config: Config) -> gdro.Config:

@@ -91,7 +91,7 @@ class Config:
     ties: Ties
     drop_flat: bool
     draw: Draw
-    t_min: LeastTime = 0.0
+    t_min: LeastTime | None = None
     online: OnlineConfig | None = None
     adaptive_beta: AdaptiveBetaConfig | None = None
     auxiliary: AuxiliaryConfig | None = None

@@ -46,7 +46,7 @@ class Config:
     groups: Count  # an optimiser step
     drop_flat: bool
     t_distribution: Times
-    t_min: LeastTime = 0.0  # of the t that are drawn
+    t_min: LeastTime | None = None  # of the t that are drawn
 
 
 def draw_best(r: Tensor, n: int, generator: torch.Generator) -> Tensor:
@@ -94,7 +94,7 @@ class Objective:
         groups = usable[torch.randint(len(usable), (c.groups,), generator=generator)]
         members = [draw_best(pool.rewards[g], c.best, generator) for g in groups]
         x0, r, prompts = self.source.taken(groups, members)
-        t = draw_t((c.groups, 1, c.best), c.t_distribution, self.source.times, generator, c.t_min)
+        t = draw_t((c.groups, 1, c.best), c.t_distribution, self.source.times, generator, c.t_min or 0.0)
         eps = torch.randn((c.groups, 1, *x0.shape[1:]), generator=generator)
         return Drawn(x0, r, prompts, t, eps)
 

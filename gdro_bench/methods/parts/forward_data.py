@@ -58,7 +58,7 @@ class OfflineConfig:
     t_distribution: Times
     draw: Draw
     drop_flat: bool
-    t_min: LeastTime = 0.0
+    t_min: LeastTime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -345,7 +345,7 @@ class GroupSettings(Protocol):
     @property
     def t_distribution(self) -> Times: ...
     @property
-    def t_min(self) -> float: ...
+    def t_min(self) -> float | None: ...
     @property
     def draw(self) -> Draw: ...
     @property
@@ -378,7 +378,7 @@ def draw_noise(
     (count, n), times, noises = shape, [], []
     for _ in range(draws):
         each = (count, 1 if settings.share_t else n)
-        t = draw_t(each, settings.t_distribution, sampler_times, generator, settings.t_min)
+        t = draw_t(each, settings.t_distribution, sampler_times, generator, settings.t_min or 0.0)
         eps = torch.randn((count, 1 if settings.share_noise else n, *latent_shape), generator=generator)
         times.append(t.expand(-1, n))
         noises.append(eps.expand(-1, n, *latent_shape))
