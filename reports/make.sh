@@ -176,6 +176,10 @@ search_hold() {
 search_times() {
   "$bench" tune ocr --method gdro --set method.t_min=0.7 --over method.t_min=0.7,0.5 \
     --jobs 2 --out tuned/times --set profile.held_out_prompts=180
+  # And in rounds with a brake, which fade no ink, so that the early times are all that they change: above 0.83.
+  "$bench" tune ocr --method gdro $moves --set method.gamma=0 --set method.t_min=0.7 \
+    --set method.regulariser.velocity_kl=25 --over method.regulariser.velocity_kl=25,8 \
+    --jobs 2 --out tuned/times/rounds --set profile.held_out_prompts=180
 }
 
 # Not run yet, and in no report, with what is expected of each.
