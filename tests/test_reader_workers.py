@@ -48,6 +48,34 @@ def test_workers_have_ended_when_their_reader_is_gone(tmp_path: Path) -> None:
     assert (output.split(), errors) == (["2", "0"], "")
 
 
+CHILD = """
+import multiprocessing
+import numpy as np
+from gdro_bench.profile import ReaderConfig
+from gdro_bench.instruments.readers import EngineReader
+
+def reads():
+    reader = EngineReader(ReaderConfig(limit_side=128, workers=2))
+    reader.itself = reader  # as a run's parts may hold each other
+    reader(np.zeros((16, 64, 64, 3), np.uint8))
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=reads)
+    child.start()
+    child.join(60)
+    print(child.exitcode)
+    child.kill()
+"""
+
+
+def test_a_child_process_ends_though_its_reader_is_still_held(tmp_path: Path) -> None:
+    """At its end Python waits for a child's children before it tells them to end: `--jobs 2` hung."""
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    output, errors = started(script).communicate(timeout=120)
+    assert (output.split(), errors) == (["0"], "")
+
+
 def check_ended(process: subprocess.Popen[str], workers: list[int]) -> None:
     _, errors = process.communicate(timeout=60)
     deadline = time.monotonic() + 20

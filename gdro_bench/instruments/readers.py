@@ -15,12 +15,14 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
+from multiprocessing.util import Finalize
 from typing import Protocol
 
 import numpy as np
@@ -140,7 +142,17 @@ class EngineReader:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
+    """Whose workers are told to end when this process does: in a child process Python waits for them before it tells
+    them, if a `Finalize` does not come first."""
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
+    Finalize(None, _end, (weakref.ref(pool),), exitpriority=100)  # before the queue that it tells them by closes
+    return pool
+
+
+def _end(known: weakref.ref[ProcessPoolExecutor]) -> None:
+    pool = known()
+    if pool is not None:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _submit_shielded(
