@@ -30,6 +30,7 @@ from gdro_bench.methods.parts.adaptive_beta import covariance
 from gdro_bench.methods.parts.offline import Times, draw_noise, draw_t
 from gdro_bench.methods.parts.regularise import PoolRegulariser
 from gdro_bench.methods.parts.rollout_regulariser import paying, shaped
+from gdro_bench.methods.parts.trainer import OptimiserConfig, rate
 from gdro_bench.sampling import timesteps
 from gdro_bench.task import Prompt
 
@@ -266,6 +267,13 @@ def test_an_update_in_parts_is_the_whole_one(tmp_path: Path) -> None:
         moved(made)
         norms.append(made.step().metrics["gradient_norm"])
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+def test_a_rate_rises_stands_and_falls_as_one_over_updates() -> None:
+    plain = OptimiserConfig(2.0, 4, 0.0, 1e-8, 1.0, 0.0, 0.0)
+    assert [rate(plain, u) for u in (1, 2, 4, 1000)] == [0.5, 1.0, 2.0, 2.0]
+    falling = replace(plain, steady_steps=10)
+    assert [rate(falling, u) for u in (1, 4, 10, 20, 1000)] == [0.5, 2.0, 2.0, 1.0, 0.02]
 
 
 def test_t_and_noise_are_shared_each_as_asked() -> None:

@@ -30,7 +30,15 @@ class OptimiserConfig:
     clip: Positive  # of the gradient's norm
     ema_slope: NonNegative
     ema_ceiling: Share
+    steady_steps: Count | None = None  # of the full rate; from then on it falls as 1 / updates, which needs no end
     batch: Count | None = None  # images a pass of a method with a pool; without it, all of an update's at once
+
+
+def rate(config: OptimiserConfig, update: int) -> float:
+    """The learning rate of this update, of which the first is 1."""
+    warm = min(1.0, update / max(1, config.warmup_steps))
+    steady = min(1.0, config.steady_steps / update) if config.steady_steps else 1.0
+    return config.learning_rate * warm * steady
 
 
 class Trainer:
@@ -70,9 +78,8 @@ class Trainer:
             if parameter.grad is None:  # of a process that had nothing to do
                 parameter.grad = torch.zeros_like(parameter)
         self.processes.all_reduce([p.grad for p in self.parameters if p.grad is not None])
-        warm = min(1.0, (self.updates + 1) / max(1, self.config.warmup_steps))
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.learning_rate * warm
+            group["lr"] = rate(self.config, self.updates + 1)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
         if not torch.isfinite(norm):
             raise TrainingFailed(f"The gradient's norm is {norm.item()} at update {self.updates + 1}.", LOWER)
