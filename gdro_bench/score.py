@@ -173,7 +173,7 @@ def check_axes(judge: Scorer, judgements: Sequence[Score], correction: Correctio
     if missing:
         raise BenchError(
             f"{judge.name} does not rate {', '.join(missing)}, of which the corrected score is made.",
-            "Choose another judge; with --second-reader or --gold this one may be of use.",
+            "Choose another judge; this one is for `gdro-bench judge --gold` or --second-reader.",
         )
 
 
