@@ -211,6 +211,12 @@ brake() {
     --set method.online.sampler=old $brake
 }
 
+# At 2.66e-3 Flow-GRPO collapses beyond the shipped budget, and at 1e-3 it does not. With a rate that falls from 2.66e-3
+# it should have both: as high after 60,000 evaluations, and 0.85 or more at the end of three budgets, gold with it.
+falling() {
+  "$bench" sweep ocr --method flow-grpo --budget 180000 --jobs 2 --out runs/long --set method.optimiser.steady_steps=15
+}
+
 # Not run yet, and in no report, with what is expected of each.
 next() {
   # Leads of `why` on OCR: the sampler's times cost GDRO less on GenEval and should here, and end where it ends; ten rounds
