@@ -169,3 +169,13 @@ def test_the_true_size_rehearsal_tells_the_memory_foretold_and_seen(
     assert all(0 < row["foretold_gb"] < 0.1 for row in rows)
     assert all(row["seen_gb"] > 0 for row in rows)
     assert capsys.readouterr().out.count(f"| {method} |") == 2
+
+
+def test_ink_by_steps(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        run("ink.py", monkeypatch, "--steps", "2,4", "--prompts", "6")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" steps: ")[0] for line in lines] == ["2", "4"]
+    for line in lines:
+        assert 0 <= float(line.split()[2]) <= 1
+        assert 0 < int(line.split()[4]) <= 6

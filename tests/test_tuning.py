@@ -157,6 +157,32 @@ def test_a_step_beyond_is_told_with_every_trial(search: Tuned) -> None:
     assert search.trials[0].digest == chosen(search, first=False).digest == digest
 
 
+LEADS = tuned.find(ROOT / "reports" / "rounds-ocr" / "trials")  # of settings that are off as shipped
+MOVES = ("pool.prompts=120", "online.rounds=10", "online.updates=11", "online.reference=sampler")
+BRAKE = (*MOVES, "gamma=0")
+OF_LEAD = {  # how the reports name a trial, and its settings
+    "one pool, t from 0.7": ("t_min=0.7",),
+    "one pool, t from 0.5": ("t_min=0.5",),
+    "rounds, brake 25": (*BRAKE, "regulariser.velocity_kl=25"),
+    "rounds, brake 8": (*BRAKE, "regulariser.velocity_kl=8"),
+    "rounds, brake 3": (*BRAKE, "regulariser.velocity_kl=3"),
+    "rounds, brake 8, trained on the last four": (*BRAKE, "regulariser.velocity_kl=8", "online.window=4"),
+    "rounds, brake 25, t from 0.7": (*BRAKE, "regulariser.velocity_kl=25", "t_min=0.7"),
+    "rounds, brake 8, falling rate": (*BRAKE, "regulariser.velocity_kl=8", "optimiser.steady_steps=28"),
+    "rounds, gamma 3.2, falling rate": (*MOVES, "gamma=3.2", "optimiser.steady_steps=28"),
+}
+
+
+def test_leads_are_told_with_every_trial() -> None:
+    told = README.split("### leads\n")[1].split("\n## ")[0]
+    values = {trial.digest: trial.value for search in LEADS for trial in search.trials}
+    assert all((search.budget, search.failed) == (LONG, 0) for search in LEADS)
+    for name, settings in OF_LEAD.items():
+        made = planned("ocr", "gdro", *(f"method.{one}" for one in settings))
+        assert f"| {name} | {values.pop(content.digest(made.settings['method']))} |" in told
+    assert not values
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_no_held_out_prompt_was_looked_at(name: str) -> None:
     tuning = planned(name, "gdro", "profile.prompts=pocket-tuning", "profile.held_out_prompts=100")
