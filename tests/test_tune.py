@@ -331,7 +331,7 @@ def test_each_trial_tells_what_its_record_says(finished: Path) -> None:
     assert done.evaluations == sum(trial.evaluations or 0 for trial in done.trials)
     assert (done.importance, done.no_importance) == (
         None,
-        f"{TRIALS - done.failed} trials came to their end: it takes 20",
+        f"trials that came to their end: {TRIALS - done.failed}; it takes 20",
     )
 
 
@@ -481,7 +481,7 @@ def test_a_dead_process_s_trial_is_taken_up(place: Path) -> None:
 
 def test_what_a_value_hangs_on_is_important(place: Path) -> None:
     study = StudyOf(search(place / "tuned", trials=32))
-    assert study.importance()[1] == "0 trials came to their end: it takes 20"
+    assert study.importance()[1] == "trials that came to their end: 0; it takes 20"
     for number, numbers in enumerate(study.search.drawn):
         claim = study.claim(number)
         assert claim is not None

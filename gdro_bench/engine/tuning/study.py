@@ -176,7 +176,7 @@ class StudyOf:
         trials = self.study.get_trials(deepcopy=False)[: len(self.search.plans)]
         values = [one.value for one in trials if one.state == self.optuna.trial.TrialState.COMPLETE]
         if len(values) < ENOUGH:
-            return None, f"{len(values)} trials came to their end: it takes {ENOUGH}"
+            return None, f"trials that came to their end: {len(values)}; it takes {ENOUGH}"
         if len(set(values)) == 1:
             return None, "all trials are worth the same"
         asked = self.optuna.create_study(direction="maximize")
