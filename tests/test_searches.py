@@ -83,6 +83,18 @@ def test_two_searches_of_one_method_are_not_chosen_between(compared: entries.Com
         searches.of(compared, [make_search(tmp_path, "gdro"), make_search(tmp_path, "gdro", seed=1)])
 
 
+def test_searches_of_one_budget_are_counted_together(compared: entries.Comparison, tmp_path: Path) -> None:
+    one = make_search(tmp_path, "gdro", trials=4)
+    other = replace(one, space={"k": {"values": [2]}}, trials=one.trials[2:], best=3)
+    of = searches.of(compared, [one, other])
+    assert "gdro: 6 x 500 evaluations" in of.sentence
+    (row,) = [row for row in of.table(compared.entries).cells if row[0] == "gdro"]
+    assert row[1:] == ["6 x 500 evaluations", "4,080", "trial 1, the best"]
+    again = searches.of(compared, [one, replace(other, trials=one.trials)])
+    (row,) = [row for row in again.table(compared.entries).cells if row[0] == "gdro"]
+    assert row[-1] == "trial 1, the best; trial 1, which is not the best"
+
+
 def test_a_second_search_of_longer_trials_is_told_beside_the_first(
     compared: entries.Comparison, tmp_path: Path
 ) -> None:

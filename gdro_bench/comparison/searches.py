@@ -5,6 +5,7 @@ A method whose settings were searched for longer has an advantage that no budget
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -62,16 +63,17 @@ class Searches:
         return replace(table, title=f"{table.title} (not searched alike: not matched)")
 
     def table(self, entries: Sequence[Entry]) -> Table:
-        """What each search of each entry's settings cost, and which trial's settings its runs have."""
-        rows = [(entry, one) for entry in entries for one in self.by_label[entry.label] or (None,)]
+        """What the searches of each entry's settings cost, those of one budget together, and which trials' settings its
+        runs have."""
+        rows = [(entry, group) for entry in entries for group in _by_budget(self.by_label[entry.label]) or [()]]
         columns = {
             "label": [entry.label for entry, _ in rows],
-            "trials": [len(one.trials) if one else math.nan for _, one in rows],
-            "budget": [one.budget if one else math.nan for _, one in rows],
-            "evaluations": [one.evaluations if one else math.nan for _, one in rows],
+            "trials": [_trials(group) if group else math.nan for _, group in rows],
+            "budget": [group[0].budget if group else math.nan for _, group in rows],
+            "evaluations": [_spent(group) if group else math.nan for _, group in rows],
         }
         header = ["method", "trials and budget of each", "evaluations in all", "settings of"]
-        cells = [[entry.label, *_cells(one, entry)] for entry, one in rows]
+        cells = [[entry.label, *_cells(group, entry)] for entry, group in rows]
         return Table("searches", "How the settings were searched", header, cells, pd.DataFrame(columns))
 
 
@@ -104,14 +106,31 @@ def _is_again(one: Tuned, other: Tuned) -> bool:
     return (one.budget, one.budget_kind, one.space) == (other.budget, other.budget_kind, other.space)
 
 
+def _by_budget(found: Sequence[Tuned]) -> list[tuple[Tuned, ...]]:
+    """Searches whose trials have one budget, together; `found` is sorted by it."""
+    return [tuple(group) for _, group in itertools.groupby(found, lambda one: (one.budget, one.budget_kind))]
+
+
+def _trials(group: Sequence[Tuned]) -> int:
+    return sum(len(one.trials) for one in group)
+
+
+def _spent(group: Sequence[Tuned]) -> float:
+    return sum(one.evaluations for one in group)
+
+
 def _extent(found: Sequence[Tuned]) -> str:
-    return ", then ".join(f"{len(one.trials)} x {one.budget:,} {one.budget_kind}" for one in found) or NOT_SEARCHED
+    told = [f"{_trials(group)} x {group[0].budget:,} {group[0].budget_kind}" for group in _by_budget(found)]
+    return ", then ".join(told) or NOT_SEARCHED
 
 
-def _cells(one: Tuned | None, entry: Entry) -> list[str]:
-    if one is None:
+def _cells(group: Sequence[Tuned], entry: Entry) -> list[str]:
+    if not group:
         return [NOT_SEARCHED, "", ""]
-    trial = tuned.trial_of(one, entry.runs[0].run)
-    best = "" if trial is None or trial.number == one.best else ", which is not the best"
-    whose = "no trial" if trial is None else f"trial {trial.number}{best or ', the best'}"
-    return [_extent((one,)), f"{one.evaluations:,}", whose]
+    trials = [(one, tuned.trial_of(one, entry.runs[0].run)) for one in group]
+    told = [
+        f"trial {trial.number}, {'the best' if trial.number == one.best else 'which is not the best'}"
+        for one, trial in trials
+        if trial is not None
+    ]
+    return [_extent(group), f"{_spent(group):,}", "; ".join(told) or "no trial"]
