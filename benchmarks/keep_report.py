@@ -38,7 +38,7 @@ QUOTED = {  # tables of a report.md that its section of reports/README.md may sh
     "Of the pictures that the reward calls right": "| method | a fact is broken, of those called right |",
 }
 # methods of ocr-pocket and geneval-pocket that README.md shows; the others stand in reports/README.md
-IN_README = ("gdro", "gdro, lagging reference", "flow-grpo", "nft")
+IN_README = ("gdro", "gdro, lagging reference", "gdro, braked rounds", "flow-grpo", "nft")
 RECORDS = ("run.json", "scores.parquet", "judged.parquet", "steps.parquet")
 NAMES = {  # as `compare --name` gives them
     "gdro (pool.prompts=48, online.rounds=4, online.updates=35)": "gdro, 4 rounds",
