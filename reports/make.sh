@@ -217,6 +217,8 @@ next() {
   # held to the base should cost less, too, and end at 0.83.
   sweep ocr --set method.t_distribution=sampler
   sweep ocr $tens --set method.online.window=3
+  # Both at once: does the top-1 term take ink, or does the brake hold it? If the first, it fades half as much as without.
+  sweep ocr $moves --set method.regulariser.velocity_kl=25
   sweep ocr $moves $kl=25 --set method.online.sampler=old  # fades no ink, and ends where the lagging reference does
   # A falling rate at the shipped budget: one pool and Flow-GRPO end within noise of 0.791 and 0.855, as at one rate.
   for quarter in "gdro 37" "flow-grpo 15"; do

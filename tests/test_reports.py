@@ -49,6 +49,10 @@ ALL_RUNS = sorted(path.parent for path in (ROOT / "reports").rglob("run.json"))
 PLAIN = [run for folder in COMPARISONS for run in runs_of(folder)]
 
 
+def test_each_method_that_the_readme_shows_is_in_a_comparison() -> None:
+    assert set(IN_README) <= {method.split(" (")[0] for folder in COMPARISONS for method in KEEP.cells(folder)}
+
+
 @pytest.mark.parametrize("folder", COMPARISONS, ids=named)
 def test_the_readme_quotes_the_comparisons(folder: Path) -> None:
     shown = KEEP.readme_rows(folder).splitlines()

@@ -84,7 +84,7 @@ def of(compared: Comparison, found: Sequence[Tuned]) -> Searches:
         BenchError: two are of one method, of the same values of the same settings, and of trials of one budget.
     """
     run, by_method = compared.first, dict[str, tuple[Tuned, ...]]()
-    for one in sorted(found, key=lambda one: one.budget):
+    for one in sorted(found, key=_budget):
         if (one.task, one.profile) != (run.task, run.profile):
             continue
         before = by_method.get(one.method, ())
@@ -108,7 +108,11 @@ def _is_again(one: Tuned, other: Tuned) -> bool:
 
 def _by_budget(found: Sequence[Tuned]) -> list[tuple[Tuned, ...]]:
     """Searches whose trials have one budget, together; `found` is sorted by it."""
-    return [tuple(group) for _, group in itertools.groupby(found, lambda one: (one.budget, one.budget_kind))]
+    return [tuple(group) for _, group in itertools.groupby(found, _budget)]
+
+
+def _budget(one: Tuned) -> tuple[float, str]:
+    return one.budget, one.budget_kind
 
 
 def _trials(group: Sequence[Tuned]) -> int:

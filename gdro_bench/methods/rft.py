@@ -94,7 +94,7 @@ class Objective:
         groups = usable[torch.randint(len(usable), (c.groups,), generator=generator)]
         members = [draw_best(pool.rewards[g], c.best, generator) for g in groups]
         x0, r, prompts = self.source.taken(groups, members)
-        t = draw_t((c.groups, 1, c.best), c.t_distribution, self.source.times, generator, c.t_min or 0.0)
+        t = draw_t((c.groups, 1, c.best), c.t_distribution, self.source.times, generator, c.t_min)
         eps = torch.randn((c.groups, 1, *x0.shape[1:]), generator=generator)
         return Drawn(x0, r, prompts, t, eps)
 

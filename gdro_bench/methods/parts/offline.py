@@ -378,7 +378,7 @@ def draw_noise(
     (count, n), times, noises = shape, [], []
     for _ in range(draws):
         each = (count, 1 if settings.share_t else n)
-        t = draw_t(each, settings.t_distribution, sampler_times, generator, settings.t_min or 0.0)
+        t = draw_t(each, settings.t_distribution, sampler_times, generator, settings.t_min)
         eps = torch.randn((count, 1 if settings.share_noise else n, *latent_shape), generator=generator)
         times.append(t.expand(-1, n))
         noises.append(eps.expand(-1, n, *latent_shape))
@@ -410,11 +410,15 @@ def times_of_sampler(context: TrainContext) -> Tensor:
 
 
 def draw_t(
-    shape: tuple[int, ...], distribution: Times, sampler_times: Tensor, generator: torch.Generator, t_min: float = 0.0
+    shape: tuple[int, ...],
+    distribution: Times,
+    sampler_times: Tensor,
+    generator: torch.Generator,
+    t_min: float | None = None,
 ) -> Tensor:
     """Times in (0, 1] of this shape, none below t_min; by `sampler`, each of `sampler_times` is as likely."""
     t = _any_t(shape, distribution, sampler_times, generator)
-    while (low := t < t_min).any():
+    while t_min and (low := t < t_min).any():
         t[low] = _any_t((int(low.sum()),), distribution, sampler_times, generator)
     return t
 
