@@ -333,7 +333,9 @@ def _dots(axis: Axes, rows: pd.DataFrame, column: str, heights: NDArray[np.float
     axis.errorbar(values, heights, xerr=spread, linestyle="", markersize=5, elinewidth=1.1, **style)
 
 
-VERDICT_COLOURS = {"reproduced": "#009E73", "partly": "#56B4E9", "not reproduced": "#D55E00"}
+VERDICT_COLOURS = {
+    "reproduced": "#009E73", "partly": "#56B4E9", "at most partly": "#E69F00", "not reproduced": "#D55E00"
+}  # fmt: skip
 
 
 VERDICT_UNITS = {  # group of tests -> how their axis is labelled

@@ -81,10 +81,10 @@ def call(*arguments: object) -> Result:
 
 def make_search(folder: Path, method: str, trials: int = 3, budget: int = 500, **fields: object) -> Tuned:
     """A search on disk whose trial 1 is best and has the numbers of `make_run`; trial 0 has others, trial 2 failed."""
-    value = Estimate(0.5, 0.4, 0.6)
+    values = (Estimate(0.45, 0.35, 0.55), Estimate(0.5, 0.4, 0.6), *[None] * trials)
     digests = ["other", f"{method}()", *["third"] * trials]
     made = tuple(
-        Trial(i, {"tau": 0.05}, digests[i], value if i < 2 else None, None, "" if i < 2 else "NaN.", 5, 510, 100, 1.0)
+        Trial(i, {"tau": 0.05}, digests[i], values[i], None, "" if i < 2 else "NaN.", 5, 510, 100, 1.0)
         for i in range(trials)
     )
     search = Tuned(

@@ -32,8 +32,9 @@ def rule(**fields: object) -> Rule:
         (0.5, 0.9, "partly"),
         (0.4, 0.9, "partly"),
         (0.5, 1.2, "undecided"),
-        (0.6, 1.0, "not reproduced"),
-        (0.9, 1.2, "not reproduced"),
+        (0.6, 1.0, "at most partly"),
+        (0.9, 1.2, "at most partly"),
+        (1.0, 3.0, "not reproduced"),
         (1.1, 3.0, "not reproduced"),
         (1.1, float("inf"), "not reproduced"),
         (float("nan"), float("nan"), "undecided"),
@@ -61,6 +62,9 @@ def test_what_does_not_move_neither_rises_nor_falls() -> None:
         (["reproduced", "not reproduced"], "partly"),
         (["partly", "undecided"], "partly"),
         (["not reproduced", "undecided"], "at most partly"),
+        (["at most partly", "undecided"], "at most partly"),
+        (["at most partly", "not reproduced"], "at most partly"),
+        (["at most partly", "reproduced"], "partly"),
         (["not reproduced", "not reproduced"], "not reproduced"),
         (["reproduced", "no runs"], "incomplete"),
         (["no runs", "no runs"], "no runs"),
@@ -71,30 +75,43 @@ def test_a_claim_s_verdict_is_that_of_its_tests(of_tests: list[str], word: str) 
 
 
 @pytest.mark.parametrize(
-    ("of_tests", "conditions", "word"),
+    ("of_test", "conditions", "word"),
     [
-        (["reproduced"], ["reproduced"], "reproduced"),
-        (["reproduced"], ["undecided"], "partly"),
-        (["undecided"], ["reproduced"], "undecided"),  # a condition alone is no part of what is claimed
-        (["not reproduced"], ["reproduced"], "not reproduced"),
-        (["reproduced"], ["not reproduced"], "undecided"),
-        (["not reproduced", "undecided"], ["no runs"], "incomplete"),
-        (["undecided"], ["no runs"], "incomplete"),
+        ("reproduced", [], "reproduced"),
+        ("reproduced", ["reproduced"], "reproduced"),
+        ("reproduced", ["partly"], "partly"),
+        ("partly", ["reproduced"], "partly"),
+        ("reproduced", ["undecided"], "undecided"),
+        ("undecided", ["reproduced"], "undecided"),  # a condition alone is no part of what is claimed
+        ("not reproduced", ["undecided"], "not reproduced"),
+        ("not reproduced", ["reproduced"], "not reproduced"),
+        ("reproduced", ["reproduced", "not reproduced"], "undecided"),
+        ("not reproduced", ["at most partly"], "undecided"),
+        ("undecided", ["no runs"], "no runs"),
     ],
 )
-def test_a_condition_alone_settles_nothing(of_tests: list[str], conditions: list[str], word: str) -> None:
-    assert verdicts.combined(of_tests, conditions) == word
+def test_a_test_shows_nothing_where_its_condition_fails(of_test: str, conditions: list[str], word: str) -> None:
+    assert verdicts.conditioned(of_test, conditions) == word
+
+
+def finding(task: str, word: str, condition: bool | None = None) -> verdicts.Finding:
+    unknown = Estimate(float("nan"), float("nan"), float("nan"))
+    return verdicts.Finding(rule(task=task, at_most=1.0, condition=condition), unknown, word, 3, "", "", ())
+
+
+def test_a_condition_holds_for_its_own_task() -> None:
+    claim = rules.Claim("peak", "says", "source", "claim", None, ())
+    ocr = [finding("ocr", "reproduced"), finding("ocr", "not reproduced", True)]
+    geneval = [finding("geneval", "reproduced"), finding("geneval", "reproduced", True)]
+    assert verdicts._combined(claim, ocr) == "undecided"
+    assert verdicts._combined(claim, [*ocr, *geneval]) == "partly"
 
 
 def test_of_alternatives_one_on_each_task_is_enough() -> None:
     claim = rules.Claim("once or in rounds", "says", "source", "question", True, ())
 
     def told(*found: tuple[str, str]) -> str:
-        unknown = Estimate(float("nan"), float("nan"), float("nan"))
-        findings = [
-            verdicts.Finding(rule(task=task, at_most=1.0), unknown, word, 3, "", "", ()) for task, word in found
-        ]
-        return verdicts._combined(claim, findings)
+        return verdicts._combined(claim, [finding(task, word) for task, word in found])
 
     assert told(("ocr", "reproduced"), ("ocr", "not reproduced"), ("geneval", "reproduced")) == "reproduced"
     assert told(("ocr", "reproduced"), ("ocr", "no runs"), ("geneval", "undecided")) == "partly"
@@ -196,8 +213,12 @@ def test_of_several_entries_the_one_that_a_search_chose_is_meant(tmp_path: Path)
     first, best, third = search.trials
     second = replace(search, trials=(first, replace(best, digest=high.runs[0].run.digests["method"]), third))
     assert verdicts.find(who, [low, high], [second]) is high
-    assert verdicts.find(who, [low, high], [replace(second, best=0)]) is low  # it tried it and did not choose it
+    worse = replace(second, trials=(replace(first, value=Estimate(0.7, 0.6, 0.8)), *second.trials[1:]))
+    assert verdicts.find(who, [low, high], [worse]) is low  # it tried it and did not choose it
     assert verdicts.find(who, [low, high], [replace(second, task="geneval")]) is low
+    better = replace(search, trials=(replace(best, value=Estimate(0.7, 0.6, 0.8), digest="elsewhere"),), best=0)
+    assert verdicts.find(who, [low, high], [second, better]) is low  # another search of that budget did better
+    assert verdicts.find(who, [low, high], [second, replace(better, budget=9000)]) is high
 
 
 # -- end to end

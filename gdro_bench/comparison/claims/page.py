@@ -69,6 +69,7 @@ def what(finding: Finding) -> str:
     test = finding.test
     part, says = (PARTS | OTHERS).get(test.part or "", test.part or ""), MEASURES[test.measure].says
     told = says.format(part=part) if "{part}" in says or not part else f"{part}, {says}"
+    told += " (condition)" if test.condition else ""
     if MEASURES[test.measure].scope == "gold":
         return f"all methods: {told}"
     against = "" if test.against is None else f", against {test.against}"
@@ -91,21 +92,25 @@ def _sentences(verdicts: Sequence[Verdict], digest: str, seeds: int) -> list[str
     claims = [verdict for verdict in verdicts if verdict.claim.kind == "claim"]
     counted = {word: sum(v.word == word for v in claims) for word in dict.fromkeys(v.word for v in claims)}
     return [
-        f"Of {len(claims)} claims: " + ", ".join(f"{count} {word}" for word, count in counted.items()) + ".",
-        "A test is reproduced if its whole 95 % interval lies beyond the bound, partly if beyond the weaker bound, "
-        "not reproduced if it lies short of the bound, and else undecided.",
-        "A claim of several tests is partly reproduced if one of them is, even in part, and at most partly if one is"
-        " not and the others are undecided. Questions have the same words, but for yes and no.",
+        f"Of {len(claims)} claims: " + ", ".join(f"{count} {word}" for word, count in counted.items()) + "; "
+        f"{sum(v.is_provisional for v in claims)} of these verdicts are provisional: from fewer than {seeds} seeds.",
+        "A test is reproduced if its whole 95 % interval lies beyond the bound, and partly if beyond the weaker bound. "
+        "If it lies short of the bound, the test is at most partly reproduced, and not if short of the weaker bound, "
+        "too. Else it is undecided.",
+        "A claim of several tests is partly reproduced if one of them is, even in part, and at most partly if none is "
+        "and one fails, even in part. A test whose condition fails on that task, or is open where the test would hold, "
+        "counts as undecided. Questions have the same words, but for yes and no.",
         f"Rules: digest {digest}. Whether they are older than the runs is told by their file's history, and by that of "
-        "the code beside it, which measures. Of every twenty such intervals about one misses the truth, of one seed "
-        "more; nothing here corrects for their number.",
+        "the code beside it, which measures. Of every twenty such intervals one or two miss the truth, of one seed up "
+        "to half; nothing here corrects for their number.",
         "R* is the highest level of reward that both methods surely reach; where one does not rise, the other's own. A "
         "cost here is that of the method named first, divided by that of the other (below 1: the first is cheaper). "
         "Reports have the inverse: they divide by gdro's.",
-        "Where a test leaves settings open (GDRO in more than one round), those that a search chose are judged; else "
-        "those with most seeds, then with fewest changes.",
-        f"A verdict from fewer than {seeds} seeds is provisional. Intervals are over prompts, and over seeds where "
-        "there are several: of one seed they do not hold its luck, and of seeds that share a pool not the pool's.",
+        "Where a test leaves settings open (GDRO in more than one round), those are judged that did best of all trials "
+        "of as many evaluations, in all searches; else those with most seeds, then with fewest changes.",
+        "Intervals are over prompts, and over seeds where there are several: of one seed they do not hold its luck, "
+        "and of seeds that share a pool not the pool's. Those of rank correlations are over methods and settings, each "
+        "drawn with all its runs, and not over prompts.",
     ]
 
 

@@ -15,14 +15,14 @@ from gdro_bench.comparison.claims.rules import Claim, Rules, Test, Who
 from gdro_bench.comparison.entries import Comparison, Entry
 from gdro_bench.comparison.grouping import Group, changes
 from gdro_bench.engine import record
-from gdro_bench.engine.tuning import tuned
 from gdro_bench.engine.tuning.tuned import Tuned
 from gdro_bench.stats import Estimate
 
 REPRODUCED, PARTLY, NOT, UNDECIDED = "reproduced", "partly", "not reproduced", "undecided"
 NO_RUNS, INCOMPLETE, AT_MOST = "no runs", "incomplete", "at most partly"
 SETTLED = (REPRODUCED, PARTLY, AT_MOST, NOT)
-BEST = (REPRODUCED, PARTLY, UNDECIDED, NO_RUNS, NOT)  # of alternatives the first counts
+HOLD, FAIL = {REPRODUCED, PARTLY}, {NOT, AT_MOST}
+BEST = (REPRODUCED, PARTLY, UNDECIDED, NO_RUNS, AT_MOST, NOT)  # of alternatives the first counts
 ANSWERS = {REPRODUCED: "yes", NOT: "no"}  # of an open question
 MOST_NAMED = 4
 LENGTH = {"profile.budget.limit", "profile.budget.marks"}  # how long a run is, and where it is evaluated
@@ -47,13 +47,18 @@ class Verdict:
     claim: Claim
     findings: tuple[Finding, ...]
     word: str
-    provisional: bool
+    few_seeds: bool
+
+    @property
+    def is_provisional(self) -> bool:
+        """What is undecided is so with any seeds."""
+        return self.few_seeds and self.word in SETTLED
 
     @property
     def told(self) -> str:
         """For people: the word, as an answer if the claim is a question."""
         word = ANSWERS.get(self.word, self.word) if self.claim.kind == "question" else self.word
-        return f"{word} (provisional)" if self.provisional and self.word in SETTLED else word
+        return f"{word} (provisional)" if self.is_provisional else word
 
 
 def judge(rules: Rules, groups: Sequence[Group], searches: Sequence[Tuned] = ()) -> list[Verdict]:
@@ -135,7 +140,7 @@ def _level(test: Test, seen: Comparison) -> str:
 
 
 def find(who: Who, among: Sequence[Entry], searches: Sequence[Tuned] = ()) -> Entry | None:
-    """The entry that is meant; of several (of `above` and `named`) one whose settings a search chose, then the one with
+    """The entry that is meant; of several (of `above` and `named`) one whose settings searches chose, then the one with
     most seeds, then the one with fewest changed settings, then the lowest number, then the first by its label."""
     fitting = [entry for entry in among if entry.method == who.method and _fits(who, entry, among)]
     lowest = {e.label: _number(who, e) if who.above is not None else 0.0 for e in fitting}
@@ -147,10 +152,16 @@ def find(who: Who, among: Sequence[Entry], searches: Sequence[Tuned] = ()) -> En
 
 
 def _is_chosen(entry: Entry, searches: Sequence[Tuned]) -> bool:
-    """Whether the best trial of a search on its task and profile has its settings."""
+    """Whether no trial of as many evaluations, of all searches of its method on its task and profile, did better than
+    the one with its settings. A search of one trial chooses nothing beside those of others."""
     run = entry.runs[0].run
-    alike = [one for one in searches if (one.task, one.profile, one.method) == (run.task, run.profile, run.method)]
-    return any((trial := tuned.trial_of(one, run)) is not None and trial.number == one.best for one in alike)
+    best: dict[tuple[str, int], tuple[float, str]] = {}
+    for one in searches:
+        if (one.task, one.profile, one.method) == (run.task, run.profile, run.method):
+            made = [(trial.value.mean, trial.digest) for trial in one.trials if trial.value is not None]
+            budget = (one.budget_kind, one.budget)
+            best[budget] = max([best.get(budget, (-math.inf, "")), *made])
+    return run.digests["method"] in {digest for _, digest in best.values()}
 
 
 def _changes(entry: Entry) -> Mapping[str, str]:
@@ -188,9 +199,9 @@ def _fits(who: Who, entry: Entry, among: Sequence[Entry]) -> bool:
 
 
 def verdict(test: Test, estimate: Estimate) -> str:
-    """By the whole interval: on the claimed side of the bound, or of the weaker one; short of the bound, which rules
-    out what is claimed; or none. An interval that ends on a bound is on neither side: what does not move at all neither
-    rises nor falls."""
+    """By the whole interval: reproduced on the claimed side of the bound, partly on that of the weaker bound; at most
+    partly short of the bound, and not at all if short of the weaker one, too; else undecided. An interval that ends on
+    a bound is on neither side: what does not move at all neither rises nor falls."""
     if np.isnan([estimate.mean, estimate.low, estimate.high]).any():
         return UNDECIDED
     sign = 1 if test.at_most is None else -1
@@ -200,32 +211,39 @@ def verdict(test: Test, estimate: Estimate) -> str:
         return REPRODUCED
     if worst > sign * weakly:
         return PARTLY
-    return NOT if best < sign * test.bound else UNDECIDED
+    if best < sign * test.bound:
+        return AT_MOST if best > sign * weakly else NOT
+    return UNDECIDED
 
 
 def _combined(claim: Claim, findings: Sequence[Finding]) -> str:
-    told = {
-        condition: [(f.test.task, f.verdict) for f in findings if bool(f.test.condition) == condition]
-        for condition in (False, True)
-    }
+    of_task: dict[str, list[str]] = {}
+    for finding in findings:
+        if not finding.test.condition:
+            conditions = [f.verdict for f in findings if f.test.condition and f.test.task == finding.test.task]
+            of_task.setdefault(finding.test.task, []).append(conditioned(finding.verdict, conditions))
     if claim.alternatives:
-        tasks = dict.fromkeys(task for task, _ in told[False])
-        told[False] = [(task, min((v for t, v in told[False] if t == task), key=BEST.index)) for task in tasks]
-    return combined(*([verdict for _, verdict in told[condition]] for condition in (False, True)))
+        return combined([min(words, key=BEST.index) for words in of_task.values()])
+    return combined([word for words in of_task.values() for word in words])
 
 
-def combined(verdicts: Sequence[str], conditions: Sequence[str] = ()) -> str:
-    """Of a claim, from those of its tests: theirs if all agree, and its conditions with them; undecided if a condition
-    fails, without which the others show nothing; not reproduced if all tests fail; incomplete if there are no runs of
-    one; partly if one holds, be it weakly; at most partly if one fails and no other is decided; undecided else."""
-    if NOT in conditions:
+def conditioned(word: str, conditions: Sequence[str]) -> str:
+    """A test's verdict with those of its task's conditions, without which it shows nothing: undecided if one of them
+    fails; if one is not surely met, the test can still fail, and not hold."""
+    if NO_RUNS in conditions:
+        return NO_RUNS
+    if FAIL & set(conditions):
         return UNDECIDED
-    if len({*verdicts, *conditions}) == 1:
-        return verdicts[0]
-    if set(verdicts) == {NOT}:
-        return NOT
-    if NO_RUNS in (*verdicts, *conditions):
+    return max([word, *conditions], key=BEST.index) if word in HOLD else word
+
+
+def combined(words: Sequence[str]) -> str:
+    """Of a claim, from those of its tests: theirs if all agree; incomplete if there are no runs of one; partly if one
+    holds, be it weakly; at most partly if one fails, be it in part, and none holds; undecided else."""
+    if len(set(words)) == 1:
+        return words[0]
+    if NO_RUNS in words:
         return INCOMPLETE
-    if {REPRODUCED, PARTLY} & set(verdicts):
+    if HOLD & set(words):
         return PARTLY
-    return AT_MOST if NOT in verdicts else UNDECIDED
+    return AT_MOST if FAIL & set(words) else UNDECIDED

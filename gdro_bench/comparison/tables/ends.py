@@ -192,5 +192,5 @@ def prediction_table(compared: Comparison, checkpoints: int, correlations: Mappi
     names = labels(compared, [name for name, _ in ordered])
     cells = [[name, with_interval(rho, "too few runs")] for name, (_, rho) in zip(names, ordered, strict=True)]
     numbers = pd.DataFrame([{"figure": name} | spread("rank_correlation", rho) for name, rho in ordered])
-    title = f"What predicts gold, over {checkpoints} checkpoints"
+    title = f"What predicts gold, over {checkpoints} checkpoints; intervals over methods and settings"
     return Table("predicts-gold", title, header, cells, numbers)
