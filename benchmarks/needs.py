@@ -32,7 +32,7 @@ HEADINGS = ("profile", "method", "checkpointed", "images together", "an image", 
 def evaluations(task: str, profile: str) -> int:
     """Velocity evaluations of a run: the budget's, and those at its evaluation points, which no budget pays for."""
     plan = make_plan(task, "gdro", profile, 0, Path("runs"))
-    return plan.profile.budget.limit + dry_run.at_marks(plan).evaluations
+    return plan.profile.budget.limit + sum(spent.evaluations for spent in dry_run.at_marks(plan))
 
 
 def rows(name: str, profile: Profile, processes: int) -> list[tuple[str, ...]]:

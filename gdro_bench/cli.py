@@ -391,9 +391,9 @@ def study(folders: tuple[Path, ...], runs: Path, question: str | None, **options
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
 @runs_option
 @judge_options(default="pocket", model=DEFAULT_JUDGE_MODEL)
-@click.option("--gold", default="pocket-facts", show_default=True, help="Score of known truth: pocket-facts, or none.")
+@click.option("--gold", help="Score of known truth: pocket-facts, or none.  [default: that of each run's profile]")
 @click.option("--second-reader", default="none", show_default=True, help="The OCR reward by another reader: tesseract.")
-def judge(folders: tuple[Path, ...], runs: Path, **options: str) -> None:
+def judge(folders: tuple[Path, ...], runs: Path, **options: Any) -> None:
     """Have the pictures of the finished runs in FOLDERS, or of all under --runs, judged: these ratings take the
     place of those that a run has. Killed, it goes on."""
     from gdro_bench.commands import judge as judge_command

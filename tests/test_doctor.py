@@ -145,7 +145,7 @@ def test_a_task_and_a_method_are_checked_alone(monkeypatch: pytest.MonkeyPatch) 
     result = CliRunner().invoke(main, ["doctor", "--task", "ocr", "--method", "flow-grpo", *absent])
     assert "task ocr, flow-grpo" in result.output
     assert "not needed by the task" in result.output
-    assert "a pool takes 0.00 GB" in result.output
+    assert "a run takes up to 7.85 GB, its encoded texts 5.8 GB" in result.output  # as --dry-run counts it
     assert re.search(r"detector +│ ok │ not needed by the task", result.output)
     result = CliRunner().invoke(main, ["doctor", "--task", "geneval", *absent])
     assert result.exit_code == 1
@@ -171,7 +171,7 @@ def test_numbers_of_the_method_that_is_named_can_be_set(monkeypatch: pytest.Monk
     monkeypatch.setattr(doctor, "CHECKS", {"disk": doctor._disk})
     set_ = ["--set", "method.pool.prompts=48"]
     result = CliRunner().invoke(main, ["doctor", "--profile", "flux1-dev", "--method", "gdro", *set_])
-    assert "a pool takes 0.20 GB" in result.output  # 48 x 16 latents of 4096 x 16 floats
+    assert "a run takes up to 3.82 GB" in result.output
     for wrong, said in (
         (set_, "Add --method"),
         (["--method", "gdroo"], "Did you mean 'gdro'"),
@@ -220,7 +220,9 @@ def test_weights_that_are_not_whole_are_named(saved: dict[str, Path], tmp_path: 
 
 
 def test_a_pool_must_find_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "a pool takes 8.39 GB" in doctor._disk(subject("flux1-dev"))
+    assert "a run takes up to 12.01 GB (dpo, the most of all methods)" in doctor._disk(subject("flux1-dev"))
+    nowhere = doctor._disk(subject("flux1-dev", Path("nowhere")))  # its adapters are not known
+    assert "a run takes up to" in nowhere
     monkeypatch.setattr(doctor, "ROOM", 1e9)
     with pytest.raises(BenchError, match="Free some"):
         doctor._disk(subject("flux1-dev"))

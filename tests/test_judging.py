@@ -26,6 +26,8 @@ from gdro_bench.rewards import ocr
 from gdro_bench.score import Images, Score
 from gdro_bench.task import Prompt
 
+PROFILE = {"max_unscored": 0.2, "prompts": "pocket", "judge": {"gold": "pocket-facts"}}
+
 
 class Counting:
     """Rates by brightness, counts what it is asked, and goes away after so many calls."""
@@ -54,9 +56,7 @@ def run(tmp_path: Path) -> Path:
     """A finished run whose profile lets a fifth of the pictures be unscored."""
     folder = make_run(tmp_path / "run", pictures=8)
     made = record.read(folder)
-    record.write(
-        replace(made, settings=made.settings | {"profile": {"max_unscored": 0.2, "prompts": "pocket"}}), folder
-    )
+    record.write(replace(made, settings=made.settings | {"profile": PROFILE}), folder)
     return folder
 
 
@@ -165,6 +165,21 @@ def test_a_judge_that_knows_none_of_the_prompts_takes_no_other_s_place(run: Path
         judging.judge_run(run, judging.open_judges(JudgeConfig("pocket", "none", "none", "", "")), lambda *_: None)
     assert judging.instruments(run) == {"judge": Counting.name}
     assert [path.name for path in run.glob("judged*")] == [judging.TABLE]
+
+
+def test_gold_is_that_of_each_run_s_profile(run: Path, tmp_path: Path, server: Judge) -> None:
+    """Pocket's looks at its own pictures alone, so runs of another profile would end the command."""
+    of_pocket = make_run(tmp_path / "pocket", seed=1, pictures=8)
+    for folder, side, gold in ((run, 512, "none"), (of_pocket, 64, "pocket-facts")):
+        made = record.read(folder)
+        own = made.settings | {"profile": PROFILE | {"judge": {"gold": gold}}}
+        record.write(replace(made, settings=own), folder)
+        for path in (folder / "samples").iterdir():
+            samples.write(path, np.full((8, side, side, 3), 90, dtype=np.uint8))
+    asked = ["judge", str(run), str(of_pocket), "--judge", "unified-reward", "--judge-url", server.url]
+    assert CliRunner().invoke(main, asked).exit_code == 0
+    assert set(judging.instruments(run)) == {"judge"}
+    assert set(judging.instruments(of_pocket)) == {"judge", "gold"}
 
 
 def test_ratings_are_not_lost_to_instruments_that_give_none(run: Path) -> None:

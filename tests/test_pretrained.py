@@ -1,9 +1,11 @@
 """FLUX and SD3 as policies, held against diffusers' own pipelines on the same weights and noise."""
 
+import gc
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -236,6 +239,49 @@ def test_a_text_is_encoded_once_and_kept(policy: PretrainedPolicy, monkeypatch: 
     monkeypatch.setattr(policy, "_encode_texts", lambda texts: pytest.fail("encoded again"))
     for kept, made in zip(policy.encode(PROMPTS).tensors, first.tensors, strict=True):
         assert torch.equal(kept, made)
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Python does not look for objects that hold each other."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("family", ["flux", "sd3", "pocket"])
+def test_a_model_that_is_let_go_is_gone(family: str, saved: dict[str, Path], tmp_path: Path) -> None:
+    """Or it would stay on the device while the next run of this process opens its own."""
+    own = (
+        Profile("pocket", None, LoraConfig(4, 8.0, TARGETS)) if family == "pocket" else profile(family, saved, tmp_path)
+    )
+    policy = open_policy(own, "cpu", 0)  # type: ignore[arg-type]
+    policy.encode(PROMPTS)
+    transformer = weakref.ref(policy.transformer)  # type: ignore[attr-defined]
+    del policy
+    assert transformer() is None
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_a_model_that_something_still_holds_in_a_circle_goes_when_the_next_is_opened() -> None:
+    own: Any = Profile("pocket", None, LoraConfig(4, 8.0, TARGETS))
+    policy: Any = open_policy(own, "cpu", 0)
+    policy.itself, transformer = policy, weakref.ref(policy.transformer)
+    del policy
+    assert transformer() is not None
+    open_policy(own, "cpu", 0)
+    assert transformer() is None
+
+
+def test_what_peft_cannot_work_with_is_named(saved: dict[str, Path], tmp_path: Path, monkeypatch: Any) -> None:
+    def old(*arguments: object, **options: object) -> None:
+        raise ImportError("Found an incompatible version of torchao. Found version 0.14.0.")
+
+    monkeypatch.setattr(FluxTransformer2DModel, "add_adapter", old)
+    with pytest.raises(BenchError, match=r"incompatible version of torchao.*Install what it asks for"):
+        open_policy(profile("flux", saved, tmp_path), "cpu", 0)
 
 
 def test_text_encoders_travel_once_and_go(policy: PretrainedPolicy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,8 @@ from rich.table import Table
 
 from gdro_bench import content
 from gdro_bench import task as tasks
-from gdro_bench.engine.plan import config_of, costs_of, read_profile
+from gdro_bench.commands import stored
+from gdro_bench.engine.plan import all_prompts, config_of, costs_of, read_profile
 from gdro_bench.engine.uses import uses_of
 from gdro_bench.errors import BenchError
 from gdro_bench.instruments import Instruments
@@ -35,9 +36,11 @@ from gdro_bench.task import Prompt, Task
 
 if TYPE_CHECKING:
     from gdro_bench.methods import CostModel
+    from gdro_bench.models.memory import Counted
     from gdro_bench.policy import Policy
 
 PACKAGES = ("torch", "diffusers", "peft", "transformers", "safetensors", "rapidocr", "onnxruntime")
+PICTURE = 64  # px, a side of pocket's pictures
 ROOM = 1.2  # what is needed, times this, should be free
 FAILURES = (BenchError, ImportError, OSError, ValueError)  # a broken file of a pipeline is one check's
 SEEN_OVER_FORETOLD = 1.125  # memory, at most; measured in baselines/full-scale.md
@@ -66,6 +69,23 @@ class Subject:
         """Of the method, or of all."""
         task = self.task.name if self.task else None
         return costs_of(self.name, self.profile, task, self.method, self.settings)
+
+    @cached_property
+    def counted(self) -> Counted:
+        """What the shapes of the profile's pretrained model tell.
+
+        Raises:
+            BenchError: they are not known."""
+        from gdro_bench.models import memory
+
+        return memory.count(self.profile)
+
+    @cached_property
+    def adapter_bytes(self) -> float:
+        """Of a pretrained model's adapters, 0 where its shapes are not known; of others, which are small, 0."""
+        with suppress(BenchError):
+            return self.counted.adapters if self.profile.pretrained is not None else 0.0
+        return 0.0
 
     @cached_property
     def needs(self) -> frozenset[str]:
@@ -237,8 +257,7 @@ def _largest_need(subject: Subject) -> tuple[str, float]:
     """Of the methods that are meant, the one that takes most memory on one device, and the bytes."""
     from gdro_bench.models import memory
 
-    counted = memory.count(subject.profile)
-    needs = memory.of_methods(subject.costs, subject.profile, counted, subject.processes)
+    needs = memory.of_methods(subject.costs, subject.profile, subject.counted, subject.processes)
     if not needs:
         raise BenchError("No method foretells its cost.", "Give its Method a function `costs`.")
     return max(((method, need.peak) for method, (_, need) in needs.items()), key=lambda item: item[1])
@@ -276,19 +295,31 @@ def _machine_bytes() -> int:
 
 
 def _disk(subject: Subject) -> str:
-    """Room for the largest pool of the methods that are meant."""
-    images = max((cost.pool.images for cost in subject.costs.values()), default=0)
-    need, free = images * _latent_bytes(subject.profile), shutil.disk_usage(Path.cwd()).free
-    description = f"{free / 1e9:.1f} GB free here, a pool takes {need / 1e9:.2f} GB"
-    if ROOM * need > free:
+    """Room for what a run of the methods that are meant needs here: of its task, so many texts as it has at most."""
+    runs = {method: _run_bytes(subject, costs) for method, costs in subject.costs.items()}
+    method, need = max(runs.items(), key=lambda item: item[1], default=("", 0.0))
+    texts = stored.by_texts(subject.profile, all_prompts(subject.task, subject.profile)) if subject.task else 0.0
+    free = shutil.disk_usage(Path.cwd()).free
+    most = "" if subject.method or not method else f" ({method}, the most of all methods)"
+    description = f"{free / 1e9:.1f} GB free here, a run takes up to {need / 1e9:.2f} GB{most}"
+    description += f", its encoded texts {texts / 1e9:.1f} GB" if texts else ""
+    if ROOM * (need + texts) > free:
         raise BenchError(f"{description}.", "Free some, or give --out on a larger disk.")
     return description
 
 
+def _run_bytes(subject: Subject, costs: CostModel) -> float:
+    latent, adapters = _latent_bytes(subject.profile), subject.adapter_bytes
+    side = subject.profile.pretrained.side if subject.profile.pretrained else PICTURE
+    collected = costs.pool.images + ((costs.rounds or 1) - 1) * costs.collected.images
+    pictures = subject.profile.kept_images
+    return stored.by_run(subject.profile, costs, collected, pictures, latent, adapters, stored.PIXEL * side**2)
+
+
 def _latent_bytes(profile: Profile) -> int:
     if profile.pretrained is not None:
-        return profile.pretrained.latent_elements * 4
-    return int(np.prod(_open(profile).latent_shape)) * 4
+        return profile.pretrained.latent_elements * stored.FLOAT
+    return int(np.prod(_open(profile).latent_shape)) * stored.FLOAT
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -335,7 +366,7 @@ def _detector(subject: Subject) -> str:
     detector = _instruments(profile).detector()
     if profile.detector is None or profile.detector.name == "pocket":
         return _pocket_detector(detector, _picture(profile, sign=False))
-    side = profile.pretrained.side if profile.pretrained else 64
+    side = profile.pretrained.side if profile.pretrained else PICTURE
     red = np.full((1, side, side, 3), (220, 20, 20), dtype=np.uint8)
     thing = "car" if "car" in detector.classes else detector.classes[0]
     colours = detector(red)[0].colours(thing, [Detection((0.0, 0.0, float(side), float(side)), 1.0)])

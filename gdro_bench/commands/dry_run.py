@@ -15,18 +15,16 @@ from PIL import Image
 
 from gdro_bench import registry, sampling
 from gdro_bench.budget import GRADIENT_COST, Cost, Ledger
+from gdro_bench.commands import stored
 from gdro_bench.engine.plan import Plan
 from gdro_bench.errors import BenchError
 from gdro_bench.instruments import open_reward
 from gdro_bench.methods import CostModel, Method
-from gdro_bench.models import memory, open_policy, shapes
+from gdro_bench.models import memory, open_policy
 from gdro_bench.policy import Policy
 from gdro_bench.score import Scorer
 
-FLOAT = 4  # bytes
 ASSUMED_FLOPS = 989e12 / 3  # of an H100 in bfloat16, where nothing can be measured
-PIXEL_BYTES = 1.5  # of a photograph's PNG
-COPIES = 4  # of the adapters in a checkpoint: themselves, their average and AdamW's two moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +87,12 @@ def forecast(plan: Plan, device: str, processes: int) -> Forecast:
             "Give its Method a function `costs` (as in gdro_bench/methods/rft.py), or run it with a small --budget.",
         )
     costs = method.costs(plan.config, plan.profile.sampler)
-    speed, latent, adapters = _speed(plan, costs, device, processes)
-    speed = speed.of(processes)
+    alone, latent, adapters = _speed(plan, costs, device, processes)
+    speed = alone.of(processes)
     ledger, updates = follow(plan, costs, speed)
-    marks = at_marks(plan)
-    marks.seconds = speed.seconds(marks, trained=False)
+    shared, alike = at_marks(plan)
+    marks = shared + alike
+    marks.seconds = speed.seconds(shared, trained=False) + alone.seconds(alike, trained=False)
     rollouts = ledger.collection - ledger.pool
     disk = _disk(plan, latent, adapters, speed, ledger, costs)
     return Forecast(
@@ -110,8 +109,8 @@ def _speed(plan: Plan, costs: CostModel, device: str, processes: int) -> tuple[S
         if plan.profile.pretrained is None:
             raise
         return _counted(plan, costs, processes)
-    adapters = sum(parameter.numel() for parameter in policy.parameters()) * FLOAT
-    return measure(plan, policy, scorer, costs), math.prod(policy.latent_shape) * FLOAT, adapters
+    adapters = sum(parameter.numel() for parameter in policy.parameters()) * stored.FLOAT
+    return measure(plan, policy, scorer, costs), math.prod(policy.latent_shape) * stored.FLOAT, adapters
 
 
 def _counted(plan: Plan, costs: CostModel, processes: int) -> tuple[Speed, float, float]:
@@ -128,8 +127,8 @@ def _counted(plan: Plan, costs: CostModel, processes: int) -> tuple[Speed, float
         f"transformer's operations at {ASSUMED_FLOPS / 1e12:.0f} TFLOP/s, a third of an H100's bfloat16 peak; texts, "
         "decoding and rewards are left out. Memory is counted from shapes."
     )
-    speed = Speed(evaluation, gradient, 0.0, 0.0, peak, PIXEL_BYTES * config.side**2, basis)
-    return speed, config.latent_elements * FLOAT, counted.adapters
+    speed = Speed(evaluation, gradient, 0.0, 0.0, peak, stored.PIXEL * config.side**2, basis)
+    return speed, config.latent_elements * stored.FLOAT, counted.adapters
 
 
 def follow(plan: Plan, costs: CostModel, speed: Speed) -> tuple[Ledger, int]:
@@ -209,31 +208,19 @@ def _peak(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def at_marks(plan: Plan) -> Cost:
-    """The base and every mark: a picture a held-out prompt and a health prompt, and what `drift` samples."""
+def at_marks(plan: Plan) -> tuple[Cost, Cost]:
+    """The base and every mark: a picture a held-out prompt and a health prompt, which processes share, and what `drift`
+    samples and follows, which every process computes alike."""
     sampler, drift = plan.profile.sampler, plan.profile.drift
-    pictures, looked_at = len(plan.held_out), min(drift.prompts, len(plan.held_out))
-    health, followed = len(plan.health), min(drift.prompts, len(plan.health))
-    each = pictures + looked_at * (2 + drift.images) + health + 2 * followed
+    pictures, health = len(plan.held_out), len(plan.health)
+    looked_at, followed = min(drift.prompts, pictures), min(drift.prompts, health)
     times = len(plan.profile.budget.marks) + 1
-    images = times * (pictures + looked_at * drift.images + health)
-    return Cost(times * each * sampler.evaluations, images, times * pictures)
+    shared = Cost(times * (pictures + health) * sampler.evaluations, times * (pictures + health), times * pictures)
+    followed_too = looked_at * (2 + drift.images) + 2 * followed
+    return shared, Cost(times * followed_too * sampler.evaluations, times * looked_at * drift.images)
 
 
 def _disk(plan: Plan, latent: float, adapters: float, speed: Speed, ledger: Ledger, costs: CostModel) -> float:
-    """Pool, checkpoint (twice while it is written, with an epoch's chains if there are any), kept pictures and kept
-    adapters, for latents and adapters of so many bytes; and a pretrained model's encoded texts."""
-    checkpoint = (COPIES + costs.copies) * adapters + costs.chains(plan.profile.sampler.steps) * latent
-    points = len(plan.profile.budget.marks) + 1
-    pictures = points * min(plan.profile.kept_images, len(plan.held_out))
-    kept = (points if plan.profile.keep_adapters else 0) + 1  # with those of the end
-    stored = ledger.collection.images if costs.rounds else ledger.pool.images
-    return stored * latent + 2 * checkpoint + pictures * speed.picture + kept * adapters + _texts(plan)
-
-
-def _texts(plan: Plan) -> float:
-    """Bytes of the cache of encoded texts."""
-    config = plan.profile.pretrained
-    if config is None or not config.text_cache:
-        return 0.0
-    return len({prompt.text for prompt in plan.all_prompts}) * shapes.text_bytes(config, plan.profile.model == "flux")
+    collected = ledger.collection.images if costs.rounds else ledger.pool.images
+    of_run = stored.by_run(plan.profile, costs, collected, len(plan.held_out), latent, adapters, speed.picture)
+    return of_run + stored.by_texts(plan.profile, plan.all_prompts)

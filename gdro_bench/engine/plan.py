@@ -345,6 +345,15 @@ def _pool_cost(config: Any, profile: Profile) -> Cost | None:
     return None if pool is None else pool_cost(pool, profile.sampler)
 
 
+def all_prompts(task: Task, profile: Profile) -> list[Prompt]:
+    """All that a run of any method may show the model, but for one's own files and the empty prompt.
+
+    Raises:
+        BenchError: the task has no such prompts, or their file is not in order.
+    """
+    return [*_training_prompts(task, profile, None), *_held_out_prompts(task, profile, None)]
+
+
 def _training_prompts(task: Task, profile: Profile, own: Path | None) -> list[Prompt]:
     path = own or content.find("task", task.name) / _prompt_set(task, profile).train
     return tasks.read_prompts(path, prompt_reader(task))

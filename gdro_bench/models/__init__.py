@@ -5,6 +5,7 @@ Another package adds its own through the entry-point group `gdro_bench.models`.
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 from gdro_bench import registry
@@ -14,7 +15,12 @@ from gdro_bench.profile import Profile
 
 
 def open_policy(profile: Profile, device: str, seed: int) -> Policy:
-    """The policy of a profile, with fresh adapters drawn from `seed`."""
+    """The policy of a profile, with fresh adapters drawn from `seed`. What an earlier run of this process left goes
+    first: a model that is held in a circle would take the device's memory until Python looks for it."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
     opened: Policy = registry.lookup("model", profile.model)(profile, device, profile.lora, seed)
     return opened
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Parameter
 
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, first_line
 from gdro_bench.files import write_atomically
 from gdro_bench.profile import LoraConfig
 
@@ -29,6 +29,9 @@ def add_lora(transformer: Any, lora: LoraConfig, seed: int) -> None:
 
     They are float32 whatever the transformer is, because an update of 3e-4 is lost in bfloat16; their products are in
     its dtype.
+
+    Raises:
+        BenchError: peft does not work with another package's version, whether the run needs that package or not.
     """
     import peft
     from diffusers.training_utils import cast_training_params
@@ -39,7 +42,13 @@ def add_lora(transformer: Any, lora: LoraConfig, seed: int) -> None:
         config = peft.LoraConfig(
             r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), init_lora_weights="gaussian"
         )
-        transformer.add_adapter(config, adapter_name=ADAPTER)
+        try:
+            transformer.add_adapter(config, adapter_name=ADAPTER)
+        except ImportError as error:  # an old torchao, for one, is asked after at every layer
+            raise BenchError(
+                f"peft cannot add adapters: {first_line(error)}.",
+                "Install what it asks for, or take that package away.",
+            ) from error
     cast_training_params(transformer, torch.float32)
     _multiply_in_input_dtype(transformer)
 

@@ -70,7 +70,7 @@ class PretrainedPolicy(Adapted):
         if config.gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing()
         self.dtype: torch.dtype = getattr(torch, config.dtype)
-        self._read = lru_cache(TEXTS_HELD)(self._read_text)
+        self._read = lru_cache(TEXTS_HELD)(_read_text)  # of a method it would hold the policy, and that the cache
 
     @property
     def latent_side(self) -> int:
@@ -85,7 +85,7 @@ class PretrainedPolicy(Adapted):
 
     def encode(self, prompts: Sequence[Prompt]) -> Cond:
         self._encode_new([p.text for p in prompts])
-        pairs = zip(*(self._read(p.text) for p in prompts), strict=True)
+        pairs = zip(*(self._read(self._cached(p.text)) for p in prompts), strict=True)
         return Cond(tuple(torch.stack(part).to(self.device, self.dtype) for part in pairs))
 
     def encode_ahead(self, prompts: Sequence[Prompt], processes: ProcessGroup) -> None:
@@ -110,10 +110,6 @@ class PretrainedPolicy(Adapted):
     def _encoders(self) -> list[tuple[str, Any]]:
         parts = self.pipeline.components.items()
         return [(name, part) for name, part in parts if name.startswith("text_encoder") and part is not None]
-
-    def _read_text(self, text: str) -> tuple[Tensor, Tensor]:
-        saved = load_file(self._cached(text))
-        return saved["embeds"], saved["pooled"]
 
     def _encode_new(self, texts: list[str]) -> None:
         new = [text for text in dict.fromkeys(texts) if not self._cached(text).exists()]
@@ -378,3 +374,8 @@ def _opened(
     if lora is not None:
         add_lora(pipeline.transformer, lora, seed)
     return pipeline, replace(config, source=source), weights_digest
+
+
+def _read_text(path: Path) -> tuple[Tensor, Tensor]:
+    saved = load_file(path)
+    return saved["embeds"], saved["pooled"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class PocketPolicy(Adapted):
         self.tokenizer = tokenizer
         self.transformer = transformer.to(device).eval()
         self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
-        self._encoded = lru_cache(TEXTS_HELD)(self._encode_one)
+        self._encoded = lru_cache(TEXTS_HELD)(partial(_encode_one, tokenizer))  # a method would hold the policy
 
     @classmethod
     def open(cls, device: str, lora: LoraConfig | None, seed: int, folder: Path = WEIGHTS) -> PocketPolicy:
@@ -82,10 +82,6 @@ class PocketPolicy(Adapted):
     def encode(self, prompts: Sequence[Prompt]) -> Cond:
         encoded = zip(*(self._encoded(p.text) for p in prompts), strict=True)
         return Cond(tuple(torch.stack(part).to(self.device) for part in encoded))
-
-    def _encode_one(self, text: str) -> tuple[Tensor, Tensor]:
-        (tokens,), (columns,) = self.tokenizer([text]), self.tokenizer.letter_columns([text])
-        return tokens, columns
 
     def encode_ahead(self, prompts: Sequence[Prompt], processes: ProcessGroup) -> None:
         """Nothing: it has no text encoder."""
@@ -125,3 +121,8 @@ def weights_digest(folder: Path) -> str:
     for path in (folder / "autoencoder.safetensors", *sorted((folder / "transformer").glob("*.safetensors"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _encode_one(tokenizer: text.Tokenizer, prompt: str) -> tuple[Tensor, Tensor]:
+    (tokens,), (columns,) = tokenizer([prompt]), tokenizer.letter_columns([prompt])
+    return tokens, columns
