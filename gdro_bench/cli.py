@@ -76,8 +76,17 @@ def _examples(*commands: str) -> dict[str, str]:
 # Options that several commands have, each with one name and one meaning
 
 
+class _Path(click.Path):
+    """An empty text, as of a variable that is not set, would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def _path(*names: str, **more: Any) -> Callable[[F], F]:
-    return click.option(*names, type=click.Path(path_type=Path), **more)
+    return click.option(*names, type=_Path(path_type=Path), **more)
 
 
 profile_option = click.option(
@@ -189,7 +198,9 @@ def run(device: str, dry_run: bool, count: int, **options: Any) -> None:
     if dry_run:
         from gdro_bench.commands.dry_run import forecast
 
-        summary.print_forecast(_console(), plan, forecast(plan, models.pick_device(device), count))
+        console = _console()
+        console.print("Opening the model and measuring this machine, up to a minute")
+        summary.print_forecast(console, plan, forecast(plan, models.pick_device(device), count))
         return
     with distributed.process_group(models.pick_device(device)) as processes:
         console = _console(quiet=not processes.is_main)

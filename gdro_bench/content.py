@@ -15,7 +15,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -315,7 +315,9 @@ def parsed(setting: str) -> tuple[str, Any]:
     """
     name, _, value = setting.partition("=")
     if not NAME.fullmatch(name) or not value:
-        raise BenchError(f"--set {setting!r} is not of the form group.key=value.", "Try method.tau=0.025.", 2)
+        small = f"Names are of small letters: {name.lower()}." if NAME.fullmatch(name.lower()) and value else ""
+        remedy = small or "Try method.tau=0.025."
+        raise BenchError(f"--set {setting!r} is not of the form group.key=value.", remedy, 2)
     return name, _toml_value(value)
 
 
@@ -330,11 +332,21 @@ def set_value(tables: Mapping[str, dict[str, Any]], dotted: str, value: Any, kin
     table: Any = tables
     for name in path:
         if name not in table or not isinstance(table[name], dict):
-            raise unknown("group of settings called", name, [k for k, v in table.items() if isinstance(v, dict)])
+            groups = [key for key, value in table.items() if isinstance(value, dict)]
+            raise _unknown("group of settings called", name, groups, dotted, tables)
         table = table[name]
     if key not in table:
-        raise unknown(f"setting in {'.'.join(path)} called", key, table)
+        raise _unknown(f"setting in {'.'.join(path)} called", key, table, dotted, tables)
     table[key] = _like(table[key], value)
+
+
+def _unknown(kind: str, name: str, known: Iterable[str], dotted: str, tables: Mapping[str, Any]) -> BenchError:
+    """As `unknown`, but a setting of that very name in another group is what is meant."""
+    group, key = dotted.split(".")[0], dotted.split(".")[-1]
+    elsewhere = [there for there in flatten(tables) if there.startswith(f"{group}.") and there.endswith(f".{key}")]
+    if not elsewhere or f"{group}.{key}" in elsewhere:
+        return unknown(kind, name, known)
+    return BenchError(f"There is no {kind} {name!r}.", f"Did you mean {' or '.join(elsewhere)}?", 2)
 
 
 def _make_room(tables: Mapping[str, dict[str, Any]], path: Sequence[str], key: str, kinds: Kinds) -> None:
@@ -402,8 +414,9 @@ def _said(value: Any) -> str:
 
 
 def _toml_value(written: str) -> Any:
+    plain = written.lower() if written in ("True", "False") else written  # as Python spells them
     try:
-        value = tomllib.loads(f"value = {written}")["value"]
+        value = tomllib.loads(f"value = {plain}")["value"]
     except tomllib.TOMLDecodeError:
         return written
     return value if isinstance(value, bool | int | float | str | list | dict) else written  # no dates

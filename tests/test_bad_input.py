@@ -35,14 +35,15 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def refused(result: Result) -> None:
-    """A sentence and a remedy, or click's usage error; never an exception."""
+def refused(result: Result) -> str:
+    """A sentence and a remedy, or click's usage error, which it returns; never an exception."""
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
     assert result.exit_code in (1, 2), result.output
     lines = [line for line in result.output.splitlines() if line.strip()]
     first = next(i for i, line in enumerate(lines) if line.startswith("Error: "))
     assert lines[first].rstrip().endswith((".", "?", "'", ")")), lines
     assert "Traceback" not in result.output
+    return result.output
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -121,7 +122,9 @@ def test_a_judge_that_is_not_known_is_told_before_anything_is_trained(role: str,
 
 ARGUMENTS = [
     "", "run", "run orc", "run ocr --method grdo", "run ocr --profile pockt", "run ocr --seed -1", "run ocr --seed x",
-    "run ocr --budget 0", "run ocr --budget -5", "run ocr --budget many", "run ocr --device tpu", "run ocr --set tau",
+    "run ocr --budget 0", "run ocr --budget -5", "run ocr --budget many", "run ocr --method flow-grpo --budget 1",
+    "run ocr --budget 9000 --set profile.budget.limit=8000", "run ocr --method nft --budget 1",
+    "sweep ocr --over method.tau=0.1,0.2 --set method.tau=0.3", "run ocr --device tpu", "run ocr --set tau",
     "run ocr --set method.tau", "run ocr --set method.tau=", "run ocr --set =3", "run ../ocr", "run ocr extra",
     "run ocr --method ../gdro", "run ocr --profile ../pocket", "run ocr --prompts nowhere.txt", "nonsense",
     "run ocr --nonsense", "sweep", "sweep ocr --seeds", "sweep ocr --seeds 1,,2", "sweep ocr --seeds -1",
@@ -154,6 +157,34 @@ ARGUMENTS = [
 def test_words_that_cannot_be(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     refused(call(*words.split()))
+
+
+@pytest.mark.parametrize("option", ["--out", "--prompts", "--train-prompts"])
+def test_an_empty_path_is_no_path(option: str) -> None:
+    told = refused(call("run", "ocr", option, ""))
+    assert "it is empty" in told
+
+
+@pytest.mark.parametrize(
+    ("setting", "meant"),
+    [
+        ("method.rounds=4", "method.online.rounds"),
+        ("method.prompts=3", "method.pool.prompts"),
+        ("method.learning_rate=1e-3", "method.optimiser.learning_rate"),
+        ("profile.rank=4", "profile.lora.rank"),
+        ("method.Tau=0.1", "method.tau"),
+        ("method.taw=0.1", "'tau'"),
+    ],
+)
+def test_a_setting_of_another_group_is_what_was_meant(setting: str, meant: str, tmp_path: Path) -> None:
+    assert meant in refused(call("run", "ocr", "--out", tmp_path, "--set", setting))
+
+
+def test_what_is_trained_on_is_not_evaluated_on(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text('a red sign that reads "TREE"\na red sign that reads "OWL"\n')
+    (tmp_path / "other.txt").write_text('a red sign that reads "OWL"\n')
+    both = ("--prompts", tmp_path / "mine.txt", "--train-prompts", tmp_path / "other.txt")
+    assert "1 of 2 held-out prompts are trained on" in refused(call("run", "ocr", "--out", tmp_path / "out", *both))
 
 
 def test_no_command_says_what_to_type_first() -> None:

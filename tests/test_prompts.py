@@ -92,10 +92,11 @@ def test_one_s_own_training_prompts_are_part_of_a_run_s_identity(tmp_path: Path)
 def test_metadata_of_the_same_text_is_part_of_a_run_s_and_its_pool_s_identity(tmp_path: Path) -> None:
     made = []
     for count in (2, 3):
-        file = tmp_path / f"{count}.jsonl"
-        clause = f'{{"class": "bus", "count": {count}}}'
-        file.write_text(f'{{"tag": "counting", "include": [{clause}], "prompt": "a photo of some buses"}}\n')
-        own = {"prompts": file, "train_prompts": file, "settings": ["method.pool.prompts=1"]}
+        held_out, train = tmp_path / f"held-out{count}.jsonl", tmp_path / f"train{count}.jsonl"
+        for file, some in ((held_out, "some buses"), (train, "many buses")):
+            clause = f'{{"class": "bus", "count": {count}}}'
+            file.write_text(f'{{"tag": "counting", "include": [{clause}], "prompt": "a photo of {some}"}}\n')
+        own = {"prompts": held_out, "train_prompts": train, "settings": ["method.pool.prompts=1"]}
         made.append(plan.make_plan("geneval", "gdro", "pocket", 0, tmp_path, **own))  # type: ignore[arg-type]
     assert made[0].held_out[0].text == made[1].held_out[0].text
     assert made[0].folder != made[1].folder

@@ -265,8 +265,8 @@ def test_prompts_that_the_model_was_never_taught_are_warned_of(tmp_path: Path) -
     once |= {"profile__drift__prompts": 0, "method__pool__prompts": 1, "method__pool__images": 4}
     result = CliRunner().invoke(main, [*arguments(tmp_path, **once), "--prompts", str(prompts)])
     assert result.exit_code == 0, result.output
-    assert "Warning: 2 of 3 prompts ask for what pocket-" in result.output
-    assert "the words \u6d77 are unknown" in result.output
+    assert "Warning: 2 of 3 held-out prompts ask for what pocket-" in result.output
+    assert "it does not know the word '\u6d77'" in result.output
 
 
 def test_the_next_command_keeps_what_was_given(tmp_path: Path) -> None:
@@ -275,11 +275,12 @@ def test_the_next_command_keeps_what_was_given(tmp_path: Path) -> None:
     assert command.startswith("gdro-bench run ocr --method rft --seed 4")
     for words in (f"--out '{tmp_path}/a b'", "--set method.best=3", "--set profile.budget.limit=5000"):
         assert words in command
-    own = tmp_path / "own.txt"
+    own, other = tmp_path / "own.txt", tmp_path / "other.txt"
     own.write_text('a mug that says "TEA"\n')
+    other.write_text('a mug that says "MILK"\n')
     small = ["method.pool.prompts=1"]
-    made = plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, small, prompts=own, train_prompts=own)
-    assert f"--prompts {own} --train-prompts {own}" in summary.next_seed(made)
+    made = plan.make_plan("ocr", "gdro", "pocket", 0, tmp_path, small, prompts=own, train_prompts=other)
+    assert f"--prompts {own} --train-prompts {other}" in summary.next_seed(made)
 
 
 @pytest.mark.slow

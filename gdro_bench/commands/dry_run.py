@@ -16,6 +16,7 @@ from PIL import Image
 from gdro_bench import registry, sampling
 from gdro_bench.budget import GRADIENT_COST, Cost, Ledger
 from gdro_bench.commands import stored
+from gdro_bench.engine import runner
 from gdro_bench.engine.plan import Plan
 from gdro_bench.errors import BenchError
 from gdro_bench.instruments import open_reward
@@ -39,6 +40,7 @@ class Speed:
     memory: float
     picture: float
     basis: str = "Times come from a short calibration on this machine."
+    warnings: tuple[str, ...] = ()
 
     def of(self, processes: int) -> Speed:
         """Of so many processes together, which share all work."""
@@ -67,6 +69,7 @@ class Forecast:
     disk: float
     processes: int
     basis: str
+    warnings: tuple[str, ...]
 
     @property
     def seconds(self) -> float:
@@ -95,9 +98,8 @@ def forecast(plan: Plan, device: str, processes: int) -> Forecast:
     marks.seconds = speed.seconds(shared, trained=False) + alone.seconds(alike, trained=False)
     rollouts = ledger.collection - ledger.pool
     disk = _disk(plan, latent, adapters, speed, ledger, costs)
-    return Forecast(
-        ledger.pool, rollouts, ledger.optimisation, marks, updates, speed.memory, disk, processes, speed.basis
-    )
+    told = (speed.basis, speed.warnings)
+    return Forecast(ledger.pool, rollouts, ledger.optimisation, marks, updates, speed.memory, disk, processes, *told)
 
 
 def _speed(plan: Plan, costs: CostModel, device: str, processes: int) -> tuple[Speed, float, float]:
@@ -193,7 +195,8 @@ def measure(plan: Plan, policy: Policy, scorer: Scorer, costs: CostModel) -> Spe
     reward = clock(lambda: scorer(images, plan.train[:count]), count)
     picture = io.BytesIO()
     Image.fromarray(images[0]).save(picture, "PNG")
-    return Speed(evaluation, gradient, decoding, reward, _peak(device), picture.tell())
+    seconds, warnings = (evaluation, gradient, decoding, reward), tuple(runner.unsupported(plan, policy))
+    return Speed(*seconds, _peak(device), picture.tell(), warnings=warnings)
 
 
 def _now(device: torch.device) -> float:

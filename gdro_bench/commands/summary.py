@@ -102,6 +102,8 @@ def print_forecast(console: Console, plan: Plan, expected: Forecast) -> None:
     )
     console.print(escape(expected.basis))
     console.print("A pool that is there already costs evaluations, but no time.")
+    for warning in expected.warnings:
+        console.print(f"Warning: {warning}", soft_wrap=True, markup=False)
 
 
 def print_sweep(console: Console, outcomes: Sequence[Outcome]) -> None:

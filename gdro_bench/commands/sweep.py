@@ -48,8 +48,12 @@ def plans(
     """Every run of the sweep, checked before the first begins; those that come out the same are made once.
 
     Raises:
-        BenchError: as `make_plan`; two runs of other settings would share a folder.
+        BenchError: as `make_plan`; a setting is varied and given one value, too; two runs of other settings would share
+            a folder.
     """
+    given = {setting.partition("=")[0] for setting in settings}
+    if both := sorted(given & {setting.partition("=")[0] for varied in combinations(over) for setting in varied}):
+        raise BenchError(f"Both --set and --over are given for {both[0]}.", "Leave one of them out.", 2)
     made = [
         plan.make_plan(task, method, seed=seed, settings=(*settings, *varied), **options)
         for method in methods

@@ -98,6 +98,9 @@ class Plan:
         }
 
 
+LIMIT = "profile.budget.limit"  # what --budget sets
+
+
 def make_plan(
     task: str,
     method: str,
@@ -125,13 +128,17 @@ def make_plan(
     path = _file_of_settings(method, profile)
     _check_trackers(track)
     tables = {"profile": read_settings(folder / "profile.toml", task), "method": read_settings(path, task)}
-    budget_setting = [f"profile.budget.limit={budget}"] if budget is not None else []
+    if budget is not None and any(setting.startswith(f"{LIMIT}=") for setting in settings):
+        raise BenchError(f"Both --budget and {LIMIT} are given.", "Leave one of them out.", 2)
+    budget_setting = [f"{LIMIT}={budget}"] if budget is not None else []
     kinds = {"profile": lambda: Profile, "method": lambda: registry.lookup("method", method).config_type}
     changed = content.apply_settings(tables, [*settings, *budget_setting], kinds)
     profile_ = content.build(Profile, tables["profile"], "profile.toml")
     _check(profile_)
     train = _training_prompts(task_, profile_, train_prompts)
     held_out = _held_out_prompts(task_, profile_, prompts)
+    if prompts or train_prompts:
+        _check_apart(train, held_out)
     method_ = registry.lookup("method", method)
     config = _config(method_, tables["method"], path.name, seed)
     check_auxiliaries(uses_of(config).auxiliaries, task_, profile_)
@@ -296,6 +303,18 @@ def _check_method(method: Method, config: Any, train: list[Prompt], profile: Pro
     _check_pool(method, config, profile)
 
 
+def _check_apart(train: list[Prompt], held_out: list[Prompt]) -> None:
+    """Raises:
+    BenchError: prompts that are trained on are among those that are evaluated on."""
+    seen, texts = {prompt.text for prompt in train}, {prompt.text for prompt in held_out}
+    if both := texts & seen:
+        raise BenchError(
+            f"{len(both)} of {len(texts)} held-out prompts are trained on, such as {min(both)[:60]!r}.",
+            "Take them out of --prompts or of --train-prompts: what was trained on tells nothing of other prompts.",
+            2,
+        )
+
+
 def _check_pool_size(config: Any, train: list[Prompt]) -> None:
     """Raises:
     BenchError: a pool that is filled once would be smaller than its settings say."""
@@ -328,6 +347,13 @@ def _check_pool(method: Method, config: Any, profile: Profile) -> None:
     collected, update, measured = (
         getattr(part, budget.kind) for part in (costs.collected, costs.update, costs.measured)
     )
+    if costs.rounds is None and pool + collected >= budget.limit:
+        raise BenchError(
+            f"The budget of {budget.limit:,} {budget.kind} ends before the first update, which {pool + collected:,} of "
+            "sampling precede.",
+            "Raise --budget.",
+            2,
+        )
     later = (costs.rounds or 1) - 1
     if later and pool + later * (collected + measured + costs.updates * update) >= budget.limit:
         raise BenchError(

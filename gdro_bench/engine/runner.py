@@ -178,15 +178,8 @@ class Execution:
         prompts = len({prompt.text for prompt in self.plan.held_out})
         if prompts < FEW_PROMPTS:
             self.listener.warn(f"The intervals are over {prompts} held-out prompts alone: take {FEW_PROMPTS} or more.")
-        unsupported = getattr(self.policy, "unsupported", None)
-        if not (self.plan.prompts and unsupported):
-            return
-        reasons = [reason for prompt in self.plan.held_out if (reason := unsupported(prompt))]
-        if reasons:
-            total = len(self.plan.held_out)
-            self.listener.warn(
-                f"{len(reasons)} of {total} prompts ask for what {self.policy.name} was never taught: {reasons[0]}."
-            )
+        for told in unsupported(self.plan, self.policy):
+            self.listener.warn(told)
 
     def _start(self) -> Training:
         """The training, fresh or as the checkpoint has it."""
@@ -355,3 +348,15 @@ class Execution:
             forget_progress(self.plan.folder)
         self.processes.barrier()  # who goes on sees a finished run
         return run
+
+
+def unsupported(plan: Plan, policy: Policy) -> list[str]:
+    """Of one's own prompts those that the model cannot show, in sentences: what is trained on, and evaluated on."""
+    of = getattr(policy, "unsupported", None)
+    told = []
+    for own, prompts, name in ((plan.train_prompts, plan.train, "training"), (plan.prompts, plan.held_out, "held-out")):
+        reasons = [reason for prompt in prompts if (reason := of(prompt))] if own and of else []
+        if reasons:
+            share = f"{len(reasons)} of {len(prompts)} {name} prompts"
+            told.append(f"{share} ask for what {policy.name} was never taught: {reasons[0]}.")
+    return told

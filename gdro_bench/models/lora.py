@@ -31,7 +31,8 @@ def add_lora(transformer: Any, lora: LoraConfig, seed: int) -> None:
     its dtype.
 
     Raises:
-        BenchError: peft does not work with another package's version, whether the run needs that package or not.
+        BenchError: the transformer has none of the targets, or peft does not work with another package's version,
+            whether the run needs that package or not.
     """
     import peft
     from diffusers.training_utils import cast_training_params

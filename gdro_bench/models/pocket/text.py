@@ -72,7 +72,8 @@ class Tokenizer:
         new = [word for word in words if word not in self.words]
         if letters or len(quoted) > world.MAX_LETTERS:
             return f"the text {quoted[:40]!r} is not of 1 to {world.MAX_LETTERS} letters A to Z"
-        return f"the words {', '.join(new[:3])} are unknown" if new else None
+        named = ", ".join(map(repr, new[:3]))
+        return f"it does not know {'the word' if len(new) == 1 else 'the words'} {named}" if new else None
 
     def letter_columns(self, prompts: Sequence[str]) -> Tensor:
         """Which letter stands at which column of image tokens, float32 [B, GRID, letters], as the model is hinted.
