@@ -230,7 +230,9 @@ falling() {
 }
 
 # Both at once: does the top-1 term take ink, or does the brake hold it? If the first, it fades half as much as without.
-both() { sweep ocr $moves --set method.regulariser.velocity_kl=25; }
+# It did, about, and seed 0 ended at 0.842 with gold as it was. Before seeds 1 and 2 had begun: they end at 0.82 or more,
+# with 0.1 to 0.2 more faded signs than the base and gold within 0.01 of it.
+both() { sweep ocr --method gdro --seeds 0,1,2 $moves --set method.regulariser.velocity_kl=25; }
 
 # Not run yet, and in no report, with what is expected of each.
 next() {
