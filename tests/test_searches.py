@@ -90,6 +90,8 @@ def test_searches_of_one_budget_are_counted_together(compared: entries.Compariso
     assert "gdro: 6 x 500 evaluations" in of.sentence
     (row,) = [row for row in of.table(compared.entries).cells if row[0] == "gdro"]
     assert row[1:] == ["6 x 500 evaluations", "4,080", "trial 1, the best"]
+    from_elsewhere = tuple(replace(trial, digest=f"{trial.digest}, falling rate") for trial in one.trials)
+    assert "gdro: 8 x 500 evaluations" in searches.of(compared, [one, replace(one, trials=from_elsewhere)]).sentence
     again = searches.of(compared, [one, replace(other, trials=one.trials)])
     (row,) = [row for row in again.table(compared.entries).cells if row[0] == "gdro"]
     assert row[-1] == "trial 1, the best; trial 1, which is not the best"

@@ -160,6 +160,7 @@ def test_a_step_beyond_is_told_with_every_trial(search: Tuned) -> None:
 
 MOVES = ("pool.prompts=120", "online.rounds=10", "online.updates=11", "online.reference=sampler")
 BRAKE = (*MOVES, "gamma=0")
+BOTH = (*MOVES, "regulariser.velocity_kl=25")
 OF_LEAD = {  # how the reports name a trial, and its settings
     "one pool, t from 0.7": ("t_min=0.7",),
     "one pool, t from 0.5": ("t_min=0.5",),
@@ -170,6 +171,15 @@ OF_LEAD = {  # how the reports name a trial, and its settings
     "rounds, brake 25, t from 0.7": (*BRAKE, "regulariser.velocity_kl=25", "t_min=0.7"),
     "rounds, brake 8, falling rate": (*BRAKE, "regulariser.velocity_kl=8", "optimiser.steady_steps=28"),
     "rounds, gamma 3.2, falling rate": (*MOVES, "gamma=3.2", "optimiser.steady_steps=28"),
+    "rounds, brake 8, falling rate, 24 prompts with 8 images a round": (
+        *(*BRAKE[1:], "pool.prompts=240", "pool.images=8", "regulariser.velocity_kl=8", "optimiser.steady_steps=28"),
+    ),
+    "rounds, top-1 term and brake 25": (*MOVES, "regulariser.velocity_kl=25"),
+    "rounds, top-1 term and brake 25, falling rate": (
+        *MOVES,
+        "regulariser.velocity_kl=25",
+        "optimiser.steady_steps=28",
+    ),
 }
 
 

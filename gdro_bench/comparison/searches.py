@@ -81,7 +81,8 @@ def of(compared: Comparison, found: Sequence[Tuned]) -> Searches:
     """The searches of a comparison's entries among those that were found, the shortest trials first.
 
     Raises:
-        BenchError: two are of one method, of the same values of the same settings, and of trials of one budget.
+        BenchError: two are of one method, of the same values of the same settings, of trials of one budget, and have
+            tried some settings both.
     """
     run, by_method = compared.first, dict[str, tuple[Tuned, ...]]()
     for one in sorted(found, key=_budget):
@@ -102,8 +103,9 @@ def of(compared: Comparison, found: Sequence[Tuned]) -> Searches:
 
 
 def _is_again(one: Tuned, other: Tuned) -> bool:
-    """Whether it is the same search once more: another one may try other values of a setting."""
-    return (one.budget, one.budget_kind, one.space) == (other.budget, other.budget_kind, other.space)
+    """Whether it is the same search once more: another one may try other values of a setting, or begin elsewhere."""
+    alike = (one.budget, one.budget_kind, one.space) == (other.budget, other.budget_kind, other.space)
+    return alike and not {trial.digest for trial in one.trials}.isdisjoint(trial.digest for trial in other.trials)
 
 
 def _by_budget(found: Sequence[Tuned]) -> list[tuple[Tuned, ...]]:
