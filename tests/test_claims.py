@@ -271,7 +271,7 @@ def test_fewer_seeds_are_provisional_and_absent_runs_are_said(tmp_path: Path) ->
     judge(make_run(tmp_path / "runs" / "f", "flow-grpo", 0, SLOWER, pool=0), (4.0,) * 5)
     result = call("--runs", tmp_path / "runs")
     assert result.exit_code == 0, result.output
-    assert "- no runs: Without the hold on the best image" in result.output
+    assert "- no runs: Without the top-1 term" in result.output
     assert "- incomplete: " in result.output
     text = (tmp_path / "runs" / "claims" / "pocket" / "claims.md").read_text()
     assert "no runs of geneval: gdro and flow-grpo" in text
