@@ -16,7 +16,6 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from PIL import Image
 from pyarrow import parquet, types
 from rich.console import Console
 
@@ -143,12 +142,6 @@ def copy(old: Path, new: Path) -> None:
         writer.add_key_value_metadata(noted)
 
 
-def draw(old: Path, new: Path) -> None:
-    """A figure in 256 colours: a third of the bytes, and by eye the same."""
-    colours = Image.open(old).convert("RGB").quantize(256, kmeans=2, dither=Image.Dither.NONE)
-    colours.save(new, optimize=True)
-
-
 def in_grids(folders: list[Path], report: Path) -> dict[Path, set[int]]:
     """Which pictures of which files are in those grids of a report of all these runs that reports/README.md shows."""
     found = compared(folders)
@@ -221,7 +214,7 @@ def draw_for_readme(found: Comparison, task: str) -> None:
     with tempfile.TemporaryDirectory() as out:
         path = Path(out) / "readme.png"
         figures.cost_curves(path, drawing.with_flat_starts, panel, "reward", name, None, drawing.styles)
-        draw(path, REPORTS / f"readme-{task}.png")
+        figures.copy_in_few_colours(path, REPORTS / f"readme-{task}.png")
 
 
 def write(found: Comparison, out: Path) -> None:
@@ -240,7 +233,7 @@ def show(folder: Path) -> None:
         shown = [path for path in Path(out).glob("*.png") if links(folder, path.name)]
         shutil.copy(Path(out) / "report.md", folder)
         for path in shown:
-            draw(path, folder / path.name)
+            figures.copy_in_few_colours(path, folder / path.name)
     if folder.name.endswith("-pocket"):
         draw_for_readme(found, folder.name.removesuffix("-pocket"))
     quote(folder)
@@ -256,7 +249,7 @@ def show_claims(folder: Path) -> None:
         judge(Path(out))
         folder.mkdir(exist_ok=True)
         shutil.copy(Path(out) / "pocket" / "claims.md", folder)
-        draw(Path(out) / "pocket" / "claims.png", folder / "claims.png")
+        figures.copy_in_few_colours(Path(out) / "pocket" / "claims.png", folder / "claims.png")
 
 
 if __name__ == "__main__":

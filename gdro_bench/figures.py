@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from matplotlib.transforms import offset_copy
 from numpy.typing import NDArray
+from PIL import Image
 
 from gdro_bench.files import write_atomically
 from gdro_bench.stats import Estimate
@@ -585,3 +586,10 @@ def save(figure: Figure, path: Path) -> None:
         with rc_context({"pdf.fonttype": 42}):  # TrueType: journals refuse Type 3 fonts
             figure.savefig(drawn, format=kind, bbox_inches="tight", **options)
         write_atomically(path.with_suffix(f".{kind}"), drawn.getvalue())
+
+
+def copy_in_few_colours(old: Path, new: Path) -> None:
+    """A PNG in 256 colours: a third of the bytes, and by eye nearly the same."""
+    drawn, colours = io.BytesIO(), Image.open(old).convert("RGB").quantize(256, kmeans=2, dither=Image.Dither.NONE)
+    colours.save(drawn, "PNG", optimize=True)
+    write_atomically(new, drawn.getvalue())

@@ -107,7 +107,7 @@ def _evaluated(policy: PocketPolicy, card_task: CardTask, sheet: Path, console: 
     images = sampling.held_out_images(policy, held_out, task_.name, profile.sampler)
     scores = open_reward(task_, profile, "cpu")(images, held_out)
     notes = {"base": [score.note for score in scores[:SHEET]]}
-    figures.sample_sheet(sheet, {"base": images[:SHEET]}, notes, [p.text for p in held_out[:SHEET]])
+    _draw(sheet, {"base": images[:SHEET]}, notes, [p.text for p in held_out[:SHEET]])
     return _held_out(held_out, scores, card_task, profile.sampler)
 
 
@@ -143,7 +143,13 @@ def _draw_groups(sheet: Path, prompts: list[task.Prompt], groups: Images, errors
         name: [", ".join(kind for kind, made in errors[i * GROUP + j].items() if made > 0) or "no error" for i in rows]
         for j, name in enumerate(columns)
     }
-    figures.sample_sheet(sheet, columns, notes, [prompts[i].text for i in rows])
+    _draw(sheet, columns, notes, [prompts[i].text for i in rows])
+
+
+def _draw(sheet: Path, columns: dict[str, Images], notes: dict[str, list[str]], prompts: list[str]) -> None:
+    """As a run's sheet; its PNG is in the wheel, so it should be small."""
+    figures.sample_sheet(sheet, columns, notes, prompts)
+    figures.copy_in_few_colours(sheet.with_suffix(".png"), sheet.with_suffix(".png"))
 
 
 def _errors(image: Images, prompt: task.Prompt) -> dict[str, float]:
