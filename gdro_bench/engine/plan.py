@@ -128,17 +128,13 @@ def make_plan(
     path = _file_of_settings(method, profile)
     _check_trackers(track)
     tables = {"profile": read_settings(folder / "profile.toml", task), "method": read_settings(path, task)}
-    if budget is not None and any(setting.startswith(f"{LIMIT}=") for setting in settings):
-        raise BenchError(f"Both --budget and {LIMIT} are given.", "Leave one of them out.", 2)
-    budget_setting = [f"{LIMIT}={budget}"] if budget is not None else []
     kinds = {"profile": lambda: Profile, "method": lambda: registry.lookup("method", method).config_type}
-    changed = content.apply_settings(tables, [*settings, *budget_setting], kinds)
+    changed = content.apply_settings(tables, [*settings, *_budget_setting(budget, settings)], kinds)
     profile_ = content.build(Profile, tables["profile"], "profile.toml")
     _check(profile_)
     train = _training_prompts(task_, profile_, train_prompts)
     held_out = _held_out_prompts(task_, profile_, prompts)
-    if prompts or train_prompts:
-        _check_apart(train, held_out)
+    _check_apart(train, held_out, own=bool(prompts or train_prompts))
     method_ = registry.lookup("method", method)
     config = _config(method_, tables["method"], path.name, seed)
     check_auxiliaries(uses_of(config).auxiliaries, task_, profile_)
@@ -303,11 +299,19 @@ def _check_method(method: Method, config: Any, train: list[Prompt], profile: Pro
     _check_pool(method, config, profile)
 
 
-def _check_apart(train: list[Prompt], held_out: list[Prompt]) -> None:
+def _budget_setting(budget: int | None, settings: Sequence[str]) -> list[str]:
     """Raises:
-    BenchError: prompts that are trained on are among those that are evaluated on."""
+    BenchError: the settings name a budget, too."""
+    if budget is not None and any(setting.startswith(f"{LIMIT}=") for setting in settings):
+        raise BenchError(f"Both --budget and {LIMIT} are given.", "Leave one of them out.", 2)
+    return [] if budget is None else [f"{LIMIT}={budget}"]
+
+
+def _check_apart(train: list[Prompt], held_out: list[Prompt], own: bool) -> None:
+    """Raises:
+    BenchError: prompts that are trained on are among those that are evaluated on, and some are one's `own`."""
     seen, texts = {prompt.text for prompt in train}, {prompt.text for prompt in held_out}
-    if both := texts & seen:
+    if own and (both := texts & seen):
         raise BenchError(
             f"{len(both)} of {len(texts)} held-out prompts are trained on, such as {min(both)[:60]!r}.",
             "Take them out of --prompts or of --train-prompts: what was trained on tells nothing of other prompts.",
