@@ -63,6 +63,10 @@ NAMES = {  # as `compare --name` gives them
     "online.reference=sampler, regulariser.velocity_kl=25.0)": "gdro, lagging reference, brake",
     "gdro (gamma=0.0, pool.prompts=120, optimiser.steady_steps=28, online.rounds=10, online.updates=11, "
     "online.reference=sampler, regulariser.velocity_kl=8.0)": "gdro, braked rounds",
+    "gdro (gamma=0.0, pool.prompts=360, optimiser.steady_steps=28, online.rounds=30, online.updates=11, "
+    "online.reference=sampler, regulariser.velocity_kl=8.0)": "gdro, braked rounds",  # three budgets of them
+    "gdro (pool.prompts=120, online.rounds=10, online.updates=11, online.reference=sampler, "
+    "regulariser.velocity_kl=25.0)": "gdro, moving reference, term and brake",
     "flow-grpo (optimiser.steady_steps=15)": "flow-grpo, falling rate",
     "gdro (beta=1.92, pool.prompts=120, online.rounds=10, online.updates=11, online.sampler=old)": (
         "gdro, 10 rounds that lag, a tenth of beta"

@@ -222,8 +222,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             if isinstance(allowed, Range) and converted not in allowed:
                 raise BenchError(f"{where} is {value!r}.", f"It must be {allowed}.", 2)
         return converted
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
-        return build(hint, value, where)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, dict):
+            return build(hint, value, where)
+        names = ", ".join(field.name for field in dataclasses.fields(hint))
+        raise BenchError(f"{where} is {value!r}.", f"It must be a table of settings; give one of them: {names}.", 2)
     if origin is dict and isinstance(value, dict):
         return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin is tuple and isinstance(value, list | tuple):
@@ -330,8 +333,11 @@ def set_value(tables: Mapping[str, dict[str, Any]], dotted: str, value: Any, kin
     *path, key = dotted.split(".")
     _make_room(tables, path, key, kinds or {})
     table: Any = tables
-    for name in path:
-        if name not in table or not isinstance(table[name], dict):
+    for i, name in enumerate(path):
+        if name in table and not isinstance(table[name], dict):
+            whole = ".".join(path[: i + 1])
+            raise BenchError(f"{whole} is a single value.", f"Set it itself: --set {whole}=VALUE.", 2)
+        if name not in table:
             groups = [key for key, value in table.items() if isinstance(value, dict)]
             raise _unknown("group of settings called", name, groups, dotted, tables)
         table = table[name]

@@ -174,6 +174,9 @@ def test_an_empty_path_is_no_path(option: str) -> None:
         ("profile.rank=4", "profile.lora.rank"),
         ("method.Tau=0.1", "method.tau"),
         ("method.taw=0.1", "'tau'"),
+        ("method.pool.images.x=3", "--set method.pool.images=VALUE"),
+        ("profile.budget=3000", "kind, limit, marks"),
+        ("profile.judge.name=None", "'none'"),
     ],
 )
 def test_a_setting_of_another_group_is_what_was_meant(setting: str, meant: str, tmp_path: Path) -> None:

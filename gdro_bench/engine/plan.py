@@ -16,7 +16,7 @@ from gdro_bench import content, registry
 from gdro_bench import task as tasks
 from gdro_bench.engine import record
 from gdro_bench.engine.uses import uses_of
-from gdro_bench.errors import BenchError
+from gdro_bench.errors import BenchError, unknown
 from gdro_bench.instruments import check_auxiliaries
 from gdro_bench.judges.address import check_judge, without_credentials
 from gdro_bench.profile import Profile
@@ -285,8 +285,8 @@ def _check(profile: Profile) -> None:
     judges = profile.judge  # asked when the run has ended: a name that is not known is told before it starts
     watches = profile.health.judge if profile.health is not None else "none"
     for name in (judges.name, judges.gold, judges.second_reader, watches):
-        if name != "none":
-            registry.check("judge", name)
+        if name not in (known := [*registry.names("judge"), "none"]):
+            raise unknown("judge", name, known)
     check_judge(judges.name, judges.url)
 
 
