@@ -15,7 +15,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -339,20 +339,21 @@ def set_value(tables: Mapping[str, dict[str, Any]], dotted: str, value: Any, kin
             raise BenchError(f"{whole} is a single value.", f"Set it itself: --set {whole}=VALUE.", 2)
         if name not in table:
             groups = [key for key, value in table.items() if isinstance(value, dict)]
-            raise _unknown("group of settings called", name, groups, dotted, tables)
+            raise unknown("group of settings called", name, groups)
         table = table[name]
     if key not in table:
-        raise _unknown(f"setting in {'.'.join(path)} called", key, table, dotted, tables)
+        raise _unknown(dotted, table, tables)
     table[key] = _like(table[key], value)
 
 
-def _unknown(kind: str, name: str, known: Iterable[str], dotted: str, tables: Mapping[str, Any]) -> BenchError:
-    """As `unknown`, but a setting of that very name in another group is what is meant."""
-    group, key = dotted.split(".")[0], dotted.split(".")[-1]
+def _unknown(dotted: str, table: Mapping[str, Any], tables: Mapping[str, Any]) -> BenchError:
+    """Of a setting that its table does not have: one of that very name in another table is what is meant."""
+    path, key = dotted.rsplit(".", 1)
+    group = path.split(".")[0]
     elsewhere = [there for there in flatten(tables) if there.startswith(f"{group}.") and there.endswith(f".{key}")]
-    if not elsewhere or f"{group}.{key}" in elsewhere:
-        return unknown(kind, name, known)
-    return BenchError(f"There is no {kind} {name!r}.", f"Did you mean {' or '.join(elsewhere)}?", 2)
+    if not elsewhere:
+        return unknown(f"setting in {path} called", key, table)
+    return BenchError(f"There is no setting in {path} called {key!r}.", f"Did you mean {' or '.join(elsewhere)}?", 2)
 
 
 def _make_room(tables: Mapping[str, dict[str, Any]], path: Sequence[str], key: str, kinds: Kinds) -> None:

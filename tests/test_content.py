@@ -267,7 +267,8 @@ def test_the_last_override_wins():
     [
         ("outer.titel=1", "Did you mean 'title'?"),
         ("outr.title=1", "Did you mean 'outer'?"),
-        ("outer.iner.steps=1", "Did you mean outer.inner.steps?"),
+        ("outer.iner.steps=1", "Did you mean 'inner'?"),
+        ("outer.steps=1", "Did you mean outer.inner.steps or outer.sets.a.steps?"),
         ("outer.title.steps=1", "outer.title is a single value"),
         ("title=1", "group.key=value"),
         ("outer.title", "group.key=value"),
