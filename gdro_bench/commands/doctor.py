@@ -296,7 +296,8 @@ def _machine_bytes() -> int:
 
 def _disk(subject: Subject) -> str:
     """Room for what a run of the methods that are meant needs here: of its task, so many texts as it has at most."""
-    runs = {method: _run_bytes(subject, costs) for method, costs in subject.costs.items()}
+    latent = _latent_bytes(subject.profile)
+    runs = {method: _run_bytes(subject, costs, latent) for method, costs in subject.costs.items()}
     method, need = max(runs.items(), key=lambda item: item[1], default=("", 0.0))
     texts = stored.by_texts(subject.profile, all_prompts(subject.task, subject.profile)) if subject.task else 0.0
     free = shutil.disk_usage(Path.cwd()).free
@@ -308,12 +309,11 @@ def _disk(subject: Subject) -> str:
     return description
 
 
-def _run_bytes(subject: Subject, costs: CostModel) -> float:
-    latent, adapters = _latent_bytes(subject.profile), subject.adapter_bytes
+def _run_bytes(subject: Subject, costs: CostModel, latent: int) -> float:
     side = subject.profile.pretrained.side if subject.profile.pretrained else PICTURE
     collected = costs.pool.images + ((costs.rounds or 1) - 1) * costs.collected.images
-    pictures = subject.profile.kept_images
-    return stored.by_run(subject.profile, costs, collected, pictures, latent, adapters, stored.PIXEL * side**2)
+    pictures, picture = subject.profile.kept_images, stored.PIXEL * side**2
+    return stored.by_run(subject.profile, costs, collected, pictures, latent, subject.adapter_bytes, picture)
 
 
 def _latent_bytes(profile: Profile) -> int:
