@@ -120,7 +120,8 @@ def test_a_method_without_costs_says_so(here: Path) -> None:
 
 
 def test_a_pool_that_takes_the_whole_budget_is_refused_without_costs_too(here: Path) -> None:
-    result = CliRunner().invoke(main, [*run_arguments(SETTINGS), "--out", "elsewhere", "--budget", "8"])
+    small = run_arguments(SETTINGS | {"profile.budget.limit": 8})
+    result = CliRunner().invoke(main, [*small, "--out", "elsewhere"])
     assert result.exit_code == 2
     assert "the whole budget of 8" in result.output
 
