@@ -223,6 +223,7 @@ def test_a_pool_must_find_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "a run takes up to 12.01 GB (dpo, the most of all methods)" in doctor._disk(subject("flux1-dev"))
     nowhere = doctor._disk(subject("flux1-dev", Path("nowhere")))  # its adapters are not known
     assert "a run takes up to" in nowhere
+    assert "12.01" not in nowhere
     monkeypatch.setattr(doctor, "ROOM", 1e9)
     with pytest.raises(BenchError, match="Free some"):
         doctor._disk(subject("flux1-dev"))

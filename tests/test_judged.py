@@ -152,7 +152,10 @@ def test_what_moves_with_gold_predicts_it(tmp_path: Path) -> None:
     assert of_few["u"].mean == pytest.approx(1.0)
     assert math.isnan(of_few["u"].low)  # of so few runs
     twice = [*runs, entries.load(judge(make_run(tmp_path / "again", "gdro", seed=1), FALLING))]
-    assert prediction._drawn([entries.Entry("", (run,)) for run in twice], [1] * 4 + [2]).shape[1] == 6 * 3 + 1
+    counts = prediction._drawn([entries.Entry("", (run,)) for run in twice], [1, 1, 1, 1, 2])
+    assert counts.shape[1] == 6 * 3 + 1
+    assert (counts[:, -6:] == counts[:, -1:]).all()  # the seeds of an entry are drawn together
+    assert (counts[:, :1] != counts[:, -1:]).any()
     unseen = entries.load(make_run(tmp_path / "unseen", "flow-grpo"))
     with_it = prediction.rank_correlations(entries.compare([*runs, unseen], False))
     assert str(with_it) == str((checkpoints, found))  # NaN, where known of none, is no number's equal

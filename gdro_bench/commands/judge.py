@@ -37,17 +37,15 @@ def execute(
     config = JudgeConfig(judge, gold or "none", second_reader, judge_url, judge_model)
     judges = judging.open_judges(config)
     finished, gone = entries.finished(folders, runs), list[BenchError]()
-    golds = {
-        name: _open_gold(name, config) for name in ({_gold_of(folder) for folder in finished} if gold is None else ())
-    }
+    names = {folder: _gold_of(folder) if gold is None else "none" for folder in finished}
+    golds = {name: _open_gold(name, config) for name in set(names.values())}
     if not judges and not any(golds.values()):
         raise BenchError("No instrument is named.", "Give --judge, --gold or --second-reader.", 2)
     with progress.EvaluationBar(console) as bar:
         for folder in finished:
             try:
                 with locked(folder):  # a run that ends just now judges itself
-                    own = golds[_gold_of(folder)] if gold is None else {}
-                    judging.judge_run(folder, judges | own, bar.evaluating)
+                    judging.judge_run(folder, judges | golds[names[folder]], bar.evaluating)
                     card.write(folder)
             except (judging.PicturesGone, FolderInUse) as error:
                 gone.append(error)

@@ -308,10 +308,15 @@ def _budget_setting(budget: int | None, settings: Sequence[str]) -> list[str]:
 
 
 def _check_apart(train: list[Prompt], held_out: list[Prompt], own: bool) -> None:
-    """Raises:
-    BenchError: prompts that are trained on are among those that are evaluated on, and some are one's `own`."""
+    """Of one's `own` prompts; the task's are apart.
+
+    Raises:
+        BenchError: prompts that are trained on are among those that are evaluated on.
+    """
+    if not own:
+        return
     seen, texts = {prompt.text for prompt in train}, {prompt.text for prompt in held_out}
-    if own and (both := texts & seen):
+    if both := texts & seen:
         raise BenchError(
             f"{len(both)} of {len(texts)} held-out prompts are trained on, such as {min(both)[:60]!r}.",
             "Take them out of --prompts or of --train-prompts: what was trained on tells nothing of other prompts.",
